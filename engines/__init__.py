@@ -1,0 +1,1 @@
+"""How each engine is installed, started, watched and understood."""

@@ -1,0 +1,100 @@
+"""Every error that autolaunch raises on purpose.
+
+    AutolaunchError                 code, exit code, hint
+    ├── UsageError             2    options that are wrong or contradict each other
+    │   ├── UnknownModel            a model nobody described (with the nearest names)
+    │   └── UnknownHardware         a --hardware that is no machine (with the nearest names)
+    ├── NoFeasiblePlan         3    nothing that is allowed fits this machine
+    ├── ProbeError             4    the machine could not be asked
+    ├── EngineError            5    an engine could not be prepared, started or kept
+    │   ├── EngineInstallError      its environment could not be made
+    │   ├── EngineStartError        it exited, stalled, or never answered
+    │   └── PortTaken               the address asked for is in use
+    ├── DownloadError          6    a checkpoint could not be fetched or made
+    │   └── NoRoomOnDisk            known before the first byte
+    └── ConfigurationError    78    a file of ours or of the user's is wrong
+        └── ProfileError            a profile, with the path of the key
+
+Anything else that escapes is a fault of ours and ends in exit code 1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AutolaunchError(Exception):
+    """Base of the tree.
+
+    Attributes:
+        code: a stable dotted name for scripts, such as ``"usage.model"``.
+        exit_code: what the command line exits with.
+        message: one sentence a person can act on.
+        hint: what to do about it, or ``None``.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AutolaunchError):
+    code = "usage"
+    exit_code = 2
+
+
+class UnknownModel(UsageError):
+    code = "usage.model"
+
+
+class UnknownHardware(UsageError):
+    code = "usage.hardware"
+
+
+class NoFeasiblePlan(AutolaunchError):
+    code = "plan.infeasible"
+    exit_code = 3
+
+
+class ProbeError(AutolaunchError):
+    code = "probe"
+    exit_code = 4
+
+
+class EngineError(AutolaunchError):
+    code = "engine"
+    exit_code = 5
+
+
+class EngineInstallError(EngineError):
+    code = "engine.install"
+
+
+class EngineStartError(EngineError):
+    code = "engine.start"
+
+
+class PortTaken(EngineError):
+    code = "engine.port"
+
+
+class DownloadError(AutolaunchError):
+    code = "download"
+    exit_code = 6
+
+
+class NoRoomOnDisk(DownloadError):
+    code = "download.disk"
+
+
+class ConfigurationError(AutolaunchError):
+    code = "configuration"
+    exit_code = 78
+
+
+class ProfileError(ConfigurationError):
+    code = "configuration.profile"

@@ -1,0 +1,317 @@
+"""The shape of the files in ``profiles/``: facts about models, accelerators and engines.
+
+Every table that holds a figure holds its ``source``. A file is read strictly: an unknown or a
+missing key is an error that names its path (:mod:`selector.catalog`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from selector.hardware import MemoryKind, Vendor
+from selector.values import Value
+
+Format = Literal["bf16", "fp32", "fp8", "awq", "gptq", "int4", "nvfp4", "mlx", "gguf"]
+Hub = Literal["huggingface", "modelscope"]
+Basis = Literal["measured", "derived", "assumed"]
+Component = Literal[
+    "embedding", "lm_head", "attention", "dense_mlp", "routed_experts", "shared_experts", "router", "norms", "vision"
+]
+EngineName = Literal["vllm", "sglang", "transformers", "mlx", "llamacpp"]
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+class Vision(Value, frozen=True, kw_only=True):
+    """The vision tower, in the terms of ``vision_config`` of config.json."""
+
+    depth: int
+    hidden_size: int
+    num_heads: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    in_channels: int
+    image_size: int
+    out_hidden_size: int
+    intermediate_size: int
+
+
+class Architecture(Value, frozen=True, kw_only=True):
+    """A model's shape, in the terms of config.json (``text_config`` where there is one)."""
+
+    model_type: Literal["glm4_moe", "glm4v_moe"]
+    class_name: str
+    num_hidden_layers: int
+    first_k_dense_replace: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    n_routed_experts: int
+    n_shared_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    num_nextn_predict_layers: int
+    attention_bias: bool
+    use_qk_norm: bool
+    partial_rotary_factor: float
+    routed_scaling_factor: float
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, ...] | None = None
+    mtp_has_own_embedding_and_head: bool = False
+    vision: Vision | None = None
+    source: str
+
+
+class Storage(Value, frozen=True, kw_only=True):
+    """How a checkpoint stores its matrices.
+
+    ``bits`` a weight for the components in ``quantized``, plus one scale of ``scale_bits`` (and one zero
+    point of ``zero_bits``) for each ``group_size`` weights of a row, or for each row where ``group_size``
+    is ``None``. Everything else is stored at ``plain_bits``. ``mtp`` says whether the multi-token-prediction
+    layer is in the files, ``mtp_quantized`` whether it is quantized like the rest.
+    """
+
+    bits: float
+    quantized: tuple[Component, ...] = ()
+    group_size: int | None = None
+    scale_bits: int = 0
+    zero_bits: int = 0
+    plain_bits: int = 16
+    mtp: bool = False
+    mtp_quantized: bool = False
+
+
+class CheckpointFacts(Value, frozen=True, kw_only=True):
+    """One repository (or, for GGUF, one quantization of it: ``file_prefix``).
+
+    ``download_bytes`` is the size on the hub; ``download_basis`` says how it is known.
+    ``loses_accuracy`` is how far it stands below the original weights, 0 to 1, a published or assumed
+    figure whose source is ``quality_source``.
+    """
+
+    repo: str
+    modelscope: str | None = None
+    format: Format
+    quantization: str
+    file_prefix: str | None = None
+    download_bytes: int
+    download_basis: Basis
+    quality: float
+    quality_source: str
+    storage: Storage | None = None
+    source: str
+    note: str | None = None
+
+
+class Parsers(Value, frozen=True, kw_only=True):
+    """What an engine calls the parsers this model's tool calls and reasoning need."""
+
+    engine: EngineName
+    tool: str
+    reasoning: str | None = None
+    since: str | None = None
+    source: str
+
+
+class ModelFacts(Value, frozen=True, kw_only=True):
+    """A file of ``profiles/models``. ``id`` is the file's name and what the command line takes."""
+
+    schema: Literal[1]
+    id: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    parameters: str
+    modalities: tuple[Literal["text", "image", "video"], ...]
+    context_tokens: int
+    generated: bool = False
+    architecture: Architecture
+    parsers: tuple[Parsers, ...] = ()
+    checkpoints: tuple[CheckpointFacts, ...]
+    source: str
+
+
+# --- accelerators -----------------------------------------------------------------------------------
+
+
+class AcceleratorFacts(Value, frozen=True, kw_only=True):
+    """One accelerator. Rates are dense (no sparsity); ``*_gb_per_second`` are 1e9 bytes.
+
+    ``id`` is what ``--hardware`` takes (``8xh100``); ``driver_names`` are the names the driver reports.
+    ``memory_total_mib`` is the driver's total, ``cuda_total_mib`` what CUDA reports as total, where known.
+    ``link_gb_per_second`` is NVLink or Infinity Fabric, all links of one device in one direction.
+    ``memory_options_gib`` lists the sizes of a machine with unified memory.
+    """
+
+    id: str
+    name: str
+    aliases: tuple[str, ...] = ()
+    driver_names: tuple[str, ...] = ()
+    vendor: Vendor
+    architecture: str
+    compute_capability: tuple[int, int] | None = None
+    memory_kind: MemoryKind = "dedicated"
+    memory_total_mib: int | None = None
+    cuda_total_mib: int | None = None
+    memory_options_gib: tuple[int, ...] = ()
+    bandwidth_gb_per_second: float
+    bf16_tflops: float | None = None
+    fp16_tflops: float | None = None
+    fp8_tflops: float | None = None
+    int8_tops: float | None = None
+    fp4_tflops: float | None = None
+    link_kind: Literal["nvlink", "nvswitch", "infinity-fabric"] | None = None
+    link_gb_per_second: float | None = None
+    pcie_gb_per_second: float | None = None
+    gpu_cores: tuple[int, ...] = ()
+    confidence: Literal["verified", "datasheet", "single source", "low"]
+    source: str
+    note: str | None = None
+
+
+class AcceleratorFile(Value, frozen=True, kw_only=True):
+    """A file of ``profiles/accelerators``: one vendor."""
+
+    schema: Literal[1]
+    accelerators: tuple[AcceleratorFacts, ...]
+
+
+# --- engines ----------------------------------------------------------------------------------------
+
+
+class Loads(Value, frozen=True, kw_only=True):
+    """What an engine can load: formats, for architectures, on what, from which of its versions.
+
+    ``kernel`` names the way the weights are run (it decides the arithmetic rate): for instance ``"marlin"``
+    is weight-only. ``minimum_capability`` and ``below_capability`` bound NVIDIA's compute capability,
+    ``[minimum, below)``.
+    """
+
+    formats: tuple[Format, ...]
+    architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...]
+    devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...]
+    since: str
+    before: str | None = None
+    minimum_capability: tuple[int, int] | None = None
+    below_capability: tuple[int, int] | None = None
+    kernel: str
+    source: str
+
+
+class Rule(Value, frozen=True, kw_only=True):
+    """A known fault or limit of an engine. It applies when every condition that is set holds.
+
+    ``check`` names a structural predicate of :mod:`selector.legality` (such as a tile that must divide).
+    ``severity`` ``crash`` and ``oom`` refuse the candidate; the others become notes. ``unless_expert_parallel``
+    means that expert parallelism avoids it.
+    """
+
+    code: str
+    severity: Literal["crash", "oom", "silent", "performance", "info"]
+    message: str
+    source: str
+    since: str | None = None
+    before: str | None = None
+    formats: tuple[Format, ...] = ()
+    architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...] = ()
+    models: tuple[str, ...] = ()
+    repos: tuple[str, ...] = ()
+    minimum_capability: tuple[int, int] | None = None
+    below_capability: tuple[int, int] | None = None
+    minimum_tensor: int | None = None
+    tensor: tuple[int, ...] = ()
+    minimum_pipeline: int | None = None
+    speculative: bool | None = None
+    expert: bool | None = None
+    check: str | None = None
+    workaround: str | None = None
+
+
+class MemoryRule(Value, frozen=True, kw_only=True):
+    """How an engine divides a device. What each figure means is told in :mod:`selector.memory`.
+
+    ``kind`` is the engine's own rule: ``utilization`` (a share of the device's total, vLLM),
+    ``static_fraction`` (SGLang), ``unified`` (a wired limit, MLX), ``demand`` (nothing is set aside).
+    """
+
+    kind: Literal["utilization", "static_fraction", "unified", "demand"]
+    default_utilization: float
+    runtime_bytes: int
+    collective_bytes: int
+    graphs_bytes: int
+    activation_copies: float
+    logits_copies: float
+    margin_bytes: int
+    relative_uncertainty: float
+    loads_mtp: bool
+    source: str
+
+
+class BatchDefault(Value, frozen=True, kw_only=True):
+    """An engine's default batch on devices of at least ``minimum_device_bytes``."""
+
+    minimum_device_bytes: int
+    not_on: tuple[str, ...] = ()
+    batched_tokens: int
+    sequences: int
+    source: str
+
+
+class SpeedRule(Value, frozen=True, kw_only=True):
+    """Constants of the speed model of :mod:`selector.throughput`, one engine.
+
+    ``bandwidth_efficiency`` is the share of a device's memory bandwidth that decoding reaches, large batches;
+    ``layer_seconds`` the latency of one layer when launched from graphs, ``eager_layer_seconds`` without.
+    ``prefill_efficiency`` is the share of the arithmetic rate in prefill. ``batch_efficiency`` multiplies
+    throughput at a concurrency (scheduling, uneven experts).
+    """
+
+    bandwidth_efficiency: float
+    layer_seconds: float
+    eager_layer_seconds: float
+    prefill_efficiency: float
+    batch_efficiency: float
+    start_seconds: float
+    source: str
+
+
+class Package(Value, frozen=True, kw_only=True):
+    """One environment: what is installed, and which architectures it serves on what.
+
+    ``torch_backend`` lets uv choose PyTorch's build by the driver. ``bytes_on_disk`` is what was seen.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...]
+    devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...]
+    torch_backend: bool = False
+    bytes_on_disk: int
+    source: str
+
+
+class EngineFacts(Value, frozen=True, kw_only=True):
+    """A file of ``profiles/engines``."""
+
+    schema: Literal[1]
+    name: EngineName
+    title: str
+    version: str
+    minimum_version: str
+    minimum_version_reason: str
+    parallel: tuple[Literal["tensor", "pipeline", "data", "expert", "nodes"], ...] = ()
+    kv_cache_dtypes: tuple[Literal["bf16", "fp8", "fp32"], ...]
+    context_needs_block: int = 1
+    loads: tuple[Loads, ...]
+    rules: tuple[Rule, ...] = ()
+    memory: MemoryRule
+    batch_defaults: tuple[BatchDefault, ...] = ()
+    speed: SpeedRule
+    packages: tuple[Package, ...]
+    source: str

@@ -1,0 +1,1 @@
+"""Asks the machine what it is."""
