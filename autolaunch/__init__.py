@@ -1,1 +1,39 @@
-"""Get GLM-4.6 or GLM-4.5V up on whatever machine you have."""
+"""Get GLM-4.6 or GLM-4.5V up on whatever machine you have.
+
+    report = autolaunch.probe()
+    plan = autolaunch.plan("glm-4.6", hardware=report, objective="throughput")
+    print(plan.explain())
+
+Names are imported when they are used, so that ``import autolaunch`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autolaunch.api import plan, probe
+    from selector.contract import LaunchPlan
+    from selector.errors import AutolaunchError
+    from selector.hardware import HardwareReport
+
+__all__ = ["AutolaunchError", "HardwareReport", "LaunchPlan", "__version__", "plan", "probe"]
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "plan": "autolaunch.api",
+    "probe": "autolaunch.api",
+    "AutolaunchError": "selector.errors",
+    "HardwareReport": "selector.hardware",
+    "LaunchPlan": "selector.contract",
+}
+
+
+def __getattr__(name: str) -> object:
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module 'autolaunch' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(place), name)

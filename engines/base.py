@@ -10,8 +10,12 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from selector.contract import Candidate, Command
-from selector.facts import EngineName, ModelFacts
+from selector.facts import EngineName, ModelFacts, Parsers
+from selector.hardware import Accelerator
 from selector.values import Value
+
+#: The variable by which a vendor's runtime is told its devices. Apple's has none: there is one GPU.
+_VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
 
 
 class Serving(Value, frozen=True, kw_only=True):
@@ -20,7 +24,7 @@ class Serving(Value, frozen=True, kw_only=True):
     ``model`` is what the engine is told to load: a hub id in a plan, a local folder at launch (or its
     last part, with ``working_directory`` set to the parent, for engines that answer to nothing but the
     name they were started with). ``executable_directory`` is the ``bin`` of the engine's environment;
-    ``None`` leaves bare names, as a plan shows them.
+    ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's.
     """
 
     model: str
@@ -28,6 +32,7 @@ class Serving(Value, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     executable_directory: str | None = None
+    devices: tuple[Accelerator, ...] = ()
     extra: tuple[str, ...] = ()
 
     def executable(self, name: str) -> str:
@@ -66,16 +71,30 @@ class Engine(ABC):
         """
 
 
-def common_environment(candidate: Candidate, uuids: tuple[str | None, ...] = ()) -> dict[str, str]:
+def common_environment(candidate: Candidate, serving: Serving | None = None) -> dict[str, str]:
     """What every engine is given: no hub traffic while serving, and the first replica's devices.
 
-    ``uuids`` are the devices' UUIDs in the order of ``candidate.parallel.devices``, where the driver knows
-    them; without them devices go by index.
+    A launch names devices by UUID where the driver tells them: an index means another card as soon as a
+    variable reorders them. A plan shows indices, in the driver's order.
     """
     environment = {"HF_HUB_OFFLINE": "1"}
-    devices = candidate.parallel.devices[: candidate.parallel.ranks]
-    if devices:
-        known = [uuid for uuid in uuids[: len(devices)] if uuid is not None]
-        names = known if len(known) == len(devices) else [str(device) for device in devices]
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    if not candidate.parallel.devices:
+        return environment
+    indices = candidate.parallel.devices[: candidate.parallel.ranks]
+    devices = () if serving is None else serving.devices
+    variable = _VISIBLE.get(devices[0].vendor if devices else "nvidia")
+    if variable is None:
+        return environment
+    uuids = [device.uuid for device in devices if device.uuid is not None]
+    if serving is not None and serving.executable_directory is not None and len(uuids) == len(indices):
+        environment[variable] = ",".join(uuids)
+        return environment
+    if variable == "CUDA_VISIBLE_DEVICES":
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    environment[variable] = ",".join(str(index) for index in indices)
     return environment
+
+
+def parsers(model: ModelFacts, engine: EngineName) -> Parsers | None:
+    """What this engine calls the parsers of the model's tool calls and reasoning, if a profile tells."""
+    return next((each for each in model.parsers if each.engine == engine), None)

@@ -158,6 +158,7 @@ class Rejection(Value, frozen=True, kw_only=True):
     """Why a candidate is not in the list. ``numbers`` are bytes, counts or ratios, as their names say."""
 
     repo: str
+    quantization: str
     engine: EngineName
     parallel: Parallel | None
     code: str
@@ -201,3 +202,9 @@ class LaunchPlan(Value, frozen=True, kw_only=True):
     def to_json(self) -> str:
         """The plan as indented JSON, ending without a newline. The same plan gives the same bytes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    def explain(self) -> str:
+        """Why this plan, in plain sentences (:mod:`selector.explain`)."""
+        from selector.explain import explain
+
+        return explain(self)

@@ -146,6 +146,8 @@ class AcceleratorFacts(Value, frozen=True, kw_only=True):
     ``id`` is what ``--hardware`` takes (``8xh100``); ``driver_names`` are the names the driver reports.
     ``memory_total_mib`` is the driver's total, ``cuda_total_mib`` what CUDA reports as total, where known.
     ``link_gb_per_second`` is NVLink or Infinity Fabric, all links of one device in one direction.
+    ``link_group`` is how many devices a bridge joins in a machine that ``--hardware`` names (1: a bridge is not
+    assumed, ``None``: every pair of a node is linked).
     ``memory_options_gib`` lists the sizes of a machine with unified memory.
     """
 
@@ -168,6 +170,7 @@ class AcceleratorFacts(Value, frozen=True, kw_only=True):
     fp4_tflops: float | None = None
     link_kind: Literal["nvlink", "nvswitch", "infinity-fabric"] | None = None
     link_gb_per_second: float | None = None
+    link_group: int | None = None
     pcie_gb_per_second: float | None = None
     gpu_cores: tuple[int, ...] = ()
     confidence: Literal["verified", "datasheet", "single source", "low"]
@@ -208,8 +211,8 @@ class Rule(Value, frozen=True, kw_only=True):
     """A known fault or limit of an engine. It applies when every condition that is set holds.
 
     ``check`` names a structural predicate of :mod:`selector.legality` (such as a tile that must divide).
-    ``severity`` ``crash`` and ``oom`` refuse the candidate; the others become notes. ``unless_expert_parallel``
-    means that expert parallelism avoids it.
+    ``severity`` ``crash`` and ``oom`` refuse the candidate; the others become notes. ``speed_factor`` is what a
+    fault leaves of the speed.
     """
 
     code: str
@@ -231,23 +234,24 @@ class Rule(Value, frozen=True, kw_only=True):
     expert: bool | None = None
     check: str | None = None
     workaround: str | None = None
+    speed_factor: float = 1.0
 
 
 class MemoryRule(Value, frozen=True, kw_only=True):
-    """How an engine divides a device. What each figure means is told in :mod:`selector.memory`.
+    """How an engine divides a device (:mod:`selector.memory` tells what it does with each figure).
 
-    ``kind`` is the engine's own rule: ``utilization`` (a share of the device's total, vLLM),
-    ``static_fraction`` (SGLang), ``unified`` (a wired limit, MLX), ``demand`` (nothing is set aside).
+    ``kind`` is the engine's own rule: ``utilization`` (a share of what CUDA can allocate, vLLM),
+    ``static_fraction`` (a reserve computed from the batch, SGLang), ``demand`` (nothing is set aside: MLX
+    within its wired limit, llama.cpp within its margin, Transformers).
     """
 
-    kind: Literal["utilization", "static_fraction", "unified", "demand"]
-    default_utilization: float
+    kind: Literal["utilization", "static_fraction", "demand"]
+    utilizations: tuple[float, ...]
     runtime_bytes: int
     collective_bytes: int
-    graphs_bytes: int
+    graphs_bytes_per_layer: int
     activation_copies: float
     logits_copies: float
-    margin_bytes: int
     relative_uncertainty: float
     loads_mtp: bool
     source: str
@@ -266,18 +270,23 @@ class BatchDefault(Value, frozen=True, kw_only=True):
 class SpeedRule(Value, frozen=True, kw_only=True):
     """Constants of the speed model of :mod:`selector.throughput`, one engine.
 
-    ``bandwidth_efficiency`` is the share of a device's memory bandwidth that decoding reaches, large batches;
-    ``layer_seconds`` the latency of one layer when launched from graphs, ``eager_layer_seconds`` without.
-    ``prefill_efficiency`` is the share of the arithmetic rate in prefill. ``batch_efficiency`` multiplies
-    throughput at a concurrency (scheduling, uneven experts).
+    ``bandwidth_efficiency`` is the share of a device's memory bandwidth that decoding reaches, ``cpu_*`` the
+    same for a host without an accelerator, whose bandwidth is assumed. ``layer_seconds`` is the latency of a
+    layer launched from graphs, ``eager_layer_seconds`` without. ``prefill_efficiency`` and
+    ``decode_efficiency`` are shares of the dense arithmetic rate in prefill and for each further sequence of a
+    batch. Below ``full_rate_columns`` of an expert's width on a rank, arithmetic slows in proportion.
     """
 
     bandwidth_efficiency: float
+    cpu_bandwidth_gb_per_second: float | None = None
+    cpu_tflops: float | None = None
     layer_seconds: float
     eager_layer_seconds: float
     prefill_efficiency: float
-    batch_efficiency: float
+    decode_efficiency: float
+    full_rate_columns: int
     start_seconds: float
+    read_gb_per_second: float
     source: str
 
 
@@ -297,7 +306,11 @@ class Package(Value, frozen=True, kw_only=True):
 
 
 class EngineFacts(Value, frozen=True, kw_only=True):
-    """A file of ``profiles/engines``."""
+    """A file of ``profiles/engines``.
+
+    ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices
+    and runs them one after the other, ``data`` that replicas of it can stand side by side.
+    """
 
     schema: Literal[1]
     name: EngineName
@@ -305,9 +318,9 @@ class EngineFacts(Value, frozen=True, kw_only=True):
     version: str
     minimum_version: str
     minimum_version_reason: str
-    parallel: tuple[Literal["tensor", "pipeline", "data", "expert", "nodes"], ...] = ()
+    parallel: tuple[Literal["tensor", "pipeline", "layers", "data", "expert", "nodes"], ...] = ()
+    speculative: tuple[Literal["mtp"], ...] = ()
     kv_cache_dtypes: tuple[Literal["bf16", "fp8", "fp32"], ...]
-    context_needs_block: int = 1
     loads: tuple[Loads, ...]
     rules: tuple[Rule, ...] = ()
     memory: MemoryRule

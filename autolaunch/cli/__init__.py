@@ -1,0 +1,1 @@
+"""The command line: it parses, calls the API and renders. Nothing else here prints or exits."""

@@ -1,0 +1,166 @@
+"""The Python API: probe a machine, plan a model on it. Quiet, typed, without global state."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+import engines.registry
+import profiles
+from engines.base import Serving
+from selector import advice
+from selector.catalog import Catalog
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import UsageError
+from selector.facts import ModelFacts
+from selector.hardware import HardwareReport
+from selector.machines import report_from_file, report_from_spec
+from selector.plan import launch_plan
+from selector.request import WORKLOADS, Objective, Pins, PlanRequest, Workload, WorkloadName
+
+
+def home() -> Path:
+    """Where environments, miniatures and logs are kept: ``AUTOLAUNCH_HOME``, or the user's data folder."""
+    named = os.environ.get("AUTOLAUNCH_HOME")
+    if named:
+        return Path(named).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("autolaunch", appauthor=False))
+
+
+def catalog() -> Catalog:
+    """The shipped profiles, and the user's own from ``<home>/profiles`` where there are any."""
+    own = home() / "profiles"
+    return Catalog((profiles.DIRECTORY, own) if own.is_dir() else (profiles.DIRECTORY,))
+
+
+def probe() -> HardwareReport:
+    """Ask this machine what it is.
+
+    Returns:
+        The report; what could not be asked is ``None`` in it and named in ``findings``.
+    """
+    from selector.probe import probe as ask
+
+    place = home()
+    return ask(cache_directory=place / "cache", model_directory=place)
+
+
+def hardware_report(spec: str, known: Catalog) -> HardwareReport:
+    """A report for ``--hardware``: the name of a machine (``8xh100``) or a file of ``autolaunch probe --json``.
+
+    Raises:
+        UnknownHardware: neither a known machine nor a readable report.
+    """
+    if os.sep in spec or spec.endswith(".json"):
+        return report_from_file(Path(spec))
+    return report_from_spec(spec, known)
+
+
+def plan(
+    model: str,
+    *,
+    hardware: HardwareReport | str | None = None,
+    objective: Objective = "balanced",
+    context_tokens: int | None = None,
+    concurrency: int | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    workload: WorkloadName | None = None,
+    pins: Pins | None = None,
+    known: Catalog | None = None,
+    keep_all: bool = False,
+) -> LaunchPlan:
+    """Decide how a model is served best on a machine.
+
+    Args:
+        model: a name of the catalogue or a hub's id; the id of one checkpoint pins it.
+        hardware: a report, a machine's name, a file's path, or ``None`` for this machine.
+        objective: what counts most.
+        context_tokens: tokens one request must be able to use; ``None`` takes what fits.
+        concurrency: sequences that must be able to run at once.
+        input_tokens: mean prompt, in tokens; ``output_tokens``: mean answer.
+        workload: a name for such figures; given figures win over it.
+        pins: what is fixed. A pin narrows the list and is never changed.
+        known: the catalogue; ``None`` reads the shipped one and the user's.
+        keep_all: keep every candidate and refusal, not only the best and nearest.
+
+    Returns:
+        The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
+
+    Raises:
+        UnknownModel: nobody described this model.
+        UnknownHardware: ``hardware`` names no machine.
+        UsageError: pins that contradict each other.
+        ProfileError: a profile is wrong.
+    """
+    known = catalog() if known is None else known
+    match = known.find_model(model)
+    pins = Pins() if pins is None else pins
+    if match.repo is not None:
+        if pins.repo is not None and pins.repo.lower() != match.repo.lower():
+            raise UsageError(f"{model} names one checkpoint and --repo another: {pins.repo}")
+        pins = msgspec.structs.replace(pins, repo=match.repo)
+    if isinstance(hardware, HardwareReport):
+        report = hardware
+    else:
+        report = probe() if hardware is None else hardware_report(hardware, known)
+    _check_gpus(pins, report)
+    named = WORKLOADS[workload or "chat"]
+    request = PlanRequest(
+        model=match.model.id,
+        objective=objective,
+        context_tokens=context_tokens,
+        concurrency=concurrency if concurrency is not None else named.concurrency,
+        workload=Workload(
+            input_tokens=named.input_tokens if input_tokens is None else input_tokens,
+            output_tokens=named.output_tokens if output_tokens is None else output_tokens,
+        ),
+        pins=pins,
+    )
+    decided = launch_plan(
+        match.model,
+        report,
+        request,
+        known,
+        advise=lambda decision: advice.advise(
+            match.model, report, request, known, decision, lambda name: report_from_spec(name, known)
+        ),
+        keep_all=keep_all,
+    )
+    return with_commands(decided, match.model)
+
+
+def _check_gpus(pins: Pins, report: HardwareReport) -> None:
+    have = [device.index for device in report.accelerators]
+    missing = [index for index in pins.gpus or () if index not in have]
+    if missing:
+        raise UsageError(
+            f"--gpus names device {missing[0]}, which is not there",
+            hint=f"devices: {', '.join(map(str, have)) or 'none'}",
+        )
+    if pins.gpu_count is not None and pins.gpu_count > len(have):
+        raise UsageError(f"--gpus asks for {pins.gpu_count} devices, {len(have)} are there")
+
+
+def with_commands(decided: LaunchPlan, model: ModelFacts) -> LaunchPlan:
+    """The plan with each candidate's command, as a person would type it."""
+
+    def commanded(each: Iterable[Candidate]) -> tuple[Candidate, ...]:
+        return tuple(with_command(one, model, decided.hardware) for one in each)
+
+    chosen = None if decided.chosen is None else with_command(decided.chosen, model, decided.hardware)
+    return msgspec.structs.replace(decided, chosen=chosen, alternatives=commanded(decided.alternatives))
+
+
+def with_command(candidate: Candidate, model: ModelFacts, report: HardwareReport) -> Candidate:
+    """The candidate with the command of its first replica."""
+    engine = engines.registry.engine(candidate.engine.name)
+    first = candidate.parallel.devices[: candidate.parallel.ranks]
+    devices = tuple(device for device in report.accelerators if device.index in first)
+    serving = Serving(model=candidate.checkpoint.repo, served_name=model.id, devices=devices)
+    return msgspec.structs.replace(candidate, command=engine.command(candidate, model, serving))

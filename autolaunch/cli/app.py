@@ -1,0 +1,130 @@
+"""The commands by name. A command's module is imported when it is asked for: a cold start counts."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from autolaunch.cli.errors import show_error
+from autolaunch.cli.main import wants_json
+from autolaunch.cli.terminal import clean
+from selector.errors import AutolaunchError, UsageError
+
+#: The command that a model's name stands for.
+LAUNCH = "launch"
+_COMMANDS = {
+    "plan": ("autolaunch.cli.plan", "What would run here, and why; nothing is started."),
+    "probe": ("autolaunch.cli.probe", "What this machine is."),
+    "models": ("autolaunch.cli.known", "The models this release knows."),
+    "engines": ("autolaunch.cli.known", "The inference engines, and which are installed."),
+    "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
+    LAUNCH: ("autolaunch.cli.launch", ""),
+}
+_LATER = frozenset(
+    (
+        *("advise", "bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "serve", "service"),
+        *("status", "stop", "wait"),
+    )
+)
+_GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
+
+EXAMPLES = """\
+Examples:
+  autolaunch glm-tiny --ask "hello"         prove this machine with a miniature
+  autolaunch glm-4.6                        the best that fits here; Ctrl-C stops
+  autolaunch plan glm-4.6 --hardware 8xh200 what would run there, and why
+  autolaunch glm-4.5v --objective latency --context 32k
+
+Every option of a launch: autolaunch glm-4.6 --help
+"""
+
+
+class Autolaunch(click.Group):
+    """A group whose default command is a launch: ``autolaunch MODEL``, ``autolaunch --port 80 MODEL``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in _COMMANDS and args[0] not in _GROUP_FLAGS:
+            if args[0] in _LATER:
+                raise UsageError(
+                    f"this release has no '{args[0]}' yet",
+                    hint=f"it has {', '.join(self.list_commands(ctx))} and launching: autolaunch MODEL",
+                )
+            args = [LAUNCH, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click passes it)
+        return [name for name in _COMMANDS if name != LAUNCH]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click passes it)
+        place = _COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        command: click.Command = getattr(import_module(place[0]), cmd_name)
+        return command
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write("Usage: autolaunch MODEL [OPTIONS] [-- ENGINE OPTIONS]\n")
+        formatter.write("       autolaunch COMMAND [OPTIONS]\n")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Not asked of the commands themselves: help would import every module.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write(f"\n{EXAMPLES}")
+
+
+@click.group(
+    cls=Autolaunch,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.version_option(
+    package_name="glm-autolaunch", prog_name="autolaunch", message="%(prog)s %(version)s", help="Show the version."
+)
+@click.pass_context
+def autolaunch(ctx: click.Context) -> None:
+    """Get GLM-4.6 or GLM-4.5V up on whatever machine you have.
+
+    autolaunch MODEL looks at the machine, decides which checkpoint, quantization, engine and parallel layout
+    serve the model best on it, prepares the engine and the weights, starts it, proves that it answers, and
+    prints its address.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and give its exit code. Errors of ours and of click are shown here."""
+    as_json = wants_json(arguments)
+    try:
+        with autolaunch.make_context("autolaunch", list(arguments)) as ctx:
+            autolaunch.invoke(ctx)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.UsageError as error:
+        show_error("usage", _sentence(error), _where_help_is(error), 2, as_json=as_json)
+        return 2
+    except click.ClickException as error:
+        show_error("usage", error.format_message(), None, 2, as_json=as_json)
+        return 2
+    except AutolaunchError as error:
+        show_error(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+        return error.exit_code
+    return 0
+
+
+def _sentence(error: click.UsageError) -> str:
+    """Click's message in our manner: it follows a colon and has no full stop."""
+    message = clean(error.format_message()).rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+def _where_help_is(error: click.UsageError) -> str:
+    path = error.ctx.command_path if error.ctx is not None else "autolaunch"
+    return (
+        f"{path.strip()} --help tells every option" if path.strip() != "autolaunch" else "autolaunch --help tells more"
+    )

@@ -1,0 +1,45 @@
+"""Errors as a person and as a script read them."""
+
+from __future__ import annotations
+
+import sys
+
+from autolaunch.cli.terminal import Terminal, clean, write
+from selector.values import Value
+
+
+class Told(Value, frozen=True, kw_only=True):
+    code: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+class ErrorDocument(Value, frozen=True, kw_only=True):
+    """What ``--json`` prints in place of a result."""
+
+    schema: int = 1
+    error: Told
+
+
+def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_json: bool) -> None:
+    """``autolaunch: <sentence>`` and its hint on stderr, or one JSON document on stdout."""
+    message = clean(message)
+    hint = None if hint is None else clean(hint)
+    if as_json:
+        import msgspec
+
+        document = ErrorDocument(error=Told(code=code, message=message, hint=hint, exit_code=exit_code))
+        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    import click
+
+    terminal = Terminal.of(sys.stderr)
+    write(sys.stderr, f"{click.style('autolaunch:', fg='red', bold=True)} {message}", terminal)
+    if hint is not None:
+        lines = hint.splitlines() or [""]
+        write(
+            sys.stderr,
+            "\n".join([f"  {click.style('hint:', bold=True)} {lines[0]}", *(f"        {line}" for line in lines[1:])]),
+            terminal,
+        )

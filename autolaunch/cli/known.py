@@ -1,0 +1,312 @@
+"""``autolaunch models``, ``engines`` and ``hardware``: what this release knows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from autolaunch.cli.options import SHOWN, Command, option
+from autolaunch.cli.terminal import Terminal, clean, compact, count, gib, heading, table, wrapped, write
+from selector.facts import AcceleratorFacts, CheckpointFacts, EngineFacts, ModelFacts, Package
+from selector.hardware import Vendor
+from selector.values import Value
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_VENDORS: tuple[tuple[Vendor, str], ...] = (("nvidia", "NVIDIA"), ("amd", "AMD"), ("apple", "Apple"))
+
+
+class CheckpointRow(Value, frozen=True, kw_only=True):
+    repo: str
+    modelscope: str | None
+    format: str
+    quantization: str
+    download_bytes: int
+
+
+class ModelRow(Value, frozen=True, kw_only=True):
+    id: str
+    title: str
+    aliases: tuple[str, ...]
+    parameters: str
+    modalities: tuple[str, ...]
+    context_tokens: int
+    generated: bool
+    checkpoints: tuple[CheckpointRow, ...]
+
+
+class ModelsDocument(Value, frozen=True, kw_only=True):
+    schema: int = 1
+    models: tuple[ModelRow, ...]
+
+
+class PackageRow(Value, frozen=True, kw_only=True):
+    """``installed_at`` is the environment's folder, ``None`` where there is none yet."""
+
+    name: str
+    architectures: tuple[str, ...]
+    devices: tuple[str, ...]
+    bytes_on_disk: int
+    installed_at: str | None
+
+
+class EngineRow(Value, frozen=True, kw_only=True):
+    """``starts`` is whether this release starts it; a plan and its command are given for all of them."""
+
+    name: str
+    title: str
+    version: str
+    minimum_version: str
+    starts: bool
+    formats: tuple[str, ...]
+    devices: tuple[str, ...]
+    packages: tuple[PackageRow, ...]
+
+
+class EnginesDocument(Value, frozen=True, kw_only=True):
+    schema: int = 1
+    engines: tuple[EngineRow, ...]
+
+
+class HardwareRow(Value, frozen=True, kw_only=True):
+    """``memory_bytes`` lists the sizes of a machine that comes in several; the driver's figure otherwise."""
+
+    id: str
+    name: str
+    aliases: tuple[str, ...]
+    vendor: str
+    memory_kind: str
+    memory_bytes: tuple[int, ...]
+    bandwidth_bytes_per_second: int
+
+
+class HardwareDocument(Value, frozen=True, kw_only=True):
+    schema: int = 1
+    names: tuple[str, ...]
+    accelerators: tuple[HardwareRow, ...]
+
+
+def _shown(function: _Function) -> _Function:
+    function = option(SHOWN, "--verbose", is_flag=True, help="Say more; on a fault of ours, where it happened.")(
+        function
+    )
+    return option(SHOWN, "--json", "as_json", is_flag=True, help="JSON on standard output (schema 1).")(function)
+
+
+def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) -> None:
+    if as_json:
+        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    terminal = Terminal.of(sys.stdout)
+    write(sys.stdout, render(terminal), terminal)
+
+
+# --- models -----------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command, examples="  autolaunch models\n  autolaunch models --verbose     every checkpoint\n")
+@_shown
+def models(as_json: bool, verbose: bool) -> None:
+    """List the models that this release knows, with their checkpoints."""
+    from autolaunch import api
+
+    known = api.catalog()
+    found = [known.model(name) for name in known.model_ids()]
+    document = ModelsDocument(models=tuple(_model_row(model) for model in found))
+    _print(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
+
+
+def _model_row(model: ModelFacts) -> ModelRow:
+    return ModelRow(
+        id=model.id,
+        title=model.title,
+        aliases=model.aliases,
+        parameters=model.parameters,
+        modalities=model.modalities,
+        context_tokens=model.context_tokens,
+        generated=model.generated,
+        checkpoints=tuple(_checkpoint_row(each) for each in model.checkpoints),
+    )
+
+
+def _checkpoint_row(checkpoint: CheckpointFacts) -> CheckpointRow:
+    return CheckpointRow(
+        repo=checkpoint.repo,
+        modelscope=checkpoint.modelscope,
+        format=checkpoint.format,
+        quantization=checkpoint.quantization,
+        download_bytes=checkpoint.download_bytes,
+    )
+
+
+def _render_models(document: ModelsDocument, terminal: Terminal, *, verbose: bool) -> str:
+    rows: list[tuple[str, ...]] = []
+    for model in document.models:
+        sizes = [each.download_bytes for each in model.checkpoints if each.download_bytes]
+        formats = list(dict.fromkeys(each.format for each in model.checkpoints))
+        rows.append(
+            (
+                model.id,
+                model.parameters,
+                compact(model.context_tokens),
+                " ".join(word for word in model.modalities if word != "text") or "text only",
+                " ".join(formats),
+                "made here" if model.generated or not sizes else _span(min(sizes), max(sizes)),
+            )
+        )
+    head = ("model", "parameters", "context", "sees", "formats", "download")
+    parts = [table(head, rows, right=(2, 5), flex=4, width=terminal.width_columns)]
+    if verbose:
+        parts += [_render_checkpoints(model, terminal) for model in document.models]
+    return "\n\n".join(parts)
+
+
+def _span(low_bytes: int, high_bytes: int) -> str:
+    return gib(low_bytes) if low_bytes == high_bytes else f"{low_bytes / 1024**3:,.0f}–{high_bytes / 1024**3:,.0f} GiB"
+
+
+def _render_checkpoints(model: ModelRow, terminal: Terminal) -> str:
+    rows: list[tuple[str, ...]] = [
+        (each.repo, each.format, each.quantization, gib(each.download_bytes) if each.download_bytes else "made here")
+        for each in model.checkpoints
+    ]
+    body = table(("checkpoint", "format", "quant", "download"), rows, right=(3,), flex=0, width=terminal.width_columns)
+    return f"{heading(model.id)}\n{body}"
+
+
+# --- engines ----------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command, examples="  autolaunch engines\n")
+@_shown
+def engines(as_json: bool, verbose: bool) -> None:
+    """List the inference engines: version, whether installed, what they load and on what."""
+    from autolaunch import api
+    from engines import registry
+    from engines.environments import Environments
+
+    known = api.catalog()
+    environments = Environments(api.home() / "engines")
+
+    def place(facts: EngineFacts, package: Package) -> str | None:
+        found = environments.find(facts.name, facts.version, package)
+        return None if found is None else str(found.directory)
+
+    rows = []
+    for name in known.engine_names():
+        facts = known.engine(name)
+        rows.append(
+            EngineRow(
+                name=facts.name,
+                title=facts.title,
+                version=facts.version,
+                minimum_version=facts.minimum_version,
+                starts=registry.engine(facts.name).starts,
+                formats=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.formats)),
+                devices=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.devices)),
+                packages=tuple(
+                    PackageRow(
+                        name=package.name,
+                        architectures=package.architectures,
+                        devices=package.devices,
+                        bytes_on_disk=package.bytes_on_disk,
+                        installed_at=place(facts, package),
+                    )
+                    for package in facts.packages
+                ),
+            )
+        )
+    document = EnginesDocument(engines=tuple(rows))
+    _print(document, as_json, lambda terminal: _render_engines(document, terminal, verbose=verbose))
+
+
+def _render_engines(document: EnginesDocument, terminal: Terminal, *, verbose: bool) -> str:
+    rows: list[tuple[str, ...]] = []
+    for engine in document.engines:
+        here = [package.name for package in engine.packages if package.installed_at is not None]
+        rows.append(
+            (
+                engine.name,
+                engine.version,
+                ", ".join(here) if len(engine.packages) > 1 and here else "yes" if here else "no",
+                "yes" if engine.starts else "plans only",
+                " ".join(engine.devices),
+                " ".join(engine.formats),
+            )
+        )
+    head = ("engine", "version", "installed", "starts", "runs on", "loads")
+    parts = [table(head, rows, flex=5, width=terminal.width_columns)]
+    if verbose:
+        lines = [
+            f"{engine.name} ({package.name}): {package.installed_at or 'not installed'}, {gib(package.bytes_on_disk)} on disk"
+            for engine in document.engines
+            for package in engine.packages
+        ]
+        parts.append(
+            "\n".join((heading("Environments"), *(wrapped(each, terminal, first="  ", rest="    ") for each in lines)))
+        )
+    return "\n\n".join(parts)
+
+
+# --- hardware ---------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command, examples="  autolaunch hardware\n  autolaunch plan glm-4.6 --hardware 2x8xh100\n")
+@_shown
+def hardware(as_json: bool, verbose: bool) -> None:
+    """List the names that --hardware takes, by vendor, with their memory."""
+    from autolaunch import api
+    from selector.machines import hardware_names
+
+    known = api.catalog()
+    document = HardwareDocument(
+        names=hardware_names(known),
+        accelerators=tuple(_hardware_row(each) for vendor, _ in _VENDORS for each in known.accelerators(vendor)),
+    )
+    _print(document, as_json, lambda terminal: _render_hardware(document, terminal, verbose=verbose))
+
+
+def _hardware_row(facts: AcceleratorFacts) -> HardwareRow:
+    sizes = tuple(size * 1024**3 for size in facts.memory_options_gib)
+    if not sizes and facts.memory_total_mib is not None:
+        sizes = (facts.memory_total_mib * 1024**2,)
+    return HardwareRow(
+        id=facts.id,
+        name=facts.name,
+        aliases=facts.aliases,
+        vendor=facts.vendor,
+        memory_kind=facts.memory_kind,
+        memory_bytes=sizes,
+        bandwidth_bytes_per_second=round(facts.bandwidth_gb_per_second * 1e9),
+    )
+
+
+def _render_hardware(document: HardwareDocument, terminal: Terminal, *, verbose: bool) -> str:
+    parts = []
+    for vendor, title in _VENDORS:
+        rows: list[tuple[str, ...]] = [
+            (each.id, clean(each.name), _sizes(each.memory_bytes), f"{each.bandwidth_bytes_per_second / 1e9:,.0f} GB/s")
+            + ((" ".join(each.aliases),) if verbose else ())
+            for each in document.accelerators
+            if each.vendor == vendor
+        ]
+        head = ("name", "device", "memory", "bandwidth") + (("also called",) if verbose else ())
+        if rows:
+            body = table(head, rows, right=(3,), flex=4 if verbose else 1, width=terminal.width_columns)
+            parts.append(f"{heading(title)}\n{body}")
+    parts.append(
+        "  A count goes in front (8xh100), nodes before it (2x8xh200). A machine that comes in\n"
+        "  several sizes takes one behind (m3-ultra-512gb). No GPU at all: cpu-64gb."
+    )
+    return "\n\n".join(parts)
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    if not sizes:
+        return "unknown"
+    if len(sizes) == 1:
+        return gib(sizes[0])
+    return f"{', '.join(count(size / 1024**3) for size in sizes)} GiB"

@@ -1,0 +1,100 @@
+"""The entry point: signals first, then the commands, and every error as one sentence with its exit code.
+
+Exit codes: 0 ok, 1 a fault of ours, 2 usage, 3 no feasible plan, 4 probe failed, 5 engine failed,
+6 download failed, 78 bad configuration, 130 Ctrl-C (129, 143: other signals), 141 nobody reads the output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from types import TracebackType
+from typing import NoReturn
+
+from autolaunch.cli import signals
+
+PIPE_CLOSED = 141
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit."""
+    arguments = sys.argv[1:]
+    try:
+        signals.install()
+        sys.excepthook = _fault_of_ours
+        code = _run(arguments)
+    except signals.Stopped as stopped:
+        code = _interrupted(arguments, stopped)
+    except BrokenPipeError:
+        _discard_output()
+        code = PIPE_CLOSED
+    signals.restore()
+    sys.exit(_flushed(code))
+
+
+def _run(arguments: list[str]) -> int:
+    from autolaunch.cli.app import run
+
+    return run(arguments)
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether ``--json`` is among our options, known even when they cannot be parsed."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in ours
+
+
+def wants_traceback(arguments: list[str]) -> bool:
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--verbose" in ours or bool(os.environ.get("AUTOLAUNCH_DEBUG"))
+
+
+def _interrupted(arguments: list[str], stopped: signals.Stopped) -> int:
+    from autolaunch.cli.errors import show_error
+
+    # Everything is stopped by now; nothing is left that a further signal could spoil.
+    with signals.deferred():
+        message = "stopped" if stopped.exit_code == 130 else f"stopped by signal {stopped.signal_number}"
+        with suppress(OSError):  # after SIGHUP the terminal is gone, and there is nobody to tell
+            show_error("interrupted", message, None, stopped.exit_code, as_json=wants_json(arguments))
+    return stopped.exit_code
+
+
+def _flushed(code: int) -> int:
+    """``code``, or that nobody reads: then Python must not say so when it closes stdout."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return PIPE_CLOSED
+    except OSError:
+        _discard_output()
+        return code or 1
+    return code
+
+
+def _discard_output() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+
+
+def _fault_of_ours(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody expected, for ``sys.excepthook``: Python then exits 1."""
+    if isinstance(error, KeyboardInterrupt):
+        return  # a signal in the last microseconds: nothing runs any more, and nothing is to be said
+    from autolaunch.cli.errors import show_error
+
+    arguments = sys.argv[1:]
+    if wants_traceback(arguments):
+        sys.__excepthook__(kind, error, trace)
+    told = f"{kind.__name__}: {error}" if str(error) else kind.__name__
+    show_error(
+        "internal",
+        f"this is a fault of autolaunch, not of yours: {told}",
+        None
+        if wants_traceback(arguments)
+        else "run it again with --verbose to see where, and report it with that output",
+        1,
+        as_json=wants_json(arguments),
+    )

@@ -1,0 +1,285 @@
+"""A plan as a person reads it: the choice, its memory, its command, what came next, what was refused."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from autolaunch.cli.machine_line import machine_line, troubles
+from autolaunch.cli.render_memory import render_memory
+from autolaunch.cli.terminal import (
+    Terminal,
+    clean,
+    compact,
+    count,
+    duration,
+    gib,
+    heading,
+    plural,
+    ranges,
+    rate,
+    shortened,
+    table,
+    wrapped,
+)
+from selector.contract import Advice, Candidate, Command, LaunchPlan, Note, Parallel, Rejection
+
+_LABEL = 11
+_SEVERITIES = ("crash", "oom", "silent", "performance", "info")
+_COLORS = {"crash": "red", "oom": "red", "silent": "yellow", "performance": "yellow", "info": None}
+_SHOWN_REFUSALS = 6
+
+
+def render_plan(plan: LaunchPlan, terminal: Terminal, *, show_all: bool = False, verbose: bool = False) -> str:
+    """The whole plan. Sections are a blank line apart; nothing is wider than ``terminal.width_columns``."""
+    parts = [_head(plan, terminal)]
+    if plan.chosen is None:
+        parts += _infeasible(plan, terminal)
+    else:
+        parts.append(render_choice(plan.chosen, terminal))
+        parts.append(render_memory(plan, plan.chosen, terminal))
+        if plan.chosen.command is not None:
+            parts.append(f"{heading('Command')}\n{render_command(plan.chosen.command, terminal)}")
+        parts += _notes(plan.chosen.notes, terminal)
+        parts += _alternatives(plan, terminal, show_all=show_all)
+    parts += _refusals(plan.rejected, terminal, show_all=show_all)
+    if plan.chosen is not None:
+        parts += _advice("Worth knowing", plan.advice, terminal)
+    if verbose:
+        sentences = (wrapped(clean(line), terminal, first="  ", rest="    ") for line in plan.explain().splitlines())
+        parts.append("\n".join((heading("In words"), *sentences)))
+    return "\n\n".join(parts)
+
+
+def _head(plan: LaunchPlan, terminal: Terminal) -> str:
+    lines = [f"{click.style(plan.model, bold=True)} on {clean(machine_line(plan.hardware))}"]
+    lines += [click.style(wrapped(each, terminal, first="  "), fg="yellow") for each in troubles(plan.hardware)]
+    if plan.request.pinned:
+        pinned = ", ".join(f"{name} {_pin(value)}" for name, value in sorted(plan.request.pinned.items()))
+        lines.append(wrapped(f"pinned: {clean(pinned)}", terminal, first="  "))
+    return "\n".join(lines)
+
+
+def _pin(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- the choice -------------------------------------------------------------------------------------
+
+
+def layout(parallel: Parallel, engine: str) -> str:
+    """The layout in words, with its devices."""
+    if not parallel.devices:
+        return "on the CPU"
+    parts = []
+    if parallel.tensor > 1:
+        parts.append(f"tensor parallel {parallel.tensor}")
+    if parallel.pipeline > 1:
+        staged = engine in ("vllm", "sglang")
+        parts.append(f"{parallel.pipeline} pipeline stages" if staged else f"layers over {parallel.pipeline} devices")
+    if parallel.expert:
+        parts.append("expert parallel")
+    if parallel.data > 1:
+        parts.append(f"{parallel.data} replicas")
+    if parallel.nodes > 1:
+        parts.append(f"{parallel.nodes} nodes a replica")
+    where = f"device{'s' if len(parallel.devices) > 1 else ''} {ranges(parallel.devices)}"
+    return f"{', '.join(parts)}, {where}" if parts else where
+
+
+def short_layout(parallel: Parallel | None) -> str:
+    """The layout in a table: ``TP4 PP2 EP ×2``."""
+    if parallel is None:
+        return ""
+    parts = [f"TP{parallel.tensor}"] if parallel.tensor > 1 else []
+    parts += [f"PP{parallel.pipeline}"] if parallel.pipeline > 1 else []
+    parts += ["EP"] if parallel.expert else []
+    parts += [f"×{parallel.data}"] if parallel.data > 1 else []
+    return " ".join(parts) or "1 device"
+
+
+def render_choice(chosen: Candidate, terminal: Terminal) -> str:
+    """Checkpoint, engine, layout, context, speed: a line or two each."""
+    checkpoint, limits, speed = chosen.checkpoint, chosen.limits, chosen.speed
+    revision = f" at {checkpoint.revision}" if checkpoint.revision else ""
+    size = gib(checkpoint.download_bytes) if checkpoint.download_bytes else "generated here"
+    engine = f"{chosen.engine.name} {chosen.engine.version}"
+    if chosen.engine.package != chosen.engine.name:
+        engine += f" ({chosen.engine.package})"
+    extras = [] if limits.speculative == "off" else [f"speculative {limits.speculative}"]
+    extras += ["no graph capture"] if limits.eager else []
+    cached = count(chosen.memory.kv_cache_tokens)
+    each = " a replica" if chosen.parallel.data > 1 else ""
+    rows = [
+        ("checkpoint", f"{checkpoint.repo}{revision}, {checkpoint.quantization}, {size}"),
+        ("engine", ", ".join([engine, "installed" if chosen.engine.installed else "not installed yet", *extras])),
+        ("layout", layout(chosen.parallel, chosen.engine.name)),
+        (
+            "context",
+            f"{count(limits.context_tokens)} tokens a request; {limits.kv_cache_dtype} KV cache of {cached}{each}",
+        ),
+        ("sequences", f"{count(limits.max_sequences)} at once{each}"),
+        ("speed", _speed(chosen)),
+    ]
+    if speed.load_seconds is not None:
+        rows.append(("start", f"about {duration(round(speed.load_seconds, -1))} to load, once the weights are here"))
+    return "\n".join(
+        wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
+    )
+
+
+def _speed(chosen: Candidate) -> str:
+    speed = chosen.speed
+    if speed.decode_tokens_per_second is None:
+        return "unknown: nobody published this accelerator's figures"
+    text = f"about {rate(speed.decode_tokens_per_second)} tokens/s for one request"
+    if speed.throughput_tokens_per_second is not None and speed.concurrency > 1:
+        text += f", {rate(speed.throughput_tokens_per_second)} with {count(speed.concurrency)} at once"
+    if speed.time_to_first_token_seconds is not None:
+        text += f"; first token after {duration(speed.time_to_first_token_seconds)}"
+    return f"{text} ({speed.basis})"
+
+
+# --- command and notes ------------------------------------------------------------------------------
+
+
+def render_command(command: Command, terminal: Terminal) -> str:
+    """The command as it can be pasted: an option and its value stay on one line."""
+    groups: list[str] = [f"{name}={shlex.quote(value)}" for name, value in sorted(command.env.items())]
+    program = len(groups)
+    for token in command.argv:
+        starts = token.startswith("-") or len(groups) <= program
+        if starts and not (len(groups) == program + 1 and groups[-1].endswith(("python", "python3"))):
+            groups.append(shlex.quote(token))
+        else:
+            groups[-1] += f" {shlex.quote(token)}"
+    lines: list[str] = []
+    for group in groups:
+        indent = "  " if not lines else "    "
+        if lines and len(lines[-1]) + 1 + len(group) + 2 <= terminal.width_columns:
+            lines[-1] += f" {group}"
+        else:
+            lines.append(f"{indent}{group}")
+    return clean(" \\\n".join(lines))
+
+
+def _notes(notes: tuple[Note, ...], terminal: Terminal) -> list[str]:
+    if not notes:
+        return []
+    lines = [heading("Notes")]
+    for note in sorted(notes, key=lambda note: _SEVERITIES.index(note.severity)):
+        text = wrapped(clean(note.message), terminal, first=f"  {note.severity:<{_LABEL}}", rest=" " * (_LABEL + 2))
+        color = _COLORS[note.severity]
+        lines.append(click.style(text, fg=color) if color else text)
+    return ["\n".join(lines)]
+
+
+# --- the others -------------------------------------------------------------------------------------
+
+
+def _alternatives(plan: LaunchPlan, terminal: Terminal, *, show_all: bool) -> list[str]:
+    others = [each for each in plan.alternatives if plan.chosen is None or each.rank != plan.chosen.rank]
+    if not others:
+        return []
+    shown = others if show_all else others[:5]
+    # Where there is room the whole name; else what tells these apart, which the family's own name says.
+    wide = terminal.width_columns >= 110
+    rows: list[tuple[str, ...]] = [
+        (
+            str(each.rank),
+            _checkpoint(each, wide=wide),
+            each.engine.name,
+            short_layout(each.parallel),
+            compact(each.limits.context_tokens),
+            rate(each.speed.decode_tokens_per_second),
+            rate(each.speed.throughput_tokens_per_second),
+            f"{each.score:.3f}",
+        )
+        for each in ((plan.chosen, *shown) if plan.chosen is not None else tuple(shown))
+    ]
+    head = ("#", "checkpoint", "engine", "layout", "context", "tok/s", "all", "score")
+    title = heading("Ranked") + f"  for {plan.request.objective}; tok/s of one request, and of all at once"
+    body = table(head, rows, right=(0, 4, 5, 6, 7), flex=1, width=terminal.width_columns)
+    left = len(others) - len(shown)
+    more = f"\n  and {plural(left, 'more')}: --all lists them" if left else ""
+    return [f"{title}\n{body}{more}"]
+
+
+def _checkpoint(candidate: Candidate, *, wide: bool) -> str:
+    checkpoint = candidate.checkpoint
+    name = checkpoint.repo if wide else checkpoint.repo.rpartition("/")[2]
+    return f"{name} {checkpoint.quantization}" if wide or checkpoint.file_prefix is not None else name
+
+
+def _refusals(rejected: tuple[Rejection, ...], terminal: Terminal, *, show_all: bool) -> list[str]:
+    """Grouped by code, each with its nearest refusal; ``show_all`` gives every one."""
+    if not rejected:
+        return []
+    lines = [heading("Refused") + f"  {plural(len(rejected), 'combination')}"]
+    if show_all:
+        lines += [wrapped(f"{each.code}: {_refusal(each)}", terminal, first="  ", rest="    ") for each in rejected]
+        return ["\n".join(lines)]
+    groups: dict[str, list[Rejection]] = {}
+    for each in rejected:
+        groups.setdefault(each.code, []).append(each)
+    ordered = sorted(groups.items(), key=lambda item: (shortage(nearest(item[1])), -len(item[1]), item[0]))
+    for code, members in ordered[:_SHOWN_REFUSALS]:
+        number = f"{len(members)} × " if len(members) > 1 else ""
+        lines.append(wrapped(f"{number}{code}: {_refusal(nearest(members))}", terminal, first="  ", rest="    "))
+    left = sum(len(members) for _, members in ordered[_SHOWN_REFUSALS:])
+    if left:
+        lines.append(f"  and {left} more: --all lists them")
+    return ["\n".join(lines)]
+
+
+def _refusal(each: Rejection) -> str:
+    place = " ".join(part for part in (each.engine, short_layout(each.parallel)) if part)
+    return clean(f"{each.repo} ({each.quantization}) with {place}: {each.message}")
+
+
+def shortage(rejection: Rejection) -> float:
+    """How many times the need is what there is; infinite where that is not the matter."""
+    needed, usable = rejection.numbers.get("needed_bytes"), rejection.numbers.get("usable_bytes")
+    return needed / usable if needed and usable else float("inf")
+
+
+def nearest(rejected: list[Rejection]) -> Rejection:
+    """The refusal that lacks least; the first of equals."""
+    return min(rejected, key=shortage)
+
+
+# --- nothing fits -----------------------------------------------------------------------------------
+
+
+def _infeasible(plan: LaunchPlan, terminal: Terminal) -> list[str]:
+    machines = tuple(each for each in plan.advice if each.kind == "hardware")
+    changes = tuple(each for each in plan.advice if each.kind != "hardware")
+    lines = [click.style(f"No plan for {plan.model} fits this machine.", fg="red", bold=True)]
+    close = nearest(list(plan.rejected)) if plan.rejected else None
+    if close is not None:
+        lines.append(
+            wrapped(_refusal(close), terminal, first=f"  {'it needs':<{_LABEL}}", rest=" " * (_LABEL + 2)),
+        )
+    lines.append(
+        wrapped(clean(machine_line(plan.hardware)), terminal, first=f"  {'here is':<{_LABEL}}", rest=" " * (_LABEL + 2))
+    )
+    parts = ["\n".join(lines)]
+    parts += _advice("What would make it fit here", changes, terminal)
+    parts += _advice("The nearest machines", machines, terminal)
+    if plan.model not in ("glm-tiny", "glm-tiny-v"):
+        parts.append(f"  {click.style('autolaunch glm-tiny', bold=True)} proves this stack on the machine you have.")
+    return parts
+
+
+def _advice(title: str, advice: tuple[Advice, ...], terminal: Terminal) -> list[str]:
+    if not advice:
+        return []
+    lines = [heading(title)]
+    for each in advice:
+        lines.append(wrapped(clean(each.message), terminal, first="  • ", rest="    "))
+        if each.command is not None:
+            lines.append(click.style(f"      {clean(shortened(each.command, 200))}", dim=True))
+    return ["\n".join(lines)]

@@ -1,0 +1,138 @@
+"""A machine as a person reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
+from selector.hardware import Accelerator, HardwareReport
+
+_LABEL = 11
+_SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
+_MARKS = {"found": ("✓", "green"), "absent": ("–", None), "failed": ("✗", "red")}
+_ABOVE_WIDTH = 100
+
+
+def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = False) -> str:
+    """Host, devices, links, drivers, and what each probe said."""
+    parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
+    parts += _links(report, terminal, verbose=verbose)
+    parts += _holders(report, terminal)
+    parts.append(_findings(report, terminal))
+    return "\n\n".join(parts)
+
+
+def _host(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> str:
+    host = report.host
+    cores = "" if host.cpu.cores is None else f", {plural(host.cpu.cores, 'core')}"
+    system = " ".join(part for part in (_SYSTEMS[host.os], host.os_version) if part)
+    rows = [
+        ("system", ", ".join(part for part in (system, host.machine) if part)),
+        ("processor", (host.cpu.brand or "unknown") + cores),
+        ("memory", _of(host.memory_available_bytes, host.memory_total_bytes, "available")),
+        ("disk", "unknown" if host.disk_free_bytes is None else f"{gib(host.disk_free_bytes)} free for models"),
+    ]
+    rows += [
+        (
+            "driver",
+            f"{driver.vendor} {driver.version or 'of unknown version'}" + _runtime(driver.runtime, driver.vendor),
+        )
+        for driver in report.drivers
+    ]
+    if report.nodes > 1:
+        rows.append(("nodes", count(report.nodes)))
+    if verbose and host.cpu.features:
+        rows.append(("features", " ".join(host.cpu.features)))
+    lines = [
+        wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
+    ]
+    return "\n".join((heading("Host"), *lines))
+
+
+def _runtime(runtime: str | None, vendor: str) -> str:
+    if runtime is None:
+        return ""
+    return f", {'CUDA' if vendor == 'nvidia' else 'ROCm' if vendor == 'amd' else 'runtime'} {runtime}"
+
+
+def _of(free_bytes: int | None, total_bytes: int | None, word: str) -> str:
+    if total_bytes is None:
+        return "unknown"
+    return gib(total_bytes) if free_bytes is None else f"{gib(total_bytes)}, {gib(free_bytes)} {word}"
+
+
+def _devices(report: HardwareReport, terminal: Terminal) -> str:
+    if not report.accelerators:
+        return f"{heading('GPUs')}\n  none was found"
+    wide = terminal.width_columns >= _ABOVE_WIDTH
+    head = (
+        ("#", "GPU", "memory", "free", "level", "node") if report.nodes > 1 else ("#", "GPU", "memory", "free", "level")
+    )
+    if wide:
+        head = (*head, "PCI", "UUID")
+    rows = [_device(each, nodes=report.nodes > 1, wide=wide) for each in report.accelerators]
+    return f"{heading('GPUs')}\n{table(head, rows, right=(0, 2, 3), flex=1, width=terminal.width_columns)}"
+
+
+def _device(device: Accelerator, *, nodes: bool, wide: bool) -> tuple[str, ...]:
+    level = "" if device.compute_capability is None else "sm_{}{}".format(*device.compute_capability)
+    if device.metal is not None:
+        level = f"Metal {device.metal.version}" if device.metal.version else "Metal"
+    name = clean(device.name) + (" (slice)" if device.mig_parent_uuid else "")
+    total = "unknown" if device.memory_total_bytes is None else gib(device.memory_total_bytes)
+    free = "unknown" if device.memory_free_bytes is None else gib(device.memory_free_bytes)
+    row = (str(device.index), name, total, free, level)
+    row = (*row, str(device.node)) if nodes else row
+    return (*row, device.pci_bus_id or "", clean(device.uuid or "")) if wide else row
+
+
+def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
+    if not report.links:
+        return []
+    if verbose:
+        rows: list[tuple[str, ...]] = [
+            (f"{link.from_} - {link.to}", link.kind, _bandwidth(link.bandwidth_bytes_per_second))
+            for link in report.links
+        ]
+        body = table(("pair", "link", "one direction"), rows, right=(2,), flex=1, width=terminal.width_columns)
+        return [f"{heading('Links')}\n{body}"]
+    kinds = Counter((link.kind, link.bandwidth_bytes_per_second) for link in report.links)
+    lines = [
+        f"  {kind}, {_bandwidth(bandwidth)} in one direction: {plural(number, 'pair')}"
+        for (kind, bandwidth), number in kinds.most_common()
+    ]
+    return ["\n".join((heading("Links"), *lines))]
+
+
+def _bandwidth(bytes_per_second: int | None) -> str:
+    return "speed unknown" if bytes_per_second is None else f"{bytes_per_second / 1e9:,.0f} GB/s"
+
+
+def _holders(report: HardwareReport, terminal: Terminal) -> list[str]:
+    """Who holds memory of the devices, so that a person knows what to stop."""
+    rows: list[tuple[str, ...]] = [
+        (
+            str(device.index),
+            str(process.pid),
+            clean(process.name or "unknown"),
+            "unknown" if process.used_bytes is None else gib(process.used_bytes),
+        )
+        for device in report.accelerators
+        for process in device.processes
+    ]
+    if not rows:
+        return []
+    body = table(("GPU", "process", "name", "holds"), rows, right=(0, 1, 3), flex=2, width=terminal.width_columns)
+    return [f"{heading('In use')}\n{body}"]
+
+
+def _findings(report: HardwareReport, terminal: Terminal) -> str:
+    lines = [heading("Asked")]
+    for finding in report.findings:
+        mark, color = _MARKS[finding.outcome]
+        reason = f": {clean(finding.reason)}" if finding.reason else ""
+        text = wrapped(f"{clean(finding.probe)} {finding.outcome}{reason}", terminal, first=f"  {mark} ", rest="    ")
+        lines.append(click.style(text, fg=color) if color else text)
+    return "\n".join(lines)

@@ -1,0 +1,259 @@
+"""When an engine is ready: a real one-token completion came back, and it came back from our process.
+
+A /health of 200 is not enough: an engine can answer it and fail its first request (MLX with bf16 experts
+on a CPU does), and a stranger can answer on the port.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import select
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from autolaunch.daemon.ports import Address
+from selector.errors import EngineStartError, PortTaken
+
+Cause = Literal["out of memory", "port in use", "bad argument", "import error", "bad weights", "unknown"]
+
+POLL_SECONDS = 0.05
+#: No output and no processor time for so long is a stall. A checkpoint of 700 GB loads for many minutes,
+#: and shows one or the other all the while; a fixed total would be wrong for every machine but one.
+STALL_SECONDS = 300.0
+#: How often progress is looked at, and the share of one processor that counts as work.
+PROGRESS_SECONDS, WORKING_SHARE = 1.0, 0.02
+#: A finished load may still refuse a request or two; so many refusals in a row are its answer.
+REFUSALS, REFUSAL_PAUSE_SECONDS = 3, 0.5
+ANSWER_BYTES = 2**20
+
+_LOADING = frozenset(
+    {http.HTTPStatus.SERVICE_UNAVAILABLE, http.HTTPStatus.TOO_EARLY, http.HTTPStatus.TOO_MANY_REQUESTS}
+)
+
+#: Looked for from the last line up; the first that is found is the cause.
+_SIGNS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
+    (
+        re.compile(
+            r"out of memory|OutOfMemory|MemoryError|Insufficient Memory|Cannot allocate memory|bad_alloc", re.IGNORECASE
+        ),
+        "out of memory",
+        "free memory, lower --context or --max-sequences, or see what fits: autolaunch plan",
+    ),
+    (
+        re.compile(r"address already in use|EADDRINUSE|Errno 98|Errno 48\b", re.IGNORECASE),
+        "port in use",
+        "another program took the port; choose another with --port",
+    ),
+    (
+        re.compile(
+            r"unrecognized arguments|No such option|invalid choice|the following arguments are required", re.IGNORECASE
+        ),
+        "bad argument",
+        "the engine does not know one of its options; this version of it is not the one planned for",
+    ),
+    (
+        re.compile(r"ModuleNotFoundError|ImportError|cannot open shared object|symbol not found", re.IGNORECASE),
+        "import error",
+        "the engine's environment is damaged; remove it and launch again",
+    ),
+    (
+        re.compile(
+            r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|header too large", re.IGNORECASE
+        ),
+        "bad weights",
+        "a file of the checkpoint is damaged; fetch it again",
+    ),
+)
+
+
+class Watched(Protocol):
+    """What readiness asks of a process (:class:`autolaunch.daemon.process.EngineProcess`)."""
+
+    def poll(self) -> int | None: ...
+    def listens_on(self, port: int) -> bool | None: ...
+    def cpu_seconds(self) -> float | None: ...
+    @property
+    def stopping(self) -> bool: ...
+    @property
+    def output_bytes(self) -> int: ...
+    def tail(self, count: int = 40) -> tuple[str, ...]: ...
+    def wait(self, timeout_seconds: float) -> int | None: ...
+
+
+def classify(lines: tuple[str, ...]) -> tuple[Cause, str | None, str | None]:
+    """The cause that an engine's last lines tell, a hint, and the line that told."""
+    for line in reversed(lines):
+        for sign, cause, hint in _SIGNS:
+            if sign.search(line):
+                return cause, hint, line.strip()
+    return "unknown", None, None
+
+
+def wait_until_ready(
+    process: Watched,
+    *,
+    address: Address,
+    model: str,
+    engine: str,
+    stall_seconds: float = STALL_SECONDS,
+    timeout_seconds: float | None = None,
+    on_progress: Callable[[float, str | None], None] = lambda _seconds, _line: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float:
+    """Waits for the first token of ``model``; returns the seconds it took.
+
+    ``on_progress`` is told about once a second: seconds so far and the engine's last line.
+    ``timeout_seconds`` is a total that the caller may want; by default there is none, only the stall.
+
+    Raises:
+        EngineStartError: it exited, stalled, or refuses to complete. The last lines are its notes.
+        PortTaken: somebody else answers on the port.
+    """
+    return _Wait(process, address, model, engine, stall_seconds, timeout_seconds, on_progress, clock, sleep).run()
+
+
+class _Wait:
+    def __init__(
+        self,
+        process: Watched,
+        address: Address,
+        model: str,
+        engine: str,
+        stall_seconds: float,
+        timeout_seconds: float | None,
+        on_progress: Callable[[float, str | None], None],
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.process = process
+        self.address = address
+        self.model = model
+        self.engine = engine
+        self.stall_seconds = stall_seconds
+        self.timeout_seconds = timeout_seconds
+        self.on_progress = on_progress
+        self.clock = clock
+        self.sleep = sleep
+        self.started = self.looked = self.worked = clock()
+        self.seen_bytes = -1
+        self.seen_cpu_seconds: float | None = None
+
+    def run(self) -> float:
+        refusals = 0
+        while True:
+            self._check()
+            refusal = self._ask()
+            if refusal == "":
+                return self.clock() - self.started
+            if refusal is None:
+                refusals = 0
+                self.sleep(POLL_SECONDS)
+                continue
+            refusals += 1
+            if refusals == REFUSALS:
+                raise self._failure(f"{self.engine} started, but does not complete: {refusal}", lines_tell=True)
+            self.sleep(REFUSAL_PAUSE_SECONDS)
+
+    def _ask(self) -> str | None:
+        """One try: "" when a token came, ``None`` while it loads, else what it said instead."""
+        connection = http.client.HTTPConnection(self.address.reachable_host, self.address.port, timeout=30.0)
+        try:
+            try:
+                connection.connect()
+            except OSError:
+                return None
+            self._know_who_answers()
+            try:
+                return self._complete(connection)
+            except (OSError, http.client.HTTPException):
+                return None  # it closed on us: loading, or ending, which the next check sees
+        finally:
+            connection.close()
+
+    def _complete(self, connection: http.client.HTTPConnection) -> str | None:
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": "hi"}],
+            "max_tokens": 1,
+            "temperature": 0,
+            "stream": False,
+        }
+        connection.request(
+            "POST", "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        # Some engines take the request and answer once they have loaded: as long as there is progress.
+        while connection.sock is not None and not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
+            self._check()
+        response = connection.getresponse()
+        data = response.read(ANSWER_BYTES)
+        if response.status in _LOADING:
+            return None
+        text = data.decode(errors="replace").strip()
+        if response.status != http.HTTPStatus.OK:
+            return f"{response.status} {text[:300]}"
+        try:
+            answer = json.loads(text)
+            choices = answer["choices"]
+            usage = answer.get("usage") or {}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return f"an answer that is no completion: {text[:300]}"
+        return "" if choices and usage.get("completion_tokens", 1) else "an empty completion"
+
+    def _know_who_answers(self) -> None:
+        """Somebody took the connection; if the tree has no such socket it was a stranger."""
+        if self.process.poll() is None and self.process.listens_on(self.address.port) is False:
+            # Asked again: a socket may just have passed from one process of the tree to another.
+            self.sleep(POLL_SECONDS)
+            if self.process.poll() is None and self.process.listens_on(self.address.port) is False:
+                raise PortTaken(
+                    f"another program answers on port {self.address.port}, not {self.engine}",
+                    hint="choose another port with --port",
+                )
+
+    def _check(self) -> None:
+        """Raises when the process has ended or stalled."""
+        if self.process.stopping:
+            code = self.process.wait(20.0)
+            how = (
+                "ended" if code is None else f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+            )
+            raise self._failure(f"{self.engine} {how} while loading", lines_tell=True)
+        now = self.clock()
+        if self.timeout_seconds is not None and now - self.started > self.timeout_seconds:
+            raise self._failure(f"{self.engine} was not ready within {self.timeout_seconds:.0f} s")
+        if now - self.looked < PROGRESS_SECONDS and self.seen_bytes >= 0:
+            return
+        self._look(now)
+        if now - self.worked > self.stall_seconds:
+            raise self._failure(
+                f"{self.engine} stalled: for {self.stall_seconds:.0f} s it printed nothing and did nothing"
+            )
+
+    def _look(self, now: float) -> None:
+        cpu_seconds = self.process.cpu_seconds()
+        seen_bytes = self.process.output_bytes
+        elapsed_seconds = now - self.looked
+        worked = seen_bytes != self.seen_bytes
+        if cpu_seconds is not None and self.seen_cpu_seconds is not None:
+            worked = worked or cpu_seconds - self.seen_cpu_seconds > WORKING_SHARE * elapsed_seconds
+        if worked:
+            self.worked = now
+        self.looked, self.seen_bytes, self.seen_cpu_seconds = now, seen_bytes, cpu_seconds
+        last = self.process.tail(1)
+        self.on_progress(now - self.started, last[-1] if last else None)
+
+    def _failure(self, message: str, *, lines_tell: bool = False) -> EngineStartError:
+        lines = self.process.tail()
+        cause, hint, line = classify(lines) if lines_tell else ("unknown", None, None)
+        if cause != "unknown":
+            message = f"{message}: {cause}" + (f" ({line[:200]})" if line else "")
+        elif lines_tell and lines:
+            message = f"{message}: {lines[-1][:200]}"
+        error = EngineStartError(message, hint=hint)
+        for kept in lines:
+            error.add_note(kept)
+        return error

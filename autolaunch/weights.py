@@ -1,0 +1,267 @@
+"""The checkpoint as a folder on this machine: generated, the user's own, or fetched from a hub.
+
+Nothing is handed to an engine that is incomplete, damaged, or holds code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from selector.contract import Candidate, Checkpoint
+from selector.errors import DownloadError, NoRoomOnDisk
+from selector.facts import ModelFacts
+
+#: What is fetched of a repository: weights, configuration, tokenizer, template. Never code, never pickles.
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.gguf")
+#: Files whose loading can run code.
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+HEADER_BYTES, CONFIG_BYTES = 100 * 2**20, 16 * 2**20
+ROOM_MARGIN = 1.02
+
+Progress = Callable[[str, float | None], None]
+
+#: Run as a process of its own, so that an interrupt ends it at once (the client's threads would not), and
+#: so that the hub's token is in no process but this one. Says the folder, or the error's kind and text.
+_FETCH = """
+import sys
+from huggingface_hub import snapshot_download
+repo, revision, local, *patterns = sys.argv[1:]
+try:
+    print(snapshot_download(repo, revision=revision or None, allow_patterns=patterns, local_files_only=local == "1"))
+except Exception as error:
+    print(type(error).__name__ + ": " + str(error)[:2000], file=sys.stderr)
+    raise SystemExit(1)
+"""
+
+
+def local_checkpoint(
+    candidate: Candidate,
+    model: ModelFacts,
+    *,
+    home: Path,
+    model_path: Path | None = None,
+    offline: bool = False,
+    trust_code: bool = False,
+    on_progress: Progress = lambda _message, _fraction: None,
+) -> Path:
+    """The folder to serve: complete, checked, absolute.
+
+    Raises:
+        NoRoomOnDisk: before the first byte.
+        DownloadError: it is not there, not whole, damaged, or holds code (``trust_code`` lets code pass).
+    """
+    if model_path is not None:
+        on_progress(f"checking {model_path}", None)
+        checked(model_path, trust_code=trust_code)
+        return model_path.absolute()
+    if model.generated:
+        from engines import miniature  # only a launch of a miniature needs it
+
+        on_progress(f"generating {model.id}", None)
+        return miniature.generate(model, home / "models" / model.id)
+    checkpoint = candidate.checkpoint
+    if checkpoint.hub == "modelscope":
+        raise DownloadError(
+            "ModelScope comes with the modelscope extra, which this release does not have yet",
+            hint="fetch the repository with modelscope's own tool and give its folder with --model-path",
+        )
+    folder = _fetched(checkpoint, offline=offline, on_progress=on_progress)
+    checked(folder, trust_code=trust_code)
+    return folder
+
+
+def checked(folder: Path, *, trust_code: bool = False) -> None:
+    """Holds that ``folder`` is a whole checkpoint without code.
+
+    Every shard of the index is there and as long as its own header says. Hashes are the hub client's.
+
+    Raises:
+        DownloadError: what is wrong, with the file's name.
+    """
+    if not folder.is_dir():
+        raise DownloadError(f"{folder} is no folder", hint="--model-path takes the folder that holds config.json")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    if not trust_code:
+        _refuse_code(folder, files)
+    if any(path.suffix == ".gguf" for path in files):
+        return
+    _object(folder / "config.json")
+    shards = {path.name for path in files if path.suffix == ".safetensors"}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = _object(index).get("weight_map")
+        wanted = {name for name in named.values() if isinstance(name, str)} if isinstance(named, dict) else set()
+        missing = sorted(name for name in wanted if Path(name).name != name or name not in shards)
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DownloadError(f"{folder} is not whole: {missing[0]}{more} of {len(wanted)} shards missing")
+        shards = wanted or shards
+    if not shards:
+        raise DownloadError(f"{folder} holds no weights (*.safetensors or *.gguf)")
+    for name in sorted(shards):
+        _whole_safetensors(folder / name)
+
+
+def _refuse_code(folder: Path, files: list[Path]) -> None:
+    for path in files:
+        if path.suffix in PICKLES or path.suffix == ".py":
+            raise DownloadError(
+                f"{path} can run code when it is loaded",
+                hint="take a checkpoint in safetensors, and move such files away if they are not needed",
+            )
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        if (folder / name).is_file() and "auto_map" in _object(folder / name):
+            raise DownloadError(
+                f"{folder / name} asks for code of its own (auto_map)",
+                hint="the GLM checkpoints need none on current engines: take the released one",
+            )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES + 1)
+        value = json.loads(data) if len(data) <= CONFIG_BYTES else None
+    except FileNotFoundError:
+        raise DownloadError(f"{path.parent} has no {path.name}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DownloadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise DownloadError(f"{path} is no JSON object of a sensible size")
+    return value
+
+
+def _whole_safetensors(path: Path) -> None:
+    """The header's length, bounded, and the last tensor's end against the file's length."""
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if size_bytes < 8 or header_bytes > min(HEADER_BYTES, size_bytes - 8):
+                raise DownloadError(f"{path} is damaged or cut short: its header does not fit into it")
+            header = json.loads(file.read(header_bytes))
+        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+    except OSError as error:
+        raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise DownloadError(f"{path} is damaged: its header is no safetensors header") from error
+    expected_bytes = 8 + header_bytes + max(ends, default=0)
+    if expected_bytes != size_bytes:
+        raise DownloadError(
+            f"{path} is {size_bytes} bytes long, its header says {expected_bytes}", hint="fetch this file again"
+        )
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Where the hub's client keeps repositories: ``HF_HUB_CACHE``, ``HF_HOME``, or its default."""
+    explicit = environ.get("HF_HUB_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
+    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress) -> Path:
+    cache = cache_directory(os.environ)
+    blobs = cache / ("models--" + checkpoint.repo.replace("/", "--")) / "blobs"
+    have_bytes = _size(blobs)
+    if not offline:
+        _room(checkpoint, cache, max(0, checkpoint.download_bytes - have_bytes))
+    patterns: tuple[str, ...] = WANTED if checkpoint.file_prefix is None else (f"{checkpoint.file_prefix}*",)
+    argv = (sys.executable, "-c", _FETCH, checkpoint.repo, checkpoint.revision or "", "01"[offline], *patterns)
+    environment = dict(os.environ) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONSAFEPATH": "1"}
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            while True:
+                try:
+                    out, told = process.communicate(timeout=1.0)
+                    break
+                except subprocess.TimeoutExpired:
+                    done = _size(blobs)
+                    fraction = min(1.0, done / checkpoint.download_bytes) if checkpoint.download_bytes else None
+                    on_progress(f"fetching {checkpoint.repo}: {done / 1e9:.1f} GB", fraction)
+        except BaseException:
+            _end(process)  # what has come is kept: the next try goes on from there
+            raise
+    if process.returncode != 0:
+        raise _refusal(checkpoint, told.strip(), offline=offline)
+    return Path(out.strip().splitlines()[-1])
+
+
+def _room(checkpoint: Checkpoint, cache: Path, missing_bytes: int) -> None:
+    place = next(path for path in (cache, *cache.parents) if path.exists())
+    needed_bytes, free_bytes = int(missing_bytes * ROOM_MARGIN), shutil.disk_usage(place).free
+    if needed_bytes > free_bytes:
+        raise NoRoomOnDisk(
+            f"{checkpoint.repo} needs {needed_bytes / 1e9:.1f} GB more in {cache}, {free_bytes / 1e9:.1f} GB are free",
+            hint="free some room, or set HF_HOME to a folder on a larger disk",
+        )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files in ``folder``, of what is under way too."""
+    total_bytes = 0
+    try:
+        for entry in os.scandir(folder):
+            try:
+                total_bytes += entry.stat().st_size
+            except OSError:
+                continue  # renamed meanwhile
+    except OSError:
+        return 0
+    return total_bytes
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for number, patience_seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + patience_seconds
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _refusal(checkpoint: Checkpoint, told: str, *, offline: bool) -> DownloadError:
+    line = told.splitlines()[-1] if told else "no reason given"
+    kind = line.partition(":")[0]
+    if offline:
+        return DownloadError(
+            f"{checkpoint.repo} is not on this machine, or not whole, and --offline forbids fetching it",
+            hint="launch once without --offline, or give a folder with --model-path",
+        )
+    if kind == "GatedRepoError" or "401" in line or "403" in line:
+        return DownloadError(
+            f"the hub does not let this account read {checkpoint.repo}",
+            hint="accept its terms on the hub, and set HF_TOKEN or run: hf auth login",
+        )
+    if kind in {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}:
+        at = f" at {checkpoint.revision}" if checkpoint.revision else ""
+        return DownloadError(f"the hub has no {checkpoint.repo}{at}")
+    if "No space left" in line:
+        return NoRoomOnDisk(f"the disk became full while {checkpoint.repo} was fetched", hint="free some room")
+    return DownloadError(
+        f"{checkpoint.repo} could not be fetched: {line[:300]}",
+        hint="is there a network? a mirror is taken from HF_ENDPOINT; what has come is kept",
+    )

@@ -1,0 +1,163 @@
+"""A FAKE engine: no model, a small HTTP server that misbehaves on request. Standard library only.
+
+    python engine.py --port N [--mode MODE] [--name NAME] [--pids FILE] [--say LINE]…
+
+It answers /health, /v1/models and chat completions (streamed or not) with fixed words. MODE:
+
+    ready         answers at once
+    exit          prints what --say gives and exits with code 3
+    stall         listens and never answers
+    silent        never listens, does nothing
+    deaf          ready, and ignores SIGTERM
+    children      ready, with a child, and a grandchild in a session of its own whose parent has gone
+    orphan        as children, then exits with code 4 and leaves them
+    flood         prints without end, then is ready all the same
+    longline      prints one line of 10 MB, then is ready
+    refuse        /health is 200, completions are 500
+    loading       503 three times, then ready
+    unfinished    its streams end without [DONE], after comments
+    broken        its streams end in an error event
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+WORDS = ("Hello", " from", " a", " fake", ".")
+
+
+class Handler(BaseHTTPRequestHandler):
+    mode = "ready"
+    name = "fake"
+    asked = 0
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        del format, args
+
+    def do_GET(self) -> None:
+        if self.path == "/health":
+            self.answer(200, {"status": "ok"})
+        elif self.path == "/v1/models":
+            self.answer(200, {"object": "list", "data": [{"id": self.name, "object": "model"}]})
+        else:
+            self.answer(404, {"error": "no such page"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked += 1
+        if self.mode == "stall":
+            time.sleep(3600)
+        if self.mode == "refuse":
+            self.answer(500, {"error": "[addmm] bfloat16 is not supported on the CPU"})
+        elif self.mode == "loading" and self.asked <= 3:
+            self.answer(503, {"error": "loading"})
+        elif body.get("model") != self.name:
+            self.answer(404, {"error": f"no model {body.get('model')}"})
+        elif body.get("stream"):
+            self.stream()
+        else:
+            words = WORDS[: body.get("max_tokens", len(WORDS))]
+            message = {"role": "assistant", "content": "".join(words)}
+            usage = {"prompt_tokens": 3, "completion_tokens": len(words)}
+            self.answer(200, {"choices": [{"index": 0, "message": message}], "usage": usage})
+
+    def answer(self, status: int, value: dict[str, object]) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        if self.mode == "unfinished":
+            self.wfile.write(b": keepalive 1/3\n\n")
+        for word in WORDS:
+            self.event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
+            if self.mode == "broken":
+                self.event({"error": {"message": "the worker died"}})
+                return
+        self.event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        self.event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": len(WORDS)}})
+        if self.mode != "unfinished":
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    def event(self, value: dict[str, object]) -> None:
+        self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def note(pids: str | None) -> None:
+    if pids:
+        with open(pids, "a", encoding="utf-8") as file:  # noqa: PTH123 - after a fork, as little as can be
+            file.write(f"{os.getpid()}\n")
+
+
+def make_children(pids: str | None) -> None:
+    """A child in our session, and a grandchild in its own whose parent exits at once. Both are deaf."""
+    for leave in (False, True):
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if leave:
+                os.setsid()
+                if os.fork() != 0:
+                    os._exit(0)
+            note(pids)
+            time.sleep(3600)
+            os._exit(0)
+    while pids and len(open(pids, encoding="utf-8").read().split()) < 3:  # noqa: PTH123, SIM115
+        time.sleep(0.01)
+
+
+def flood() -> None:
+    for _ in range(40_000):
+        say("\x1b[31m\x1b]0;title\x07a line of a flood \x00\x08" + "x" * 60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--mode", default="ready")
+    parser.add_argument("--name", default="fake")
+    parser.add_argument("--pids")
+    parser.add_argument("--say", action="append", default=[])
+    options = parser.parse_args()
+    note(options.pids)
+    for line in options.say:
+        say(line)
+    mode = options.mode
+    if mode == "exit":
+        raise SystemExit(3)
+    if mode == "silent":
+        time.sleep(3600)
+    if mode == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if mode in {"children", "orphan"}:
+        make_children(options.pids)
+    if mode == "orphan":
+        raise SystemExit(4)
+    if mode == "flood":
+        threading.Thread(target=flood, daemon=True).start()
+    if mode == "longline":
+        say("y" * 10_000_000)
+    Handler.mode, Handler.name = mode, options.name
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    say("listening")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

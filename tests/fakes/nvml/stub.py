@@ -1,0 +1,211 @@
+"""Builds the stub of NVIDIA's library, writes its scenarios, and asks the real probe about them.
+
+pynvml loads its library once a process, so every scenario is asked about in a new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from selector.hardware import HardwareReport
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, GPU_IS_LOST, VERSION_MISMATCH, UNKNOWN = 3, 4, 9, 15, 18, 999
+TO_GPU, TO_SWITCH = 0, 2
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class NvLink:
+    """``version`` is nvmlNvlinkVersion_t, 0 a link that is down; ``speed`` in MB/s, 0 is not told."""
+
+    version: int
+    speed: int = 0
+    remote: int = TO_SWITCH
+    bus: str = "00000000:CC:00.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """What is ``None`` or empty is "not supported" to the stub. Memory in bytes: total, reserved, free."""
+
+    name: bytes | None = None
+    uuid: bytes | None = None
+    bus: str | None = None
+    memory: tuple[int, int, int] | None = None
+    capability: tuple[int, int] | None = None
+    architecture: int = 0
+    pcie: tuple[int, int] | None = None
+    links: tuple[NvLink, ...] = ()
+    compute: tuple[tuple[int, int], ...] = ()
+    graphics: tuple[tuple[int, int], ...] = ()
+    mig: bool | None = None
+    slices: tuple[Gpu, ...] = ()
+    lost: int = 0
+    handle_error: int = 0
+    memory_error: int = 0
+    has_memory_v2: bool = True
+
+    def statements(self) -> list[str]:
+        lines = [
+            f"text {key} {value.hex()}"
+            for key, value in (("name", self.name), ("uuid", self.uuid), ("bus", (self.bus or "").encode()))
+            if value
+        ]
+        if self.memory is not None:
+            lines.append("memory {} {} {}".format(*self.memory))
+        if self.capability is not None:
+            lines.append("capability {} {}".format(*self.capability))
+        if self.pcie is not None:
+            lines.append("pcie {} {}".format(*self.pcie))
+        if self.mig is not None:
+            lines.append(f"mig {int(self.mig)}")
+        if not self.has_memory_v2:
+            lines.append("no_memory_v2")
+        lines += [f"compute {pid} {used}" for pid, used in self.compute]
+        lines += [f"graphics {pid} {used}" for pid, used in self.graphics]
+        for key in ("architecture", "lost", "handle_error", "memory_error"):
+            if value := getattr(self, key):
+                lines.append(f"{key} {value}")
+        lines += [
+            f"nvlink {place} {link.version} {link.speed} {link.remote} {link.bus}"
+            for place, link in enumerate(self.links)
+        ]
+        for part in self.slices:
+            lines += ["slice", *part.statements()]
+        return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One machine as its driver tells it. ``numa`` is by GPU, ``process_names`` by process id."""
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: bytes = b"570.133.20"
+    cuda: int = 12080
+    init: int = 0
+    count_error: int = 0
+    numa: tuple[int, ...] = ()
+    process_names: Mapping[int, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        lines = [f"init {self.init}", f"count_error {self.count_error}", f"cuda {self.cuda}"]
+        lines.append(f"text driver {self.driver.hex()}")
+        for gpu in self.gpus:
+            lines += ["gpu", *gpu.statements()]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinuxHost:
+    """The files of a host that the probe reads, written under a root of their own. Arm's kernel names no brand."""
+
+    brand: str | None
+    flags: str
+    memory_total_kib: int
+    memory_available_kib: int
+    cores: int
+    disk_free_bytes: int
+    distribution: str = "Ubuntu 24.04.1 LTS"
+    kernel: str = "6.8.0-51-generic"
+    machine: str = "x86_64"
+
+    def write(self, root: Path, scenario: Scenario) -> None:
+        processor = "" if self.brand is None else f"model name\t: {self.brand}\n"
+        flags = "Features" if self.machine == "aarch64" else "flags\t"
+        files = {
+            "proc/cpuinfo": f"processor\t: 0\n{processor}{flags}\t: {self.flags}\n\n",
+            "proc/meminfo": f"MemTotal: {self.memory_total_kib} kB\nMemAvailable: {self.memory_available_kib} kB\n",
+            "proc/self/cgroup": "0::/user.slice/user-1000.slice/session-3.scope\n",
+            "etc/os-release": f'PRETTY_NAME="{self.distribution}"\n',
+        }
+        for gpu, node in zip(scenario.gpus, scenario.numa, strict=False):
+            address = (gpu.bus or "").lower().removeprefix("0000")
+            files[f"sys/bus/pci/devices/{address}/numa_node"] = f"{node}\n"
+        for name, text in files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def build(directory: Path) -> Path:
+    """Compile the stub into ``directory`` as libnvidia-ml.so.1, and give the directory."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise FileNotFoundError("a C compiler is needed to build the stub of NVML")
+    library = directory / "libnvidia-ml.so.1"
+    flags = ("-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-stringop-truncation")
+    subprocess.run([compiler, *flags, "-o", str(library), str(HERE / "nvml_stub.c")], check=True, timeout=60)
+    return directory
+
+
+def build_none(directory: Path) -> Path:
+    """A folder whose libnvidia-ml.so.1 cannot be loaded: no driver, even on a machine that has one."""
+    (directory / "libnvidia-ml.so.1").touch()
+    return directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The report, what else the process wrote, and how often NVML was left open."""
+
+    report: HardwareReport
+    output: str
+    left_open: int
+
+
+def ask(
+    library: Path,
+    scenario: Scenario,
+    directory: Path,
+    *,
+    host: LinuxHost | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Asked:
+    """Drive the real probe and the real pynvml over a scenario. ``host`` ``None`` is this machine's own."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = directory / "scenario.txt"
+    text.write_text(scenario.text())
+    answer = directory / "report.json"
+    root = directory / "root"
+    if host is not None:
+        host.write(root, scenario)
+    request = {
+        "answer": str(answer),
+        "root": None if host is None else str(root),
+        "host": None if host is None else asdict(host),
+        "environment": dict(environment or {}),
+        "process_names": {str(pid): name for pid, name in scenario.process_names.items()},
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(HERE / "ask.py"), json.dumps(request)],
+        cwd=ROOT,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "LD_LIBRARY_PATH": str(library),
+            "NVML_STUB_SCENARIO": str(text),
+        },
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"the probe ended with {done.returncode}: {done.stderr}")
+    told = json.loads(answer.read_text())
+    return Asked(
+        report=msgspec.json.decode(json.dumps(told["report"]), type=HardwareReport),
+        output=done.stdout + done.stderr,
+        left_open=told["left_open"],
+    )

@@ -1,0 +1,172 @@
+"""Readiness: a token from our own process, and a clear end for everything else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from autolaunch.daemon.health import classify, wait_until_ready
+from autolaunch.daemon.ports import Address, free_port
+from autolaunch.daemon.process import EngineProcess
+from selector.errors import EngineStartError, PortTaken
+
+FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
+Start = Callable[..., tuple[EngineProcess, Address]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def started(*arguments: str, mode: str = "ready", port: int = 0) -> tuple[EngineProcess, Address]:
+            address = Address(host="127.0.0.1", port=port or free_port("127.0.0.1", 0))
+            argv = (sys.executable, str(FAKE), "--port", str(address.port), "--mode", mode, *arguments)
+            process = EngineProcess(argv, environment=dict(os.environ), working_directory=tmp_path, grace_seconds=0.5)
+            return stack.enter_context(process), address
+
+        yield started
+
+
+class Clock:
+    """Time that passes only when somebody looks."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 3.0
+        return self.now
+
+
+@pytest.mark.parametrize("mode", ["ready", "loading", "flood", "longline", "children"])
+def test_ready_is_a_token_that_came_back(start: Start, mode: str) -> None:
+    process, address = start(mode=mode)
+    assert wait_until_ready(process, address=address, model="fake", engine="fake") < 20
+
+
+def test_an_engine_that_exits_while_loading_is_told_with_its_last_lines(start: Start) -> None:
+    process, address = start("--say", "torch.OutOfMemoryError: CUDA out of memory. Tried 2 GiB", mode="exit")
+    with pytest.raises(EngineStartError, match="exited with code 3 while loading: out of memory") as caught:
+        wait_until_ready(process, address=address, model="fake", engine="fake")
+    assert "Tried 2 GiB" in caught.value.__notes__[-1]
+    assert caught.value.hint is not None
+
+
+def test_healthy_is_not_ready_when_completions_fail(start: Start) -> None:
+    process, address = start(mode="refuse")
+    with pytest.raises(EngineStartError, match=r"does not complete: 500 .*bfloat16 is not supported"):
+        wait_until_ready(process, address=address, model="fake", engine="fake", sleep=lambda _: None)
+
+
+def test_a_name_the_engine_does_not_answer_to_is_a_refusal(start: Start) -> None:
+    process, address = start()
+    with pytest.raises(EngineStartError, match="no model glm"):
+        wait_until_ready(process, address=address, model="glm", engine="fake", sleep=lambda _: None)
+
+
+@pytest.mark.parametrize("mode", ["stall", "silent"])
+def test_an_engine_that_does_nothing_has_stalled(start: Start, mode: str) -> None:
+    process, address = start(mode=mode)
+    clock = Clock()
+    with pytest.raises(EngineStartError, match="stalled"):
+        wait_until_ready(
+            process, address=address, model="fake", engine="fake", stall_seconds=60.0, clock=clock, sleep=lambda _: None
+        )
+    assert clock.now > 60
+
+
+class Worker:
+    """A process that prints or works, and never listens."""
+
+    def __init__(self, *, prints: int = 0, works: float = 0.0, ends_after: int) -> None:
+        self.prints, self.works, self.left = prints, works, ends_after
+        self.bytes, self.cpu = 0, 0.0
+        self.stopping = False
+
+    @property
+    def output_bytes(self) -> int:
+        self.bytes += self.prints
+        return self.bytes
+
+    def cpu_seconds(self) -> float | None:
+        self.cpu += self.works
+        self.left -= 1
+        self.stopping = self.left <= 0
+        return self.cpu
+
+    def poll(self) -> int | None:
+        return None
+
+    def wait(self, timeout_seconds: float) -> int | None:
+        return 9
+
+    def listens_on(self, port: int) -> bool | None:
+        return False
+
+    def tail(self, count: int = 40) -> tuple[str, ...]:
+        return ("loading shard",)
+
+
+@pytest.mark.parametrize(("prints", "works"), [(10, 0.0), (0, 0.9)])
+def test_output_or_work_puts_the_stall_off(prints: int, works: float) -> None:
+    clock = Clock()
+    with pytest.raises(EngineStartError, match="exited with code 9"):
+        wait_until_ready(
+            Worker(prints=prints, works=works, ends_after=200),
+            address=Address(host="127.0.0.1", port=free_port("127.0.0.1", 0)),
+            model="fake",
+            engine="fake",
+            stall_seconds=10.0,
+            clock=clock,
+            sleep=lambda _: None,
+        )
+    assert clock.now > 100
+
+
+def test_a_total_holds_only_when_it_is_asked_for(start: Start) -> None:
+    process, address = start(mode="silent")
+    with pytest.raises(EngineStartError, match="not ready within 5 s"):
+        wait_until_ready(
+            process,
+            address=address,
+            model="fake",
+            engine="fake",
+            timeout_seconds=5.0,
+            clock=Clock(),
+            sleep=lambda _: None,
+        )
+
+
+def test_a_stranger_on_the_port_is_never_taken_for_ready(start: Start) -> None:
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        process, address = start(mode="silent", port=stranger.getsockname()[1])
+        with pytest.raises(PortTaken, match="another program answers"):
+            wait_until_ready(process, address=address, model="fake", engine="fake")
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("OSError: [Errno 98] Address already in use", "port in use"),
+        ("server: error: unrecognized arguments: --swap-space 4", "bad argument"),
+        ("ModuleNotFoundError: No module named 'torch'", "import error"),
+        ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "bad weights"),
+        ("[METAL] Command buffer execution failed: Insufficient Memory", "out of memory"),
+        ("something nobody has seen", "unknown"),
+    ],
+)
+def test_the_last_lines_tell_the_cause(line: str, cause: str) -> None:
+    assert classify(("loading", line, "exiting"))[0] == cause
+
+
+def test_an_engine_on_every_address_is_asked_on_the_loopback() -> None:
+    assert Address(host="0.0.0.0", port=1).base_url == "http://127.0.0.1:1/v1"  # noqa: S104
+    assert Address(host="::", port=1).base_url == "http://[::1]:1/v1"

@@ -1,0 +1,162 @@
+"""Nothing incomplete, damaged or with code in it reaches an engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autolaunch import weights
+from autolaunch.weights import cache_directory, checked, local_checkpoint
+from engines import miniature
+from selector.catalog import Catalog
+from selector.errors import DownloadError, NoRoomOnDisk
+from tests.fakes.plans import candidate
+
+TINY = Catalog().model("glm-tiny")
+GLM = Catalog().model("glm-4.6")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return miniature.generate(TINY, tmp_path_factory.mktemp("models") / "glm-tiny")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def first_shard(folder: Path) -> Path:
+    return min(folder.glob("*.safetensors"))
+
+
+def cut(folder: Path) -> None:
+    data = first_shard(folder).read_bytes()
+    first_shard(folder).write_bytes(data[: len(data) // 2])
+
+
+def lengthen(folder: Path) -> None:
+    with first_shard(folder).open("ab") as file:
+        file.write(b"x")
+
+
+def empty(folder: Path) -> None:
+    first_shard(folder).write_bytes(b"")
+
+
+def no_header(folder: Path) -> None:
+    first_shard(folder).write_bytes((3).to_bytes(8, "little") + b"abc")
+
+
+def huge_header(folder: Path) -> None:
+    first_shard(folder).write_bytes((2**62).to_bytes(8, "little") + b"{}")
+
+
+def lose_a_shard(folder: Path) -> None:
+    first_shard(folder).unlink()
+
+
+def climb(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
+
+
+def lose_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def test_a_whole_checkpoint_passes(whole: Path) -> None:
+    checked(whole)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "damaged|bytes long"),
+        (lengthen, "bytes long, its header says"),
+        (empty, "damaged"),
+        (no_header, "no safetensors header"),
+        (huge_header, "damaged or cut short"),
+        (lose_a_shard, "not whole: .*safetensors"),
+        (climb, "not whole"),
+        (lose_config, r"has no config\.json"),
+        (break_config, r"config\.json cannot be read"),
+    ],
+)
+def test_what_is_not_whole_is_refused_by_its_name(folder: Path, damage: Callable[[Path], None], said: str) -> None:
+    damage(folder)
+    with pytest.raises(DownloadError, match=said):
+        checked(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling_glm.py", "x.pt", "x.pth", "x.pkl"])
+def test_files_that_can_run_code_are_refused_unless_told_otherwise(folder: Path, name: str) -> None:
+    (folder / name).touch()
+    with pytest.raises(DownloadError, match=f"{name} can run code"):
+        checked(folder)
+    checked(folder, trust_code=True)
+
+
+def test_a_config_that_asks_for_code_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Glm"}}))
+    with pytest.raises(DownloadError, match="auto_map"):
+        checked(folder)
+
+
+def test_a_miniature_is_generated_in_our_home_and_nothing_is_fetched(tmp_path: Path) -> None:
+    chosen = candidate("mlx", "glm-tiny")
+    made = local_checkpoint(chosen, TINY, home=tmp_path, offline=True)
+    assert made.is_relative_to(tmp_path / "models")
+    checked(made)
+    assert local_checkpoint(chosen, TINY, home=tmp_path) == made
+
+
+def test_the_users_folder_is_served_where_it_is(folder: Path, tmp_path: Path) -> None:
+    assert local_checkpoint(candidate("mlx", "glm-4.6"), GLM, home=tmp_path, model_path=folder) == folder
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="nothing is no folder"):
+        checked(tmp_path / "nothing")
+
+
+def test_no_room_is_known_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1_000_000_000))
+    with pytest.raises(NoRoomOnDisk, match=r"needs \d+\.\d GB more in .*, 1\.0 GB are free"):
+        local_checkpoint(candidate("vllm", "glm-4.6"), GLM, home=tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_offline_says_that_it_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DownloadError, match="is not on this machine") as caught:
+        local_checkpoint(candidate("vllm", "glm-4.6"), GLM, home=tmp_path, offline=True)
+    assert caught.value.hint is not None
+    assert "--offline" in caught.value.hint
+
+
+def test_what_the_hub_says_becomes_a_sentence() -> None:
+    stored = candidate("vllm", "glm-4.6").checkpoint
+    for told, said in (
+        ("GatedRepoError: 403 Client Error", "does not let this account read"),
+        ("RepositoryNotFoundError: 404 Client Error", "the hub has no zai-org"),
+        ("OSError: [Errno 28] No space left on device", "the disk became full"),
+        ("ConnectError: [Errno 111] refused", "could not be fetched: ConnectError"),
+    ):
+        assert said in weights._refusal(stored, told, offline=False).message
+
+
+def test_the_cache_is_where_the_hubs_client_has_it() -> None:
+    assert cache_directory({"HF_HUB_CACHE": "/c"}) == Path("/c")
+    assert cache_directory({"HF_HOME": "/h"}) == Path("/h/hub")
+    assert cache_directory({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")

@@ -1,0 +1,268 @@
+"""Environments: made once, never half, never two at once. uv is a fake here; a real one is used in integration."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import stat
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from engines.environments import Environments, InstallProgress, python_request, without_secrets
+from engines.installer import find_uv, torch_arguments, uv_environment
+from selector.catalog import Catalog
+from selector.errors import EngineInstallError, NoRoomOnDisk
+from selector.facts import EngineFacts, Package
+
+MLX = Catalog().engine("mlx")
+PACKAGE = Package(
+    name="mlx-lm",
+    requirements=("mlx-lm==0.32.2",),
+    architectures=("glm4_moe",),
+    devices=("cpu",),
+    bytes_on_disk=1000,
+    source="test",
+)
+
+#: Stands in for uv: "venv" makes a folder with a python, "pip install" says what uv says. $FAKE_UV directs it.
+FAKE_UV = """#!{python}
+import json, os, pathlib, sys, time
+here = pathlib.Path({log!r})
+with here.open("a") as log:
+    log.write(json.dumps([sys.argv[1:], dict(os.environ), os.getpid()]) + "\\n")
+mode = os.environ.get("FAKE_UV", "")
+if sys.argv[1] == "venv":
+    (pathlib.Path(sys.argv[-1]) / "bin").mkdir(parents=True)
+    (pathlib.Path(sys.argv[-1]) / "bin" / "python").touch()
+    sys.exit(0)
+if mode == "hang":
+    time.sleep(3600)
+if mode == "network":
+    sys.exit("error: Failed to fetch: `https://index/simple/mlx/`\\n  Caused by: dns error")
+if mode == "wheels":
+    sys.exit("  x No solution found when resolving dependencies:\\n  has no wheels with a matching platform tag")
+if mode == "disk":
+    sys.exit("error: failed to write: No space left on device (os error 28)")
+if mode == "pytorch" and "--torch-backend" in sys.argv:
+    sys.exit("error: Failed to fetch: `https://download.pytorch.org/whl/cpu/torch/`")
+for line in ("Resolved 38 packages in 3s", "\\x1b[2mDownloading mlx (120.3MiB)", "Prepared 38 packages in 1s",
+             "Installed 38 packages in 1ms", "Bytecode compiled 9 files in 1s"):
+    print(line, file=sys.stderr)
+"""
+
+
+class Uv:
+    def __init__(self, folder: Path) -> None:
+        self.program = folder / "uv"
+        self.log = folder / "uv.log"
+        self.program.write_text(FAKE_UV.format(python=sys.executable, log=str(self.log)))
+        self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
+
+    def environ(self, mode: str = "", **more: str) -> dict[str, str]:
+        return {"UV": str(self.program), "PATH": os.defpath, "FAKE_UV": mode, **more}
+
+    def calls(self) -> list[tuple[list[str], dict[str, str], int]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> Uv:
+    return Uv(tmp_path)
+
+
+@pytest.fixture
+def environments(tmp_path: Path) -> Environments:
+    return Environments(tmp_path / "engines")
+
+
+def test_an_environment_is_made_once(uv: Uv, environments: Environments) -> None:
+    assert environments.find("mlx", MLX.version, PACKAGE) is None
+    made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    assert environments.ensure(MLX, PACKAGE, environ=uv.environ()) == made
+    assert environments.find("mlx", MLX.version, PACKAGE) == made
+    assert [call[0][0] for call in uv.calls()] == ["venv", "pip"]
+    assert {"--compile-bytecode", "mlx-lm==0.32.2"} <= set(uv.calls()[1][0])
+
+
+def test_progress_is_what_uv_says(uv: Uv, environments: Environments) -> None:
+    seen: list[InstallProgress] = []
+    environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=seen.append)
+    stages = [progress.stage for progress in seen]
+    assert stages == ["resolving", "downloading", "downloading", "installing", "compiling", "done"]
+    assert seen[1].packages == 38
+    assert seen[2].message == "fetching mlx (120.3MiB)"
+
+
+def test_other_requirements_are_another_environment(uv: Uv, environments: Environments) -> None:
+    one = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    other = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"requirements": ("x",)})
+    assert environments.find("mlx", MLX.version, other) is None
+    assert environments.ensure(MLX, other, environ=uv.environ()).directory != one.directory
+
+
+def test_a_moved_environment_does_not_count(uv: Uv, environments: Environments, tmp_path: Path) -> None:
+    environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    shutil.move(environments.root, tmp_path / "elsewhere")
+    assert Environments(tmp_path / "elsewhere").find("mlx", MLX.version, PACKAGE) is None
+
+
+def test_one_whose_python_is_gone_does_not_count(uv: Uv, environments: Environments) -> None:
+    made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    (made.bin_directory / "python").unlink()
+    assert environments.find("mlx", MLX.version, PACKAGE) is None
+
+
+def test_what_an_interrupted_build_left_is_made_anew(uv: Uv, environments: Environments) -> None:
+    made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    (made.directory / "environment.json").unlink()
+    (made.directory / "half").touch()
+    environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    assert not (made.directory / "half").exists()
+
+
+def test_a_cancelled_build_leaves_nothing_and_no_process(uv: Uv, environments: Environments) -> None:
+    cancelled = threading.Event()
+
+    def cancel(progress: InstallProgress) -> None:
+        if progress.stage == "resolving":
+            threading.Timer(0.3, cancelled.set).start()
+
+    with pytest.raises(EngineInstallError, match="cancelled"):
+        environments.ensure(MLX, PACKAGE, environ=uv.environ("hang"), on_progress=cancel, cancelled=cancelled)
+    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+    for _, _, pid in uv.calls():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_an_interrupt_leaves_nothing_half_made(uv: Uv, environments: Environments) -> None:
+    def interrupt(progress: InstallProgress) -> None:
+        if progress.stage == "installing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=interrupt)
+    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+
+
+def test_two_launches_do_not_build_at_once(uv: Uv, environments: Environments) -> None:
+    stages: list[str] = []
+    building, waiting = threading.Event(), threading.Event()
+
+    def first(progress: InstallProgress) -> None:
+        if progress.stage == "downloading":
+            building.set()
+            assert waiting.wait(10)
+
+    def second(progress: InstallProgress) -> None:
+        stages.append(progress.stage)
+        waiting.set()
+
+    thread = threading.Thread(target=lambda: environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=first))
+    thread.start()
+    assert building.wait(10)
+    environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=second)
+    thread.join()
+    assert stages == ["waiting"]
+    assert len(uv.calls()) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "said"),
+    [
+        ("network", EngineInstallError, "could not be fetched: error: Failed to fetch"),
+        ("wheels", EngineInstallError, "has no packages for Python"),
+        ("disk", NoRoomOnDisk, "the disk became full"),
+    ],
+)
+def test_a_failure_says_what_to_do_and_leaves_nothing(
+    uv: Uv, environments: Environments, mode: str, error: type[EngineInstallError], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        environments.ensure(MLX, PACKAGE, environ=uv.environ(mode))
+    assert caught.value.hint
+    assert caught.value.__notes__
+    assert environments.find("mlx", MLX.version, PACKAGE) is None
+    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+
+
+def test_no_room_is_known_before_anything_is_fetched(uv: Uv, environments: Environments) -> None:
+    huge = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"bytes_on_disk": 10**18})
+    with pytest.raises(NoRoomOnDisk, match=r"needs 1100000000\.0 GB"):
+        environments.ensure(MLX, huge, environ=uv.environ())
+    assert uv.calls() == []
+
+
+def test_credentials_are_not_handed_to_uv(uv: Uv, environments: Environments) -> None:
+    secrets = {"HF_TOKEN": "sentinel", "OPENAI_API_KEY": "sentinel", "UV_INDEX_PRIVATE_PASSWORD": "kept"}
+    environments.ensure(MLX, PACKAGE, environ=uv.environ(**secrets, TOKENIZERS_PARALLELISM="false"))
+    for _, environment, _ in uv.calls():
+        assert "sentinel" not in environment.values()
+        assert "kept" in environment.values()
+        assert environment["TOKENIZERS_PARALLELISM"] == "false"
+
+
+def test_without_uv_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uv", None)
+    with pytest.raises(EngineInstallError) as caught:
+        find_uv({"PATH": str(tmp_path)})
+    assert caught.value.hint == "pip install uv"
+
+
+# --- which PyTorch ----------------------------------------------------------------------------------
+
+TORCH = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"torch_backend": True})
+
+
+def wheel(folder: Path, version: str) -> None:
+    tag = "cp" + python_request().replace(".", "")
+    (folder / f"torch-{version}-{tag}-{tag}-manylinux_2_28_{platform.machine()}.whl").touch()
+
+
+def test_uv_looks_at_the_driver_where_nothing_else_is_said() -> None:
+    assert torch_arguments(TORCH, {}, nvidia=True) == ("--torch-backend", "auto")
+    assert torch_arguments(TORCH, {}, nvidia=False) == ("--torch-backend", "auto")
+
+
+def test_the_users_backend_holds() -> None:
+    assert torch_arguments(TORCH, {"UV_TORCH_BACKEND": "cu128"}, nvidia=True) == ()
+
+
+def test_a_cpu_wheel_at_hand_wins_where_there_is_no_gpu(tmp_path: Path) -> None:
+    for version in ("2.9.0+cpu", "2.13.0+cpu", "2.13.0+cu128"):
+        wheel(tmp_path, version)
+    environment = uv_environment({"PIP_FIND_LINKS": f"https://elsewhere/ {tmp_path}"})
+    assert torch_arguments(TORCH, environment, nvidia=False) == ("torch==2.13.0+cpu",)
+    assert torch_arguments(TORCH, environment, nvidia=True) == ()
+
+
+def test_wheels_for_another_python_are_not_named(tmp_path: Path) -> None:
+    (tmp_path / f"torch-2.13.0+cpu-cp27-cp27-manylinux_2_28_{platform.machine()}.whl").touch()
+    assert torch_arguments(TORCH, {"UV_FIND_LINKS": str(tmp_path)}, nvidia=False) == ()
+
+
+def test_a_package_without_torch_gets_no_such_option() -> None:
+    assert torch_arguments(PACKAGE, {}, nvidia=True) == ()
+
+
+def test_uvs_own_find_links_are_left_alone() -> None:
+    assert uv_environment({"PIP_FIND_LINKS": "/a", "UV_FIND_LINKS": "/b"})["UV_FIND_LINKS"] == "/b"
+
+
+def test_behind_a_mirror_without_pytorchs_index_the_default_index_is_taken(uv: Uv, environments: Environments) -> None:
+    environments.ensure(MLX, TORCH, environ=uv.environ("pytorch"))
+    assert ["--torch-backend" in call[0] for call in uv.calls()] == [False, True, False]
+
+
+def test_credentials_are_known_by_their_names() -> None:
+    assert without_secrets({"HF_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "HOME": "/h"}) == {"HOME": "/h"}
+
+
+def test_facts_are_found_by_both_packages() -> None:
+    assert isinstance(MLX, EngineFacts)
+    assert {package.name for package in MLX.packages} >= {"mlx-lm"}

@@ -1,0 +1,213 @@
+"""The miniatures on the disk: the same bytes each time, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engines import miniature
+from selector.catalog import Catalog
+from selector.errors import DownloadError, NoRoomOnDisk
+from selector.facts import ModelFacts
+
+CATALOG = Catalog()
+TINY = CATALOG.model("glm-tiny")
+TINY_VISION = CATALOG.model("glm-tiny-v")
+
+SUMS: dict[str, dict[str, str]] = {}
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def neighbours(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.parent.iterdir())
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "glm-tiny"
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_VISION], ids=["text", "vision"])
+def test_the_same_bytes_come_out_on_every_machine(model: ModelFacts, tmp_path: Path) -> None:
+    assert sums(miniature.generate(model, tmp_path / "there")) == SUMS[model.id]
+
+
+@pytest.mark.parametrize("model", [TINY, TINY_VISION], ids=["text", "vision"])
+def test_the_size_is_known_before_anything_is_written(model: ModelFacts, tmp_path: Path) -> None:
+    expected = miniature.size_bytes(model)
+    folder = miniature.generate(model, tmp_path / "there")
+    assert sum(path.stat().st_size for path in folder.iterdir()) == expected < 10_000_000
+
+
+def test_the_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert miniature.generate(TINY, Path("here")) == tmp_path / "here"
+
+
+def test_a_whole_one_is_reused(place: Path) -> None:
+    before = miniature.generate(TINY, place).stat()
+    after = miniature.generate(TINY, place).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_another_user_may_read_it(place: Path) -> None:
+    assert miniature.generate(TINY, place).stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "config.json", "miniature.json"])
+def test_an_altered_file_is_made_anew(name: str, place: Path) -> None:
+    miniature.generate(TINY, place)
+    altered = bytearray((place / name).read_bytes())
+    altered[-5] ^= 1
+    (place / name).write_bytes(altered)
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+    assert neighbours(place) == [".glm-tiny.lock", "glm-tiny"]
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_made_anew(name: str, place: Path) -> None:
+    miniature.generate(TINY, place)
+    (place / name).unlink()
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+
+
+def test_a_miniature_of_other_shapes_is_replaced(place: Path) -> None:
+    wider = msgspec.structs.replace(TINY, architecture=msgspec.structs.replace(TINY.architecture, n_routed_experts=16))
+    miniature.generate(wider, place)
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+
+
+def test_where_the_shapes_are_from_does_not_change_them(place: Path) -> None:
+    before = miniature.generate(TINY, place).stat().st_ino
+    cited = msgspec.structs.replace(TINY, architecture=msgspec.structs.replace(TINY.architecture, source="elsewhere"))
+    assert miniature.generate(cited, place).stat().st_ino == before
+
+
+def test_an_empty_folder_is_filled(place: Path) -> None:
+    place.mkdir(parents=True)
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+
+
+def test_what_an_interrupted_run_left_is_removed(place: Path) -> None:
+    left = place.with_name(".glm-tiny.partial-abc")
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{")
+    stranger = place.with_name(".glm-tiny-v.partial-abc")
+    stranger.mkdir()
+    miniature.generate(TINY, place)
+    assert neighbours(place) == [".glm-tiny-v.partial-abc", ".glm-tiny.lock", "glm-tiny"]
+
+
+def test_a_folder_that_is_no_miniature_is_not_touched(place: Path) -> None:
+    place.mkdir(parents=True)
+    (place / "thesis.txt").write_text("years of work")
+    with pytest.raises(DownloadError, match="no miniature"):
+        miniature.generate(TINY, place)
+    assert (place / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_link_is_not_replaced_by_a_folder(place: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    place.parent.mkdir()
+    place.symlink_to(elsewhere)
+    with pytest.raises(DownloadError, match="no miniature"):
+        miniature.generate(TINY, place)
+    assert place.is_symlink()
+
+
+def test_no_room_is_seen_before_the_first_byte(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1_000_000))
+    with pytest.raises(NoRoomOnDisk, match=r"needs 6\.9 MB .* 1\.0 MB are free") as caught:
+        miniature.generate(TINY, place)
+    assert caught.value.hint
+    assert neighbours(place) == [".glm-tiny.lock"]
+
+
+def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third file to be written ends in ``error``."""
+    real, count = miniature._write, 0
+
+    def write(draft: Path, file: miniature._File) -> miniature.FileEntry:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise error
+        return real(draft, file)
+
+    monkeypatch.setattr(miniature, "_write", write)
+
+
+def test_a_disk_that_fills_up_is_named_and_nothing_is_left(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
+    with pytest.raises(NoRoomOnDisk, match="filled up"):
+        miniature.generate(TINY, place)
+    assert neighbours(place) == [".glm-tiny.lock"]
+
+
+def test_an_interrupt_leaves_nothing_and_the_next_run_makes_it(place: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        failing(KeyboardInterrupt(), patch)
+        with pytest.raises(KeyboardInterrupt):
+            miniature.generate(TINY, place)
+        assert neighbours(place) == [".glm-tiny.lock"]
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+
+
+def test_an_altered_one_stays_when_its_successor_cannot_be_written(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    miniature.generate(TINY, place)
+    (place / "config.json").write_text("{}")
+    failing(OSError(errno.ENOSPC, "No space left on device"), monkeypatch)
+    with pytest.raises(NoRoomOnDisk):
+        miniature.generate(TINY, place)
+    assert (place / "config.json").read_text() == "{}"
+
+
+def test_a_folder_that_may_not_be_written_is_named_with_what_to_do(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(PermissionError(errno.EACCES, "Permission denied", str(place)), monkeypatch)
+    with pytest.raises(DownloadError, match="Permission denied") as caught:
+        miniature.generate(TINY, place)
+    assert str(place) in caught.value.message
+    assert "AUTOLAUNCH_HOME" in str(caught.value.hint)
+
+
+def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("")
+    with pytest.raises(DownloadError, match="models"):
+        miniature.generate(TINY, tmp_path / "models" / "glm-tiny")
+
+
+def test_callers_at_the_same_time_make_it_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callers, real, made = 4, miniature._make, []
+    together = threading.Barrier(callers)
+
+    def make(model: ModelFacts, directory: Path, recipe: str) -> None:
+        made.append(directory)
+        real(model, directory, recipe)
+
+    monkeypatch.setattr(miniature, "_make", make)
+
+    def call(_: int) -> Path:
+        together.wait()
+        return miniature.generate(TINY, place)
+
+    with ThreadPoolExecutor(callers) as pool:
+        assert set(pool.map(call, range(callers))) == {place}
+    assert made == [place]
+    assert sums(place) == SUMS["glm-tiny"]
