@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autolaunch import _place
+
+_place.refuse_a_stranger()
+
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
     from selector.contract import LaunchPlan

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Protocol, Self
 
+import msgspec
 import psutil
 
 from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
@@ -211,7 +212,7 @@ def launch(
     _refuse_what_is_not_started(engine, candidate)
     served_name = _served_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
-    package = _package(facts, candidate)
+    facts, package = planned_package(facts, candidate)
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
@@ -334,10 +335,17 @@ def _served_name(name: str) -> str:
     return name
 
 
-def _package(facts: EngineFacts, candidate: Candidate) -> Package:
+def planned_package(facts: EngineFacts, candidate: Candidate) -> tuple[EngineFacts, Package]:
+    """The environment that the plan names, in the version that it names (the profile's, or a pinned one)."""
+    version = candidate.engine.version
     for package in facts.packages:
         if package.name == candidate.engine.package:
-            return package
+            known = package.version or facts.version
+            wanted = tuple(each.replace(f"=={known}", f"=={version}", 1) for each in package.requirements[:1])
+            return (
+                msgspec.structs.replace(facts, version=version),
+                msgspec.structs.replace(package, requirements=(*wanted, *package.requirements[1:])),
+            )
     raise EngineStartError(f"{facts.name} has no environment called {candidate.engine.package!r}")
 
 
@@ -378,13 +386,3 @@ def _log_path(root: Path, engine: str, run: str) -> Path:
     for old in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
         old.unlink(missing_ok=True)
     return root / f"{engine}-{run}.log"
-
-
-def default_home(environ: Mapping[str, str]) -> Path:
-    """``AUTOLAUNCH_HOME``, or the user's data folder of this system."""
-    explicit = environ.get("AUTOLAUNCH_HOME")
-    if explicit:
-        return Path(explicit).expanduser().absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("autolaunch", appauthor=False))

@@ -66,7 +66,7 @@ def local_checkpoint(
     if model.generated:
         from engines import miniature  # only a launch of a miniature needs it
 
-        on_progress(f"generating {model.id}", None)
+        on_progress(f"making the miniature {model.id}", None)
         return miniature.generate(model, home / "models" / model.id)
     checkpoint = candidate.checkpoint
     if checkpoint.hub == "modelscope":

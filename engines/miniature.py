@@ -25,7 +25,7 @@ from selector.values import Value
 
 MANIFEST = "miniature.json"
 TEMPLATE_FILE = Path(__file__).with_name("miniature_files") / "chat_template.jinja"
-#: Tells versions of this generator apart, should the same shapes ever give other files.
+#: Tells versions of this generator apart, should the same shapes, words and template ever give other files.
 GENERATION = 1
 
 _OUT_OF_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -39,7 +39,8 @@ class FileEntry(Value, frozen=True, kw_only=True):
 
 
 class Manifest(Value, frozen=True, kw_only=True):
-    """``miniature.json``: every other file. ``recipe`` is the sum of the shapes and of this generator."""
+    """``miniature.json``: every other file. ``recipe`` is the sum of the shapes, the words, the
+    chat template and this generator."""
 
     recipe: str
     files: tuple[FileEntry, ...]
@@ -100,7 +101,13 @@ def generate(model: ModelFacts, directory: Path) -> Path:
 def _recipe(model: ModelFacts) -> str:
     # The source of the shapes is no part of them.
     shapes = msgspec.json.encode(msgspec.structs.replace(model.architecture, source=""))
-    return sha256(b"%d %s %s" % (GENERATION, miniature_weights.SEED.encode(), shapes)).hexdigest()
+    told = (
+        miniature_weights.SEED.encode(),
+        shapes,
+        miniature_tokenizer.WORDS_FILE.read_bytes(),
+        TEMPLATE_FILE.read_bytes(),
+    )
+    return sha256(b"%d %s %s %s %s" % (GENERATION, *told)).hexdigest()
 
 
 def _files(model: ModelFacts) -> tuple[_File, ...]:

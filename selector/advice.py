@@ -1,6 +1,6 @@
 """What would make a model fit, or fit better: the smallest changes first, then the nearest machines.
 
-Every advice is a plan that was really made: a machine is only named when :func:`selector.plan.decide` finds
+Every advice is a plan that was really made: a machine is only named when :func:`selector.search.decide` finds
 the model feasible on it, a context only when it fits.
 """
 
@@ -14,8 +14,8 @@ from selector.contract import Advice
 from selector.devices import GIB, MIB
 from selector.facts import ModelFacts
 from selector.hardware import Accelerator, HardwareReport
-from selector.plan import LOWEST_QUALITY_UNASKED, Decision, Facts, decide
 from selector.request import Pins, PlanRequest
+from selector.search import LOWEST_QUALITY_UNASKED, Decision, Facts, decide
 
 #: Machines that people have or rent, as ``--hardware`` takes them, for "the nearest machines".
 REFERENCE_MACHINES = (

@@ -50,7 +50,7 @@ def pipeline_sizes(engine: EngineFacts, group: Group, tensor: int, pins: Pins) -
         return (pins.pipeline_parallel,)
     if "pipeline" not in engine.parallel and "layers" not in engine.parallel:
         return (1,)
-    most = len(group.devices) // tensor
+    most = max(1, len(group.devices) // tensor)
     if "layers" in engine.parallel:
         return tuple(dict.fromkeys((*_powers(min(most, group.per_node)), min(most, group.per_node))))
     return tuple(dict.fromkeys((*_powers(most), most)))

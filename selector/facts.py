@@ -293,10 +293,12 @@ class SpeedRule(Value, frozen=True, kw_only=True):
 class Package(Value, frozen=True, kw_only=True):
     """One environment: what is installed, and which architectures it serves on what.
 
-    ``torch_backend`` lets uv choose PyTorch's build by the driver. ``bytes_on_disk`` is what was seen.
+    ``version`` is given where it is not the engine's own (mlx-vlm beside mlx-lm). ``torch_backend`` lets uv choose
+    PyTorch's build by the driver. ``bytes_on_disk`` is what was seen.
     """
 
     name: str
+    version: str | None = None
     requirements: tuple[str, ...]
     architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...]
     devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...]

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import click
 
+from autolaunch import __version__
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.main import wants_json
 from autolaunch.cli.terminal import clean
@@ -31,9 +32,9 @@ _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\
 Examples:
-  autolaunch glm-tiny --ask "hello"         prove this machine with a miniature
-  autolaunch glm-4.6                        the best that fits here; Ctrl-C stops
-  autolaunch plan glm-4.6 --hardware 8xh200 what would run there, and why
+  autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
+  autolaunch glm-4.6                         the best that fits; Ctrl-C stops
+  autolaunch plan glm-4.6 --hardware 8xh200  what would run there, and why
   autolaunch glm-4.5v --objective latency --context 32k
 
 Every option of a launch: autolaunch glm-4.6 --help
@@ -83,7 +84,7 @@ class Autolaunch(click.Group):
     invoke_without_command=True,
 )
 @click.version_option(
-    package_name="glm-autolaunch", prog_name="autolaunch", message="%(prog)s %(version)s", help="Show the version."
+    version=__version__, prog_name="autolaunch", message="%(prog)s %(version)s", help="Show the version."
 )
 @click.pass_context
 def autolaunch(ctx: click.Context) -> None:
@@ -108,9 +109,9 @@ def run(arguments: list[str]) -> int:
     except click.UsageError as error:
         show_error("usage", _sentence(error), _where_help_is(error), 2, as_json=as_json)
         return 2
-    except click.ClickException as error:
-        show_error("usage", error.format_message(), None, 2, as_json=as_json)
-        return 2
+    except click.ClickException as error:  # the output cannot be written: on stdout nothing more is tried
+        show_error("output", error.format_message(), None, error.exit_code, as_json=False)
+        return error.exit_code
     except AutolaunchError as error:
         show_error(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
         return error.exit_code
@@ -119,12 +120,14 @@ def run(arguments: list[str]) -> int:
 
 def _sentence(error: click.UsageError) -> str:
     """Click's message in our manner: it follows a colon and has no full stop."""
-    message = clean(error.format_message()).rstrip(".")
+    message = clean(error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
     return message[:1].lower() + message[1:]
 
 
 def _where_help_is(error: click.UsageError) -> str:
-    path = error.ctx.command_path if error.ctx is not None else "autolaunch"
-    return (
-        f"{path.strip()} --help tells every option" if path.strip() != "autolaunch" else "autolaunch --help tells more"
-    )
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return f"did you mean {' or '.join(sorted(error.possibilities))}?"
+    if error.ctx is None or error.ctx.parent is None:
+        return "autolaunch --help tells more"
+    name = error.ctx.command.name
+    return f"autolaunch {'MODEL' if name == LAUNCH else name} --help tells every option"

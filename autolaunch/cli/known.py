@@ -152,12 +152,12 @@ def _render_models(document: ModelsDocument, terminal: Terminal, *, verbose: boo
                 model.id,
                 model.parameters,
                 compact(model.context_tokens),
-                " ".join(word for word in model.modalities if word != "text") or "text only",
+                "text, vision" if "image" in model.modalities else "text",
                 " ".join(formats),
                 "made here" if model.generated or not sizes else _span(min(sizes), max(sizes)),
             )
         )
-    head = ("model", "parameters", "context", "sees", "formats", "download")
+    head = ("model", "parameters", "context", "takes", "formats", "download")
     parts = [table(head, rows, right=(2, 5), flex=4, width=terminal.width_columns)]
     if verbose:
         parts += [_render_checkpoints(model, terminal) for model in document.models]
@@ -241,7 +241,7 @@ def _render_engines(document: EnginesDocument, terminal: Terminal, *, verbose: b
     parts = [table(head, rows, flex=5, width=terminal.width_columns)]
     if verbose:
         lines = [
-            f"{engine.name} ({package.name}): {package.installed_at or 'not installed'}, {gib(package.bytes_on_disk)} on disk"
+            f"{engine.name} ({package.name}), {gib(package.bytes_on_disk)}: {package.installed_at or 'not installed'}"
             for engine in document.engines
             for package in engine.packages
         ]

@@ -23,14 +23,15 @@ def main() -> NoReturn:
     try:
         signals.install()
         sys.excepthook = _fault_of_ours
-        code = _run(arguments)
+        code = _flushed(_run(arguments))
     except signals.Stopped as stopped:
-        code = _interrupted(arguments, stopped)
+        code = _flushed(_interrupted(arguments, stopped))
+        signals.ignore()
     except BrokenPipeError:
         _discard_output()
         code = PIPE_CLOSED
     signals.restore()
-    sys.exit(_flushed(code))
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -52,11 +53,12 @@ def wants_traceback(arguments: list[str]) -> bool:
 
 def _interrupted(arguments: list[str], stopped: signals.Stopped) -> int:
     from autolaunch.cli.errors import show_error
+    from autolaunch.cli.terminal import Unwritable
 
     # Everything is stopped by now; nothing is left that a further signal could spoil.
     with signals.deferred():
         message = "stopped" if stopped.exit_code == 130 else f"stopped by signal {stopped.signal_number}"
-        with suppress(OSError):  # after SIGHUP the terminal is gone, and there is nobody to tell
+        with suppress(BrokenPipeError, Unwritable):  # after SIGHUP the terminal is gone, and there is nobody to tell
             show_error("interrupted", message, None, stopped.exit_code, as_json=wants_json(arguments))
     return stopped.exit_code
 

@@ -186,6 +186,18 @@ class Whole(_Int):
         return int(text)
 
 
+class Port(_Int):
+    """0 to 65535."""
+
+    name = "port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value)
+        if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > 65_535:
+            self.fail(f"{value!r} is no port from 0 to 65535.", param, ctx)
+        return int(text)
+
+
 class Share(_Float):
     """A share of a device's memory: above 0, at most 1."""
 

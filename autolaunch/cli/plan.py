@@ -27,7 +27,8 @@ EXAMPLES = """\
   autolaunch plan glm-4.6 --hardware 8xh200           another one
   autolaunch plan glm-4.5v --objective latency --context 32k
   autolaunch plan glm-4.6 --engine vllm --tensor-parallel 8 --all
-  autolaunch probe --json > host.json; autolaunch plan glm-4.6 --hardware ./host.json
+  autolaunch probe --json > host.json       on the one machine, then elsewhere:
+  autolaunch plan glm-4.6 --hardware ./host.json
 """
 
 

@@ -13,7 +13,8 @@ from selector.hardware import HardwareReport
 
 EXAMPLES = """\
   autolaunch probe
-  autolaunch probe --json > host.json     for: autolaunch plan glm-4.6 --hardware ./host.json
+  autolaunch probe --json > host.json       on the one machine, then elsewhere:
+  autolaunch plan glm-4.6 --hardware ./host.json
 """
 
 

@@ -53,7 +53,12 @@ def render_plan(plan: LaunchPlan, terminal: Terminal, *, show_all: bool = False,
 
 
 def _head(plan: LaunchPlan, terminal: Terminal) -> str:
-    lines = [f"{click.style(plan.model, bold=True)} on {clean(machine_line(plan.hardware))}"]
+    machine = clean(machine_line(plan.hardware))
+    if plan.chosen is None:
+        told = f"No plan for {plan.model} fits this machine."
+        lines = [click.style(told, fg="red", bold=True), wrapped(f"here is {machine}", terminal, first="  ")]
+    else:
+        lines = [f"{click.style(plan.model, bold=True)} on {machine}"]
     lines += [click.style(wrapped(each, terminal, first="  "), fg="yellow") for each in troubles(plan.hardware)]
     if plan.request.pinned:
         pinned = ", ".join(f"{name} {_pin(value)}" for name, value in sorted(plan.request.pinned.items()))
@@ -91,14 +96,14 @@ def layout(parallel: Parallel, engine: str) -> str:
 
 
 def short_layout(parallel: Parallel | None) -> str:
-    """The layout in a table: ``TP4 PP2 EP ×2``."""
+    """The layout in a table: ``TP4 PP2 EP ×2``; nothing for one device, which needs none."""
     if parallel is None:
         return ""
     parts = [f"TP{parallel.tensor}"] if parallel.tensor > 1 else []
     parts += [f"PP{parallel.pipeline}"] if parallel.pipeline > 1 else []
     parts += ["EP"] if parallel.expert else []
     parts += [f"×{parallel.data}"] if parallel.data > 1 else []
-    return " ".join(parts) or "1 device"
+    return " ".join(parts)
 
 
 def render_choice(chosen: Candidate, terminal: Terminal) -> str:
@@ -192,7 +197,7 @@ def _alternatives(plan: LaunchPlan, terminal: Terminal, *, show_all: bool) -> li
             str(each.rank),
             _checkpoint(each, wide=wide),
             each.engine.name,
-            short_layout(each.parallel),
+            short_layout(each.parallel) or ("1 GPU" if each.parallel.devices else "CPU"),
             compact(each.limits.context_tokens),
             rate(each.speed.decode_tokens_per_second),
             rate(each.speed.throughput_tokens_per_second),
@@ -204,7 +209,7 @@ def _alternatives(plan: LaunchPlan, terminal: Terminal, *, show_all: bool) -> li
     title = heading("Ranked") + f"  for {plan.request.objective}; tok/s of one request, and of all at once"
     body = table(head, rows, right=(0, 4, 5, 6, 7), flex=1, width=terminal.width_columns)
     left = len(others) - len(shown)
-    more = f"\n  and {plural(left, 'more')}: --all lists them" if left else ""
+    more = f"\n  and {left:,} more: --all lists them" if left else ""
     return [f"{title}\n{body}{more}"]
 
 
@@ -257,16 +262,10 @@ def nearest(rejected: list[Rejection]) -> Rejection:
 def _infeasible(plan: LaunchPlan, terminal: Terminal) -> list[str]:
     machines = tuple(each for each in plan.advice if each.kind == "hardware")
     changes = tuple(each for each in plan.advice if each.kind != "hardware")
-    lines = [click.style(f"No plan for {plan.model} fits this machine.", fg="red", bold=True)]
-    close = nearest(list(plan.rejected)) if plan.rejected else None
-    if close is not None:
-        lines.append(
-            wrapped(_refusal(close), terminal, first=f"  {'it needs':<{_LABEL}}", rest=" " * (_LABEL + 2)),
-        )
-    lines.append(
-        wrapped(clean(machine_line(plan.hardware)), terminal, first=f"  {'here is':<{_LABEL}}", rest=" " * (_LABEL + 2))
-    )
-    parts = ["\n".join(lines)]
+    parts = []
+    if plan.rejected:
+        text = wrapped(_refusal(nearest(list(plan.rejected))), terminal, first="  ")
+        parts.append(f"{heading('What comes nearest')}\n{text}")
     parts += _advice("What would make it fit here", changes, terminal)
     parts += _advice("The nearest machines", machines, terminal)
     if plan.model not in ("glm-tiny", "glm-tiny-v"):

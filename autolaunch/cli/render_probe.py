@@ -67,11 +67,9 @@ def _devices(report: HardwareReport, terminal: Terminal) -> str:
     if not report.accelerators:
         return f"{heading('GPUs')}\n  none was found"
     wide = terminal.width_columns >= _ABOVE_WIDTH
-    head = (
-        ("#", "GPU", "memory", "free", "level", "node") if report.nodes > 1 else ("#", "GPU", "memory", "free", "level")
-    )
-    if wide:
-        head = (*head, "PCI", "UUID")
+    nodes: tuple[str, ...] = ("node",) if report.nodes > 1 else ()
+    places: tuple[str, ...] = ("PCI", "UUID") if wide else ()
+    head = ("#", "GPU", "memory", "free", "level", *nodes, *places)
     rows = [_device(each, nodes=report.nodes > 1, wide=wide) for each in report.accelerators]
     return f"{heading('GPUs')}\n{table(head, rows, right=(0, 2, 3), flex=1, width=terminal.width_columns)}"
 
@@ -83,7 +81,7 @@ def _device(device: Accelerator, *, nodes: bool, wide: bool) -> tuple[str, ...]:
     name = clean(device.name) + (" (slice)" if device.mig_parent_uuid else "")
     total = "unknown" if device.memory_total_bytes is None else gib(device.memory_total_bytes)
     free = "unknown" if device.memory_free_bytes is None else gib(device.memory_free_bytes)
-    row = (str(device.index), name, total, free, level)
+    row: tuple[str, ...] = (str(device.index), name, total, free, level)
     row = (*row, str(device.node)) if nodes else row
     return (*row, device.pci_bus_id or "", clean(device.uuid or "")) if wide else row
 

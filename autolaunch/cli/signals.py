@@ -49,11 +49,20 @@ def install() -> None:
 
 
 def restore() -> None:
-    """Let signals end the process at once again: everything is stopped."""
+    """Let signals end the process at once again: the work is done."""
+    _replace(signal.SIG_DFL)
+
+
+def ignore() -> None:
+    """Take no further signal: everything is stopped, and the exit code is to say why."""
+    _replace(signal.SIG_IGN)
+
+
+def _replace(action: signal.Handlers) -> None:
     for name in _HANDLED:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is _handle:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, action)
 
 
 @contextmanager

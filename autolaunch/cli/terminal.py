@@ -44,18 +44,28 @@ class Terminal(Value, frozen=True, kw_only=True):
         return cls(width_columns=max(80, min(columns, 120)), color=color, unicode=unicode)
 
 
+class Unwritable(click.ClickException):
+    """Neither the user's words nor our code is wrong: the disk behind the output is full, or the terminal is gone."""
+
+
 def write(stream: TextIO, text: str, terminal: Terminal | None = None, *, newline: bool = True) -> None:
     """Print ``text`` as far as ``stream`` can show it.
 
     Raises:
         BrokenPipeError: nobody reads the stream any more.
+        Unwritable: it takes no more, for another reason.
     """
     terminal = terminal or Terminal.of(stream)
     if not terminal.unicode:
         text = text.translate(_ASCII)
         encoding = getattr(stream, "encoding", None) or "ascii"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
-    click.echo(text, file=stream, color=terminal.color, nl=newline)
+    try:
+        click.echo(text, file=stream, color=terminal.color, nl=newline)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(f"the output cannot be written: {error.strerror or error}") from error
 
 
 def clean(text: str) -> str:
@@ -156,7 +166,7 @@ def heading(text: str) -> str:
 def table(
     head: tuple[str, ...], rows: list[tuple[str, ...]], *, right: tuple[int, ...] = (), flex: int, width: int
 ) -> str:
-    """Columns two spaces apart, indented by two; column ``flex`` is shortened until a line fits ``width``.
+    """Columns two spaces apart, indented by two; column ``flex`` gives way until a line fits ``width``.
 
     ``right`` are the columns of figures, which end where their heading ends.
     """
@@ -167,12 +177,17 @@ def table(
         widths[flex] = max(12, widths[flex] + spare)
     lines = []
     for position, row in enumerate(cells):
-        parts = []
-        for column, text in enumerate(row):
-            fitted = shortened(text, widths[column])
-            parts.append(fitted.rjust(widths[column]) if column in right else fitted.ljust(widths[column]))
-        line = f"  {'  '.join(parts)}".rstrip()
-        lines.append(click.style(line, dim=True) if position == 0 else line)
+        # Words go on below; a single long name loses its middle.
+        words = textwrap.wrap(row[flex], widths[flex], break_long_words=False, break_on_hyphens=False)
+        pieces = [shortened(word, widths[flex]) for word in words] or [""]
+        for number, piece in enumerate(pieces):
+            shown = [piece if column == flex else "" if number else text for column, text in enumerate(row)]
+            aligned = (
+                text.rjust(widths[column]) if column in right else text.ljust(widths[column])
+                for column, text in enumerate(shown)
+            )
+            line = f"  {'  '.join(aligned)}".rstrip()
+            lines.append(click.style(line, dim=True) if position == 0 else line)
     return "\n".join(lines)
 
 

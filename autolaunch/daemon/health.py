@@ -57,7 +57,7 @@ _SIGNS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
     (
         re.compile(r"ModuleNotFoundError|ImportError|cannot open shared object|symbol not found", re.IGNORECASE),
         "import error",
-        "the engine's environment is damaged; remove it and launch again",
+        "a package that the engine needs for this model is missing or broken in its environment",
     ),
     (
         re.compile(
@@ -85,10 +85,13 @@ class Watched(Protocol):
 
 def classify(lines: tuple[str, ...]) -> tuple[Cause, str | None, str | None]:
     """The cause that an engine's last lines tell, a hint, and the line that told."""
-    for line in reversed(lines):
+    for place in range(len(lines) - 1, -1, -1):
         for sign, cause, hint in _SIGNS:
-            if sign.search(line):
-                return cause, hint, line.strip()
+            if sign.search(lines[place]):
+                told = lines[place].strip()
+                # Python writes a message of several lines below the error's name.
+                below = next((line.strip() for line in lines[place + 1 :] if line.strip()), "")
+                return cause, hint, f"{told} {below}".strip() if told.endswith(":") else told
     return "unknown", None, None
 
 

@@ -101,7 +101,7 @@ def test_it_stops_at_any_moment_without_a_trace(name: EngineName) -> None:
         server.stop()
         assert time.monotonic() - began < 15
         assert not any(process.is_running() for process in tree)
-        assert not list((HOME / "run").glob(f"{os.getpid()}-*/{server.served_name}"))
+        assert not server._run_directory.exists()
 
 
 @pytest.mark.parametrize("name", ["mlx", "transformers"])

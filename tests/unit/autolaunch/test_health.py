@@ -167,6 +167,11 @@ def test_the_last_lines_tell_the_cause(line: str, cause: str) -> None:
     assert classify(("loading", line, "exiting"))[0] == cause
 
 
+def test_a_message_below_the_errors_name_is_told_with_it() -> None:
+    lines = ("ImportError:", "", "Glm4vVideoProcessor requires the Torchvision library")
+    assert classify(lines)[2] == "ImportError: Glm4vVideoProcessor requires the Torchvision library"
+
+
 def test_an_engine_on_every_address_is_asked_on_the_loopback() -> None:
     assert Address(host="0.0.0.0", port=1).base_url == "http://127.0.0.1:1/v1"  # noqa: S104
     assert Address(host="::", port=1).base_url == "http://[::1]:1/v1"

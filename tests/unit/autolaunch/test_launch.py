@@ -15,7 +15,6 @@ from autolaunch.daemon.ports import free_port
 from autolaunch.launch import (
     LaunchEvent,
     LaunchOptions,
-    default_home,
     engine_environment,
     launch,
     stopped_by_signals,
@@ -76,7 +75,10 @@ def test_a_launch_is_ready_and_leaves_no_trace(tmp_path: Path) -> None:
     assert stages == ["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]
 
 
-def test_an_engine_that_fails_is_stopped_and_its_log_is_named(engine: FakeEngine, tmp_path: Path) -> None:
+def test_an_engine_that_fails_is_stopped_and_its_log_is_named(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autolaunch.daemon.health.REFUSAL_PAUSE_SECONDS", 0.0)
     engine.mode = "refuse"
     with launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)) as server:
         with pytest.raises(EngineStartError, match="does not complete") as caught:
@@ -168,8 +170,3 @@ def test_a_signal_leaves_in_order(number: signal.Signals) -> None:
         signal.raise_signal(number)
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) is before
-
-
-def test_the_home_is_where_it_is_told() -> None:
-    assert default_home({"AUTOLAUNCH_HOME": "/a"}) == Path("/a")
-    assert default_home({}).name == "autolaunch"

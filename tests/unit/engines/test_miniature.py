@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -22,7 +22,34 @@ CATALOG = Catalog()
 TINY = CATALOG.model("glm-tiny")
 TINY_VISION = CATALOG.model("glm-tiny-v")
 
-SUMS: dict[str, dict[str, str]] = {}
+SUMS: dict[str, dict[str, str]] = {
+    "glm-tiny": {
+        "chat_template.jinja": "592b3ba6cb61436ae140f04439f178f7b53c2a6b206b3d1c157641ce8f5a9bea",
+        "config.json": "ccaf845d358b5bfcf5fd07d6a4adb9e4356590522158b94c653e6016fb18e066",
+        "generation_config.json": "e2821d3da6d853ccab9662e458ca1f6f2e3c92be0c9a387a3010565a93ed41f0",
+        "miniature.json": "1d2338852cc604ac63729a0ed38aef06ff79f7412f8fc23d083491b1515f3e36",
+        "model-00001-of-00002.safetensors": "69299f715f49d97aabfa22fbe10efbc56ff584155ca9414c73f344a0b926e826",
+        "model-00002-of-00002.safetensors": "75d48b3d3cc45678974fd827a57c2d01bdd06e3ab14bbe1870c326c9b933ddd5",
+        "model.safetensors.index.json": "9a5ddddbaf0d9cfbc2a96c98d54f20a834b7a4273f6c3af0084f4ad6972e3df4",
+        "special_tokens_map.json": "c9c23e663f54997f8e29b29c83b1670b70e86f12a7ccdfa5d61fda55a45db217",
+        "tokenizer.json": "d063b679d0a012954784f0d7a02e2dcaf6640bf0bb75c8755ccd07d2b081a13a",
+        "tokenizer_config.json": "51b4d447e862f957c0bcba3062113418bb06d77965f986fd843b8adf0c805c86",
+    },
+    "glm-tiny-v": {
+        "chat_template.jinja": "592b3ba6cb61436ae140f04439f178f7b53c2a6b206b3d1c157641ce8f5a9bea",
+        "config.json": "e8eba17c88c33196cb1aa9757e3dd09d390cc7a5e9eea87c41dd7f907277a44b",
+        "generation_config.json": "8a40f9ad6e4d5513e17ea910091652a8812788eec461bf5266420f2ebb4b7dd7",
+        "miniature.json": "9c49da7eb6da1579d6c8a052ff787bf37f9891a8e1bf269f1024577ff1dac065",
+        "model-00001-of-00002.safetensors": "2c69a4686cbb9c142a8f6b7c87d5047e7859aa5e7c98a12c3f2151745534141c",
+        "model-00002-of-00002.safetensors": "7158847c6a186220425caf68a5b7f46e1d2c86e907a6d54309ddb6f8401745a4",
+        "model.safetensors.index.json": "dd9d5cfee17444cb7add79eb5334b041bf33ae035242472dcee646eafe3e09bc",
+        "preprocessor_config.json": "f586e8e9c796760febff38b0a2dd69d22d5d012727263f2e145ded0fa427ec27",
+        "special_tokens_map.json": "c9c23e663f54997f8e29b29c83b1670b70e86f12a7ccdfa5d61fda55a45db217",
+        "tokenizer.json": "d063b679d0a012954784f0d7a02e2dcaf6640bf0bb75c8755ccd07d2b081a13a",
+        "tokenizer_config.json": "006f93513307790c9f30d1058a1576065567cc7757cf7882c1f54e78589c4ba9",
+        "video_preprocessor_config.json": "557c2cd06dfdd8a1888b8ca4d0590707437d312949271b3b96319960ad618523",
+    },
+}
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -128,8 +155,7 @@ def test_a_link_is_not_replaced_by_a_folder(place: Path, tmp_path: Path) -> None
 
 
 def test_no_room_is_seen_before_the_first_byte(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 1_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(NoRoomOnDisk, match=r"needs 6\.9 MB .* 1\.0 MB are free") as caught:
         miniature.generate(TINY, place)
     assert caught.value.hint

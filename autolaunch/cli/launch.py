@@ -1,0 +1,168 @@
+"""``autolaunch MODEL``: probe, plan, prepare, start, prove that it answers; then serve, or ask once; then stop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from autolaunch.cli.options import (
+    HOW,
+    Asked,
+    Command,
+    Port,
+    Word,
+    hardware_option,
+    option,
+    pin_options,
+    shown_options,
+    wanted_options,
+)
+from autolaunch.cli.plan import planned, show_plan
+from autolaunch.cli.running import How, run_launch
+from autolaunch.cli.terminal import Terminal, write
+from selector.contract import LaunchPlan
+from selector.errors import NoFeasiblePlan, UsageError
+
+_LOOPBACK_NAMES = ("localhost", "ip6-localhost")
+
+EXAMPLES = """\
+  autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
+  autolaunch glm-4.6                         the best that fits; Ctrl-C stops
+  autolaunch glm-4.6 --dry-run               the plan alone
+  autolaunch glm-4.5v --objective latency --context 32k --port 8080
+  autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
+  autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself
+"""
+
+
+class Launch(Command):
+    """Its help speaks of ``autolaunch MODEL``: nobody types the command's own name."""
+
+    def make_context(
+        self,
+        info_name: str | None,  # noqa: ARG002 (it is the one that nobody types)
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        # What stands behind -- is the engine's, also where click would find a --help of ours in it.
+        ours, engine = args, None
+        if "--" in args:
+            cut = args.index("--")
+            ours, engine = args[:cut], args[cut + 1 :]
+        extra["obj"] = tuple(engine or ())
+        return super().make_context("", ours, parent, **extra)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write("Usage: autolaunch MODEL [OPTIONS] [-- ENGINE OPTIONS]\n")
+
+
+@click.command(cls=Launch, examples=EXAMPLES)
+@click.argument("model")
+@wanted_options
+@pin_options
+@option(
+    HOW,
+    "--model-path",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="The checkpoint's files, when they are here already; nothing is fetched.",
+)
+@option(HOW, "--offline", is_flag=True, help="Fetch no weights; use what the hub's cache holds.")
+@option(HOW, "--host", type=Word(), default="127.0.0.1", metavar="ADDRESS", help="A loopback address (127.0.0.1).")
+@option(
+    HOW,
+    "--port",
+    type=Port(),
+    default=8000,
+    metavar="PORT",
+    help="Where it serves (8000); 0 takes a free one.",
+)
+@option(HOW, "--ask", metavar="TEXT", help="Start, ask this, stream the answer with its timings, stop.")
+@option(HOW, "--dry-run", is_flag=True, help="Show the plan, as `autolaunch plan` does; start nothing.")
+@hardware_option
+@shown_options
+@click.pass_obj
+def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
+    """Get MODEL up on this machine and serve it until Ctrl-C, as an OpenAI-compatible endpoint."""
+    names = set(How.__struct_fields__)
+    how = How(**{name: value for name, value in given.items() if name in names}, engine_options=engine_options)
+    asked = msgspec.convert({name: value for name, value in given.items() if name not in names}, Asked)
+    refuse_contradictions(asked, how)
+    from autolaunch import api
+
+    known = api.catalog()
+    decided = planned(asked, known)
+    if how.dry_run:
+        show_plan(decided, asked)
+        return
+    if decided.chosen is None:
+        _tell_why_not(decided, asked)
+        raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
+    run_launch(decided, decided.chosen, known, how, as_json=asked.as_json)
+
+
+def refuse_contradictions(asked: Asked, how: How) -> None:
+    """Options that cannot both be meant.
+
+    Raises:
+        UsageError: the first pair found, in one sentence.
+    """
+    pairs = (
+        (how.ask is not None and how.dry_run, "--ask starts the model and --dry-run starts nothing"),
+        (
+            asked.hardware is not None and not how.dry_run,
+            "--hardware is about another machine: it goes with --dry-run or with autolaunch plan",
+        ),
+        (
+            asked.show_all and not how.dry_run,
+            "--all lists candidates: it goes with --dry-run or with autolaunch plan",
+        ),
+        (
+            bool(how.engine_options) and how.dry_run,
+            "options for the engine are for a launch, and --dry-run starts nothing",
+        ),
+        (
+            how.model_path is not None and asked.revision is not None,
+            "--model-path takes the files as they are, and --revision chooses among those of a hub",
+        ),
+        (
+            how.model_path is not None and asked.hub is not None,
+            "--model-path takes files that are here, and --hub says where to fetch them",
+        ),
+        (how.ask is not None and not how.ask.strip(), "--ask needs a text"),
+    )
+    for contradicts, sentence in pairs:
+        if contradicts:
+            raise UsageError(sentence)
+    if not _is_loopback(how.host):
+        raise UsageError(
+            f"--host {how.host} would open an engine that has no API key to the network",
+            hint="serve on 127.0.0.1 and put a proxy with a key in front, until autolaunch's own gateway is there",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() in _LOOPBACK_NAMES:
+        return True
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:
+    """Why nothing fits: for people on stderr, since no result follows; for programs the plan itself."""
+    if asked.as_json:
+        write(sys.stdout, decided.to_json())
+        return
+    from autolaunch.cli.render_plan import render_plan
+
+    terminal = Terminal.of(sys.stderr)
+    write(sys.stderr, render_plan(decided, terminal), terminal)

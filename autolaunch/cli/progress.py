@@ -1,0 +1,124 @@
+"""How far a launch is, on stderr: a live line on a terminal, one line a stage otherwise."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+import click
+
+from autolaunch.cli.terminal import Terminal, clean, duration, shortened, write
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+    from autolaunch.launch import LaunchEvent
+
+#: A stage as a person reads it. Stages that are not here say nothing.
+_TITLES = {
+    "weights": "weights",
+    "environment": "engine",
+    "starting": "start",
+    "loading": "load",
+    "ready": "ready",
+    "stopping": "stop",
+}
+#: What is left standing of a stage whose last message was only its latest line.
+_DONE = {"loading": "a token came back"}
+_LABEL = 9
+_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_FRAMES_A_SECOND = 8
+
+
+class Progress:
+    """Takes the launch's events. A stage that is over leaves one line with its time behind."""
+
+    def __init__(self, stream: TextIO, terminal: Terminal) -> None:
+        self._stream = stream
+        self._terminal = terminal
+        self._stage: str | None = None
+        self._message = ""
+        self._fraction: float | None = None
+        self._began = time.monotonic()
+        self._live: Live | None = None
+        self._interactive = terminal.color and stream.isatty()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(finished=kind is None)
+
+    def event(self, event: LaunchEvent) -> None:
+        """Show what happened. Called from the thread that launches."""
+        if event.stage not in _TITLES or self._closed:
+            return
+        if event.stage != self._stage:
+            self._end_stage()
+            self._stage, self._began, self._fraction = event.stage, time.monotonic(), None
+            if event.stage == "ready":
+                self._stage = None
+                return
+            self._begin_stage()
+        self._message = clean(event.message).replace("\n", " ")
+        self._fraction = event.fraction
+
+    def close(self, *, finished: bool = True) -> None:
+        """Leave the terminal as it was. ``finished`` is whether the last stage came to its end."""
+        if self._closed:
+            return
+        if finished:
+            self._end_stage()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._closed = True
+
+    def _begin_stage(self) -> None:
+        if not self._interactive:
+            return
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
+
+            console = Console(file=self._stream, highlight=False)
+            self._live = Live(
+                console=console, refresh_per_second=_FRAMES_A_SECOND, transient=True, get_renderable=self._line
+            )
+            self._live.start()
+
+    def _end_stage(self) -> None:
+        if self._stage is None:
+            return
+        title, seconds = _TITLES[self._stage], time.monotonic() - self._began
+        room = self._terminal.width_columns - _LABEL - 4 - 12
+        message = _DONE.get(self._stage, self._message)
+        line = f"  ✓ {title:<{_LABEL}}{shortened(message, room)}"
+        text = f"{line}  {click.style(duration(seconds), dim=True)}"
+        self._stage = None
+        if self._live is not None:
+            from rich.text import Text
+
+            if not self._terminal.unicode:
+                text = text.replace("✓", "v")
+            self._live.console.print(Text.from_ansi(text))
+        else:
+            write(self._stream, text, self._terminal)
+
+    def _line(self) -> Text:
+        """What the live line shows now: it is asked some times a second, also while nothing happens."""
+        from rich.text import Text
+
+        if self._stage is None:
+            return Text("")
+        elapsed = time.monotonic() - self._began
+        frame = _FRAMES[int(elapsed * _FRAMES_A_SECOND) % len(_FRAMES)] if self._terminal.unicode else "-"
+        known = "" if self._fraction is None else f" {self._fraction:4.0%}"
+        room = self._terminal.width_columns - _LABEL - 4 - 18
+        text = f"  {frame} {_TITLES[self._stage]:<{_LABEL}}{shortened(self._message, room)}{known}  {duration(elapsed)}"
+        return Text(text, no_wrap=True, overflow="crop")

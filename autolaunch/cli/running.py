@@ -1,0 +1,253 @@
+"""One launch in the foreground, as the command line shows it: progress, the address or the answer, the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+import msgspec
+
+from autolaunch.cli import signals
+from autolaunch.cli.errors import show_error
+from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, write
+from selector.catalog import Catalog
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import EngineError
+from selector.values import Value
+
+if TYPE_CHECKING:
+    from autolaunch.chat import AskResult
+    from autolaunch.launch import Server
+
+#: The longest answer to --ask. A miniature's random weights never end a sentence by themselves.
+ANSWER_TOKENS, MINIATURE_ANSWER_TOKENS = 4096, 48
+_POLL_SECONDS = 0.25
+_LAST_LINES = 12
+
+
+class How(Value, frozen=True, kw_only=True):
+    """The options that only a launch has."""
+
+    model_path: Path | None = None
+    offline: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    ask: str | None = None
+    dry_run: bool = False
+    engine_options: tuple[str, ...] = ()
+
+
+class LaunchedDocument(Value, frozen=True, kw_only=True):
+    """What ``--json`` prints when the model answers; the process goes on serving."""
+
+    schema: int = 1
+    model: str
+    base_url: str
+    served_name: str
+    pid: int
+    log_path: str
+    ready_seconds: float
+    plan: Candidate
+
+
+class AnswerDocument(Value, frozen=True, kw_only=True):
+    """What ``--ask --json`` prints. Times in seconds; unknown is ``null``."""
+
+    schema: int = 1
+    model: str
+    served_name: str
+    text: str
+    reasoning: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    ready_seconds: float
+    time_to_first_token_seconds: float | None
+    decode_tokens_per_second: float | None
+    plan: Candidate
+
+
+def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How, *, as_json: bool) -> None:
+    """Prepare, start, prove, then serve or ask; whatever happens, nothing is left running.
+
+    Raises:
+        AutolaunchError: what failed.
+        signals.Stopped: somebody asked us to stop, and everything is stopped.
+    """
+    from autolaunch import api
+    from autolaunch.cli.progress import Progress
+    from autolaunch.launch import LaunchOptions
+    from autolaunch.launch import launch as start
+
+    options = LaunchOptions(
+        home=api.home(),
+        host=how.host,
+        port=how.port,
+        offline=how.offline,
+        model_path=how.model_path,
+        extra=how.engine_options,
+    )
+    terminal = Terminal.of(sys.stderr)
+    _announce(decided, chosen, terminal)
+    began = time.monotonic()
+    with Progress(sys.stderr, terminal) as progress:
+        server = start(decided, catalog=known, options=options, on_event=progress.event)
+        try:
+            server.wait_ready()
+            ready_seconds = time.monotonic() - began
+            progress.close()
+            if how.ask is not None:
+                _ask(server, decided, chosen, known, how.ask, ready_seconds, as_json=as_json)
+            else:
+                _serve(server, decided, chosen, ready_seconds, as_json=as_json)
+        except signals.Stopped:
+            with suppress(BrokenPipeError, Unwritable):  # after SIGHUP nobody reads it
+                write(sys.stderr, f"stopping {chosen.engine.name}", terminal)
+            raise
+        finally:
+            with signals.deferred():
+                server.stop()
+
+
+def _announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None:
+    from autolaunch.cli.machine_line import machine_line, troubles
+    from autolaunch.cli.render_plan import layout
+
+    write(sys.stderr, f"{click.style(decided.model, bold=True)} on {clean(machine_line(decided.hardware))}", terminal)
+    for each in troubles(decided.hardware):
+        write(sys.stderr, click.style(f"  {each}", fg="yellow"), terminal)
+    checkpoint, engine = chosen.checkpoint, chosen.engine
+    told = (
+        f"  {checkpoint.repo} ({checkpoint.quantization}) with {engine.name} {engine.version}, "
+        f"{layout(chosen.parallel, engine.name)}, context {count(chosen.limits.context_tokens)}"
+    )
+    write(sys.stderr, clean(told), terminal)
+    for note in chosen.notes:
+        if note.severity != "info":
+            write(sys.stderr, click.style(clean(f"  {note.severity}: {note.message}"), fg="yellow"), terminal)
+
+
+def _serve(server: Server, decided: LaunchPlan, chosen: Candidate, ready_seconds: float, *, as_json: bool) -> None:
+    """Say where it is, then wait while it lives.
+
+    Raises:
+        EngineError: it ended by itself.
+        click.exceptions.Exit: with ``as_json``, whatever ended it: one JSON document is all that stdout gets.
+    """
+    if as_json:
+        document = LaunchedDocument(
+            model=decided.model,
+            base_url=server.base_url,
+            served_name=server.served_name,
+            pid=server.pid,
+            log_path=str(server.log_path),
+            ready_seconds=round(ready_seconds, 3),
+            plan=chosen,
+        )
+        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        terminal = Terminal.of(sys.stdout)
+        write(sys.stdout, _address(server, ready_seconds), terminal)
+        write(sys.stderr, "Ctrl-C stops it.", Terminal.of(sys.stderr))
+    try:
+        _wait(server)
+    except signals.Stopped as stopped:
+        if not as_json:
+            raise
+        raise click.exceptions.Exit(stopped.exit_code) from stopped
+    except EngineError as error:
+        if not as_json:
+            raise
+        show_error(error.code, error.message, error.hint, error.exit_code, as_json=False)
+        raise click.exceptions.Exit(error.exit_code) from error
+
+
+def _wait(server: Server) -> NoReturn:
+    while (code := server.poll()) is None:
+        time.sleep(_POLL_SECONDS)
+    lines = "\n".join(server.tail(_LAST_LINES))
+    raise EngineError(
+        f"the engine ended by itself ({_how_it_ended(code)})",
+        hint=f"its output is in {server.log_path}" + (f"; the last lines:\n{lines}" if lines else ""),
+    )
+
+
+def _how_it_ended(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _address(server: Server, ready_seconds: float) -> str:
+    return (
+        f"{click.style(server.served_name, bold=True)} answers at {click.style(server.base_url, fg='green', bold=True)}"
+        f" after {duration(ready_seconds)}\n\n"
+        f"  curl {server.base_url}/chat/completions \\\n"
+        f"    -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{server.served_name}",\n'
+        f'         "messages": [{{"role": "user", "content": "hello"}}]}}\'\n'
+    )
+
+
+def _ask(
+    server: Server,
+    decided: LaunchPlan,
+    chosen: Candidate,
+    known: Catalog,
+    text: str,
+    ready_seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    from autolaunch.chat import ask
+
+    terminal = Terminal.of(sys.stdout)
+
+    def stream(piece: str) -> None:
+        write(sys.stdout, clean(piece), terminal, newline=False)
+
+    generated = known.model(decided.model).generated
+    longest = MINIATURE_ANSWER_TOKENS if generated else ANSWER_TOKENS
+    result = ask(
+        server.base_url,
+        server.served_name,
+        text,
+        max_tokens=min(longest, max(1, chosen.limits.context_tokens // 2)),
+        on_text=(lambda _: None) if as_json else stream,
+    )
+    if as_json:
+        document = AnswerDocument(
+            model=decided.model,
+            served_name=server.served_name,
+            text=result.text,
+            reasoning=result.reasoning,
+            finish_reason=result.finish_reason,
+            prompt_tokens=result.prompt_tokens,
+            completion_tokens=result.completion_tokens,
+            ready_seconds=round(ready_seconds, 3),
+            time_to_first_token_seconds=result.time_to_first_token_seconds,
+            decode_tokens_per_second=result.decode_tokens_per_second,
+            plan=chosen,
+        )
+        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    write(sys.stdout, "", terminal)
+    write(sys.stderr, timings(result, ready_seconds), Terminal.of(sys.stderr))
+    if generated:
+        write(sys.stderr, "A miniature's weights are random: its words mean nothing; that they come proves the stack.")
+
+
+def timings(result: AskResult, ready_seconds: float) -> str:
+    """``ready after 4.1 s; first token after 60 ms; 112 tokens/s; 12 prompt and 48 answer tokens``."""
+    parts = [f"ready after {duration(ready_seconds)}"]
+    if result.time_to_first_token_seconds is not None:
+        parts.append(f"first token after {duration(result.time_to_first_token_seconds)}")
+    if result.decode_tokens_per_second is not None:
+        parts.append(f"{rate(result.decode_tokens_per_second)} tokens/s")
+    if result.prompt_tokens is not None and result.completion_tokens is not None:
+        parts.append(f"{count(result.prompt_tokens)} prompt and {count(result.completion_tokens)} answer tokens")
+    if result.finish_reason == "length":
+        parts.append("the answer was cut there")
+    return "; ".join(parts)

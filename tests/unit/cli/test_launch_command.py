@@ -1,0 +1,202 @@
+"""The launch command over a fake server: no engine is started here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autolaunch.chat
+import autolaunch.launch
+from autolaunch import api
+from autolaunch.chat import AskResult
+from autolaunch.cli import signals
+from autolaunch.cli.app import run
+from autolaunch.launch import LaunchEvent, LaunchOptions
+from selector.contract import LaunchPlan
+from selector.errors import EngineError, EngineStartError, PortTaken
+
+
+class FakeServer:
+    """Stands where a launched engine would. ``codes`` is what ``poll`` answers, one by one."""
+
+    base_url = "http://127.0.0.1:8123/v1"
+    served_name = "glm-4.6"
+    pid = 4242
+    log_path = Path("/nowhere/engine.log")
+
+    def __init__(self) -> None:
+        self.stops = 0
+        self.codes: list[int | None] = [None, 3]
+        self.ready_error: BaseException | None = None
+        self.interrupted_by: int | None = None
+        self.options: LaunchOptions | None = None
+
+    def wait_ready(self) -> float:
+        if self.ready_error is not None:
+            raise self.ready_error
+        return 1.0
+
+    def poll(self) -> int | None:
+        if self.interrupted_by is not None:
+            raise signals.Stopped(self.interrupted_by)
+        return self.codes.pop(0)
+
+    def tail(self, count: int) -> tuple[str, ...]:
+        return ("loading", "CUDA out of memory")[-count:]
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, plan: LaunchPlan) -> FakeServer:
+    fake = FakeServer()
+
+    def start(
+        _plan: LaunchPlan, *, catalog: object, options: LaunchOptions, on_event: Callable[[LaunchEvent], None]
+    ) -> FakeServer:
+        fake.options = options
+        on_event(LaunchEvent(stage="weights", message="weights are here", fraction=1.0))
+        on_event(LaunchEvent(stage="loading", message="layer 3"))
+        return fake
+
+    monkeypatch.setattr(api, "plan", lambda *_, **__: plan)
+    monkeypatch.setattr(autolaunch.launch, "launch", start)
+    monkeypatch.setattr("autolaunch.cli.running._POLL_SECONDS", 0)
+    return fake
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was asked; the answer streams in two pieces."""
+    seen: list[dict[str, Any]] = []
+
+    def ask(base_url: str, model: str, text: str, *, max_tokens: int, on_text: Callable[[str], None]) -> AskResult:
+        seen.append({"base_url": base_url, "model": model, "text": text, "max_tokens": max_tokens})
+        on_text("Hello\x1b[2J")
+        on_text(" you")
+        return AskResult(
+            text="Hello you",
+            reasoning="",
+            prompt_tokens=10,
+            completion_tokens=2,
+            time_to_first_token_seconds=0.25,
+            decode_tokens_per_second=50.0,
+            finish_reason="stop",
+        )
+
+    monkeypatch.setattr(autolaunch.chat, "ask", ask)
+    return seen
+
+
+def test_the_options_of_a_launch_reach_it(server: FakeServer, answers: list[dict[str, Any]]) -> None:
+    line = [
+        "glm-4.6",
+        "--ask",
+        "hi",
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.2",
+        "--model-path",
+        "/m",
+        "--offline",
+        "--",
+        "-x",
+        "y z",
+    ]
+    assert run(line) == 0
+    assert server.options == LaunchOptions(
+        home=api.home(), host="127.0.0.2", port=0, offline=True, model_path=Path("/m"), extra=("-x", "y z")
+    )
+
+
+def test_ask_streams_the_answer_alone_to_stdout_and_stops(
+    server: FakeServer, answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["glm-4.6", "--ask", "hi"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Hello\N{REPLACEMENT CHARACTER}[2J you\n", "an answer cannot drive the terminal"
+    assert "first token after 0.2 s; 50 tokens/s; 10 prompt and 2 answer tokens" in err
+    assert answers[0]["text"] == "hi"
+    assert server.stops == 1
+
+
+def test_ask_with_json_is_one_document(
+    server: FakeServer, answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["glm-4.6", "--ask", "hi", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema"], document["text"], document["completion_tokens"]) == (1, "Hello you", 2)
+
+
+def test_a_failed_answer_stops_the_engine(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: Any, **__: Any) -> AskResult:
+        raise EngineError("the connection to the engine broke")
+
+    monkeypatch.setattr(autolaunch.chat, "ask", ask)
+    assert run(["glm-4.6", "--ask", "hi"]) == 5
+    assert server.stops == 1
+
+
+def test_serving_says_where_and_how(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["glm-4.6"])
+    out, err = capsys.readouterr()
+    assert "glm-4.6 answers at http://127.0.0.1:8123/v1" in out
+    assert "curl http://127.0.0.1:8123/v1/chat/completions" in out
+    assert "Ctrl-C stops it." in err
+
+
+def test_an_engine_that_dies_while_serving_exits_5_with_its_last_lines(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["glm-4.6"]) == 5
+    err = capsys.readouterr().err
+    assert "the engine ended by itself (exit code 3)" in err
+    assert "CUDA out of memory" in err
+    assert server.stops == 1
+
+
+def test_with_json_a_served_model_is_one_document_whatever_ends_it(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["glm-4.6", "--json"]) == 5
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema"], document["base_url"], document["pid"]) == (1, server.base_url, 4242)
+    server.interrupted_by = 15
+    assert run(["glm-4.6", "--json"]) == 143
+    json.loads(capsys.readouterr().out)
+
+
+def test_a_signal_while_serving_stops_the_engine_first(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.interrupted_by = 2
+    with pytest.raises(signals.Stopped) as stopped:
+        run(["glm-4.6"])
+    assert stopped.value.exit_code == 130
+    assert server.stops == 1
+
+
+@pytest.mark.parametrize("error", [EngineStartError("it exited while loading"), PortTaken("port 8000 is in use")])
+def test_an_engine_that_does_not_get_ready_exits_5(
+    server: FakeServer, capsys: pytest.CaptureFixture[str], error: EngineError
+) -> None:
+    server.ready_error = error
+    assert run(["glm-4.6"]) == 5
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert error.message in err
+    assert server.stops == 1
+
+
+def test_without_a_terminal_progress_is_one_line_a_stage(
+    server: FakeServer, answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["glm-4.6", "--ask", "hi"])
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("weights are here" in line for line in lines) == 1
+    assert sum("a token came back" in line for line in lines) == 1
+    assert "\x1b" not in "".join(lines)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+import re
+
+import click
+import pytest
+
+from autolaunch.cli.progress import Progress
+from autolaunch.cli.terminal import Terminal
+from autolaunch.launch import LaunchEvent
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+LIVE = Terminal(width_columns=80, color=True)
+
+
+def stages(progress: Progress) -> None:
+    progress.event(LaunchEvent(stage="port", message="port 8000 is free"))
+    progress.event(LaunchEvent(stage="weights", message="fetching", fraction=0.5))
+    progress.event(LaunchEvent(stage="weights", message="weights are here", fraction=1.0))
+    progress.event(LaunchEvent(stage="environment", message="compiling 38 packages"))
+
+
+def test_a_live_display_leaves_the_finished_stages_and_the_cursor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Tty()
+    with Progress(stream, LIVE) as progress:
+        stages(progress)
+    text = stream.getvalue()
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is shown again"
+    plain = re.sub(r"\x1b\[\?25[hl]", "", click.unstyle(text))
+    assert "✓ weights  weights are here" in plain
+    assert "✓ engine   compiling 38 packages" in plain
+    assert "port 8000" not in plain
+
+
+def test_a_stage_that_failed_is_not_ticked_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Progress(stream, Terminal()) as progress:
+        stages(progress)
+        raise KeyboardInterrupt
+    assert "✓ weights" in stream.getvalue()
+    assert "engine" not in stream.getvalue()
+
+
+def test_an_engines_line_cannot_drive_the_terminal_or_break_the_display() -> None:
+    stream = io.StringIO()
+    with Progress(stream, Terminal()) as progress:
+        progress.event(LaunchEvent(stage="environment", message="evil\x1b[2J\nline " + "x" * 500))
+    assert "\x1b" not in stream.getvalue()
+    assert len(stream.getvalue().splitlines()) == 1
+    assert len(stream.getvalue()) <= 81

@@ -1,0 +1,244 @@
+"""What an engine can run: each rule refuses what crashed and allows what ran."""
+
+from __future__ import annotations
+
+import pytest
+
+from selector import legality
+from selector.catalog import Catalog
+from selector.contract import Parallel
+from selector.devices import Group, groups
+from selector.facts import CheckpointFacts, EngineFacts, Loads, ModelFacts
+from selector.legality import Refusal, Verdict
+from selector.machines import report_from_spec
+
+
+def group_of(catalog: Catalog, machine: str) -> Group:
+    found, _ = groups(report_from_spec(machine, catalog), catalog.accelerator_for)
+    return found[0]
+
+
+def checkpoint_of(model: ModelFacts, quantization: str) -> CheckpointFacts:
+    return next(each for each in model.checkpoints if each.quantization == quantization)
+
+
+def verdict(
+    catalog: Catalog,
+    engine_name: str,
+    model_name: str,
+    quantization: str,
+    machine: str,
+    parallel: Parallel,
+    *,
+    version: str | None = None,
+    speculative: bool = False,
+) -> Refusal | Verdict:
+    engine, model = catalog.engine(engine_name), catalog.model(model_name)
+    return legality.rules(
+        engine,
+        version=version or engine.version,
+        model_id=model.id,
+        checkpoint=checkpoint_of(model, quantization),
+        arch=model.architecture,
+        group=group_of(catalog, machine),
+        parallel=parallel,
+        speculative=speculative,
+    )
+
+
+def loads(catalog: Catalog, engine_name: str, model_name: str, quantization: str, machine: str) -> Loads | Refusal:
+    engine, model = catalog.engine(engine_name), catalog.model(model_name)
+    return legality.loader(
+        engine, engine.version, checkpoint_of(model, quantization), model.architecture, group_of(catalog, machine)
+    )
+
+
+@pytest.mark.parametrize(("older", "newer"), [("0.9.2", "0.11.0"), ("0.11.0", "0.33.0"), ("b6092", "b7400")])
+def test_versions_compare_by_number(older: str, newer: str) -> None:
+    assert legality.version_key(older) < legality.version_key(newer)
+
+
+@pytest.mark.parametrize("tensor", [1, 2, 4, 8])
+@pytest.mark.parametrize("model", ["glm-4.6", "glm-4.5v"])
+def test_the_published_tensor_sizes_are_legal(catalog: Catalog, model: str, tensor: int) -> None:
+    answer = legality.layout(
+        catalog.model(model).architecture,
+        catalog.engine("vllm"),
+        Parallel(tensor=tensor),
+        group_of(catalog, "8xh100"),
+    )
+    assert answer is None
+
+
+@pytest.mark.parametrize(("tensor", "code"), [(3, "layout.kv_heads"), (6, "layout.kv_heads"), (5, "layout.heads")])
+def test_a_size_that_does_not_divide_the_heads_is_refused(catalog: Catalog, tensor: int, code: str) -> None:
+    arch = catalog.model("glm-4.6").architecture
+    answer = legality.layout(arch, catalog.engine("vllm"), Parallel(tensor=tensor), group_of(catalog, "8xh100"))
+    assert isinstance(answer, Refusal)
+    assert answer.code == code
+    assert answer.numbers["tensor_parallel"] == tensor
+
+
+def test_sixteen_ranks_repeat_kv_heads_and_are_legal_in_a_node_of_sixteen(catalog: Catalog) -> None:
+    arch = catalog.model("glm-4.6").architecture
+    assert legality.layout(arch, catalog.engine("vllm"), Parallel(tensor=16), group_of(catalog, "16xh100")) is None
+
+
+def test_tensor_parallelism_does_not_leave_a_node(catalog: Catalog) -> None:
+    arch = catalog.model("glm-4.6").architecture
+    answer = legality.layout(arch, catalog.engine("vllm"), Parallel(tensor=16), group_of(catalog, "2x8xh100"))
+    assert isinstance(answer, Refusal)
+    assert answer.code == "layout.node"
+
+
+def test_experts_must_divide_under_expert_parallelism(catalog: Catalog) -> None:
+    arch = catalog.model("glm-4.6").architecture
+    engine, group = catalog.engine("vllm"), group_of(catalog, "8xh100")
+    assert legality.layout(arch, engine, Parallel(tensor=8, expert=True), group) is None
+    alone = legality.layout(arch, engine, Parallel(tensor=1, expert=True), group)
+    assert isinstance(alone, Refusal)
+    assert alone.code == "layout.expert"
+
+
+def test_an_engine_without_tensor_parallelism_is_not_given_any(catalog: Catalog) -> None:
+    arch = catalog.model("glm-4.6").architecture
+    answer = legality.layout(arch, catalog.engine("llamacpp"), Parallel(tensor=2), group_of(catalog, "2xh100"))
+    assert isinstance(answer, Refusal)
+    assert answer.code == "layout.tensor"
+
+
+# --- formats ----------------------------------------------------------------------------------------
+
+
+def test_fp8_runs_natively_from_sm_89_and_weight_only_below_on_vllm(catalog: Catalog) -> None:
+    native = loads(catalog, "vllm", "glm-4.6", "FP8", "8xh100")
+    ada = loads(catalog, "vllm", "glm-4.6", "FP8", "8x4090")
+    ampere = loads(catalog, "vllm", "glm-4.6", "FP8", "8xa100-80gb")
+    assert isinstance(native, Loads)
+    assert isinstance(ada, Loads)
+    assert isinstance(ampere, Loads)
+    assert (native.kernel, ada.kernel, ampere.kernel) == ("fp8", "fp8", "marlin-fp8")
+
+
+def test_sglang_refuses_fp8_on_ampere_and_says_what_it_needs(catalog: Catalog) -> None:
+    answer = loads(catalog, "sglang", "glm-4.6", "FP8", "8xa100-80gb")
+    assert isinstance(answer, Refusal)
+    assert answer.code == "engine.capability"
+    assert "8.9" in answer.message
+    assert "8.0" in answer.message
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "transformers", "llamacpp"])
+def test_mlx_checkpoints_are_for_mlx_alone(catalog: Catalog, engine: str) -> None:
+    answer = loads(catalog, engine, "glm-4.6", "4bit", "m3-ultra-512gb")
+    assert isinstance(answer, Refusal)
+    assert answer.code == "engine.format"
+
+
+@pytest.mark.parametrize(("model", "quantization"), [("glm-4.6", "4bit"), ("glm-4.5v", "6bit")])
+def test_a_mac_loads_mlx_checkpoints(catalog: Catalog, model: str, quantization: str) -> None:
+    assert isinstance(loads(catalog, "mlx", model, quantization, "m3-ultra-512gb"), Loads)
+
+
+def test_bfloat16_is_refused_before_ampere(catalog: Catalog) -> None:
+    answer = loads(catalog, "vllm", "glm-4.5v", "BF16", "4xt4")
+    assert isinstance(answer, Refusal)
+    assert answer.code == "engine.capability"
+
+
+def test_nvfp4_needs_blackwell(catalog: Catalog) -> None:
+    assert isinstance(loads(catalog, "vllm", "glm-4.7", "NVFP4", "8xb200"), Loads)
+    assert isinstance(loads(catalog, "vllm", "glm-4.7", "NVFP4", "8xh100"), Refusal)
+
+
+def test_the_bf16_miniature_of_a_cpu_is_float32(catalog: Catalog) -> None:
+    """MLX's CPU back end fails on bf16 experts at the first request, so it is never offered there."""
+    answer = loads(catalog, "mlx", "glm-4.6", "BF16", "cpu-64gb")
+    assert isinstance(answer, Refusal)
+    assert answer.code == "engine.device"
+
+
+# --- known faults -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tensor", [2, 4, 8])
+def test_fp8_of_45v_crashed_in_marlin_on_ampere_before_the_padding(catalog: Catalog, tensor: int) -> None:
+    parallel = Parallel(tensor=tensor)
+    old = verdict(catalog, "vllm", "glm-4.5v", "FP8", "8xa100-80gb", parallel, version="0.20.0")
+    new = verdict(catalog, "vllm", "glm-4.5v", "FP8", "8xa100-80gb", parallel)
+    assert isinstance(old, Refusal)
+    assert old.code == "rule.fp8_marlin_tile"
+    assert isinstance(new, Verdict)
+
+
+def test_fp8_of_45v_ran_in_pipeline_stages_of_one_and_46_ran_at_eight(catalog: Catalog) -> None:
+    staged = verdict(
+        catalog, "vllm", "glm-4.5v", "FP8", "8xa100-80gb", Parallel(tensor=1, pipeline=4), version="0.20.0"
+    )
+    measured = verdict(catalog, "vllm", "glm-4.6", "FP8", "8xa100-80gb", Parallel(tensor=8), version="0.20.0")
+    assert isinstance(staged, Verdict)
+    assert isinstance(measured, Verdict)
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "expected"),
+    [
+        ("glm-4.6", 1, "full"),
+        ("glm-4.6", 2, "full"),
+        ("glm-4.6", 4, "full"),
+        ("glm-4.6", 8, "slow"),
+        ("glm-4.5v", 1, "full"),
+        ("glm-4.5v", 2, "slow"),
+        ("glm-4.5v", 4, "slow"),
+        ("glm-4.5v", 8, "refused"),
+    ],
+)
+def test_four_bit_experts_follow_the_groups_of_128(catalog: Catalog, model: str, tensor: int, expected: str) -> None:
+    answer = verdict(catalog, "vllm", model, "Int4", "8xh100", Parallel(tensor=tensor))
+    if isinstance(answer, Refusal):
+        found = "refused"
+    else:
+        found = "slow" if any(note.code == "int4_group_slow" for note in answer.notes) else "full"
+        assert (answer.speed_factor < 1) == (found == "slow")
+    assert found == expected
+
+
+@pytest.mark.parametrize("tensor", [2, 4, 8])
+def test_whole_experts_avoid_the_groups(catalog: Catalog, tensor: int) -> None:
+    answer = verdict(catalog, "vllm", "glm-4.5v", "Int4", "8xh100", Parallel(tensor=tensor, expert=True))
+    assert isinstance(answer, Verdict)
+    assert answer.speed_factor == 1.0
+
+
+@pytest.mark.parametrize(("tensor", "noted"), [(4, False), (8, True)])
+def test_a_vision_tower_that_does_not_divide_is_said(catalog: Catalog, tensor: int, noted: bool) -> None:
+    answer = verdict(catalog, "vllm", "glm-4.5v", "FP8", "8xh100", Parallel(tensor=tensor))
+    assert isinstance(answer, Verdict)
+    assert any(note.code == "vision_heads_replicated" for note in answer.notes) == noted
+
+
+def test_mtp_and_pipeline_stages_exclude_each_other(catalog: Catalog) -> None:
+    answer = verdict(catalog, "vllm", "glm-4.6", "FP8", "8xh100", Parallel(tensor=4, pipeline=2), speculative=True)
+    assert isinstance(answer, Refusal)
+    assert answer.code == "rule.pipeline_and_mtp"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "transformers", "mlx", "llamacpp"])
+def test_a_version_older_than_the_oldest_safe_one_is_refused(catalog: Catalog, engine: str) -> None:
+    quantization = {"mlx": "4bit", "llamacpp": "UD-Q4_K_XL"}.get(engine, "BF16")
+    answer = verdict(catalog, engine, "glm-4.6", quantization, "8xh100", Parallel(), version="0.0.1")
+    assert isinstance(answer, Refusal)
+    assert answer.code == "engine.version"
+
+
+def rules_of(catalog: Catalog) -> list[tuple[EngineFacts, str]]:
+    return [(catalog.engine(name), rule.code) for name in catalog.engine_names() for rule in catalog.engine(name).rules]
+
+
+def test_every_rule_has_a_source_and_a_check_that_exists(catalog: Catalog) -> None:
+    assert rules_of(catalog)
+    for engine, code in rules_of(catalog):
+        rule = next(each for each in engine.rules if each.code == code)
+        assert rule.source
+        assert rule.check is None or rule.check in legality.CHECKS
+        assert 0 < rule.speed_factor <= 1

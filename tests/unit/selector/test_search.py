@@ -1,0 +1,288 @@
+"""The search: pins narrow it, nothing is lowered silently, every refusal keeps its reason."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from autolaunch import api
+from selector.catalog import Catalog
+from selector.contract import LaunchPlan
+from selector.devices import GIB
+from selector.errors import UnknownModel, UsageError
+from selector.hardware import DeviceProcess, HardwareReport
+from selector.machines import report_from_spec
+from selector.plan import shown_pins
+from selector.request import OBJECTIVES, Objective, Pins
+from selector.search import LOWEST_QUALITY_UNASKED
+
+
+def plan_on(catalog: Catalog, model: str, machine: HardwareReport | str, pins: Pins | None = None) -> LaunchPlan:
+    return api.plan(model, hardware=machine, known=catalog, pins=pins, keep_all=True)
+
+
+def busy(report: HardwareReport, index: int, free_bytes: int) -> HardwareReport:
+    """The report with one device filled by another process."""
+    return msgspec.structs.replace(
+        report,
+        accelerators=tuple(
+            msgspec.structs.replace(
+                each,
+                memory_free_bytes=free_bytes,
+                processes=(DeviceProcess(pid=4711, name="trainer", used_bytes=60 * GIB),),
+            )
+            if each.index == index
+            else each
+            for each in report.accelerators
+        ),
+    )
+
+
+PINS = [
+    Pins(engine="vllm"),
+    Pins(quantization="int4"),
+    Pins(format="fp8"),
+    Pins(repo="QuantTrio/GLM-4.6-AWQ"),
+    Pins(tensor_parallel=4),
+    Pins(pipeline_parallel=2),
+    Pins(data_parallel=2),
+    Pins(expert_parallel=True),
+    Pins(kv_cache_dtype="fp8"),
+    Pins(memory_utilization=0.85),
+    Pins(max_sequences=7),
+    Pins(eager=True),
+    Pins(gpu_count=4),
+    Pins(gpus=(4, 5, 6, 7)),
+    Pins(speculative="mtp"),
+    Pins(engine_version="0.30.0", engine="vllm"),
+    Pins(hub="modelscope"),
+]
+
+
+@pytest.mark.parametrize("pins", PINS, ids=lambda pins: next(iter(shown_pins(pins))))
+def test_a_pin_holds_in_every_candidate(catalog: Catalog, pins: Pins) -> None:
+    plan = plan_on(catalog, "glm-4.6", "8xh200", pins)
+    assert plan.chosen is not None, plan.explain()
+    for each in (plan.chosen, *plan.alternatives):
+        held = {
+            "engine": each.engine.name,
+            "engine_version": each.engine.version,
+            "repo": each.checkpoint.repo,
+            "format": each.checkpoint.format,
+            "quantization": each.checkpoint.quantization.lower(),
+            "hub": each.checkpoint.hub,
+            "gpus": tuple(index for index in each.parallel.devices if index in (pins.gpus or ())),
+            "tensor_parallel": each.parallel.tensor,
+            "pipeline_parallel": each.parallel.pipeline,
+            "data_parallel": each.parallel.data,
+            "expert_parallel": each.parallel.expert,
+            "kv_cache_dtype": each.limits.kv_cache_dtype,
+            "memory_utilization": each.limits.memory_utilization,
+            "max_sequences": each.limits.max_sequences,
+            "speculative": each.limits.speculative,
+            "eager": each.limits.eager,
+        }
+        for name, value in shown_pins(pins).items():
+            if name == "gpu_count":
+                assert len(each.parallel.devices) <= pins.gpu_count  # type: ignore[operator]  # it is an int here
+            elif name == "gpus":
+                assert set(each.parallel.devices) <= set(pins.gpus or ())
+            else:
+                assert held[name] == value
+
+
+def test_everything_pinned_is_the_estimate_of_that_very_configuration(catalog: Catalog) -> None:
+    pins = Pins(
+        engine="vllm",
+        repo="zai-org/GLM-4.6-FP8",
+        tensor_parallel=8,
+        pipeline_parallel=1,
+        data_parallel=1,
+        expert_parallel=True,
+        kv_cache_dtype="fp8",
+        memory_utilization=0.9,
+        max_sequences=64,
+        speculative="off",
+        eager=False,
+    )
+    plan = plan_on(catalog, "glm-4.6", "8xh100", pins)
+    assert plan.chosen is not None
+    assert plan.alternatives == ()
+    assert plan.chosen.command is not None
+    argv = " ".join(plan.chosen.command.argv)
+    for part in (
+        "--enable-expert-parallel",
+        "--kv-cache-dtype fp8",
+        "--gpu-memory-utilization 0.9",
+        "--max-num-seqs 64",
+    ):
+        assert part in argv
+
+
+def test_a_pinned_configuration_that_cannot_be_is_refused_with_its_reason(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "4xh100", Pins(quantization="FP8", tensor_parallel=4, engine="vllm"))
+    assert plan.chosen is None
+    mine = [each for each in plan.rejected if each.quantization == "FP8"]
+    assert [each.code for each in mine] == ["memory.weights"]
+    assert mine[0].parallel is not None
+    assert mine[0].parallel.tensor == 4
+
+
+def test_nothing_below_the_floor_of_quality_is_chosen_unasked(catalog: Catalog) -> None:
+    quality = {each.quantization: each.quality for each in catalog.model("glm-4.6").checkpoints}
+    plan = plan_on(catalog, "glm-4.6", "2xh100")
+    assert not plan.feasible
+    floor = [each for each in plan.rejected if each.code == "quality.floor"]
+    assert {each.quantization for each in floor} == {
+        name for name, value in quality.items() if value < LOWEST_QUALITY_UNASKED
+    }
+    asked = plan_on(catalog, "glm-4.6", "2xh100", Pins(quantization="UD-Q2_K_XL"))
+    assert asked.chosen is not None
+    assert any(note.code == "accuracy" for note in asked.chosen.notes)
+
+
+def test_a_lower_quality_that_would_fit_is_advised_with_its_command(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "2xh100")
+    commands = [each.command for each in plan.advice if each.kind == "engine"]
+    assert commands == ["autolaunch glm-4.6 --quantization UD-Q2_K_XL"]
+
+
+def test_a_context_beyond_the_model_is_refused(catalog: Catalog) -> None:
+    plan = api.plan("glm-4.5v", hardware="8xh200", known=catalog, context_tokens=131_072)
+    assert not plan.feasible
+    assert {each.code for each in plan.rejected} == {"context.beyond_model"}
+
+
+def test_a_concurrency_that_cannot_be_held_is_refused_not_lowered(catalog: Catalog) -> None:
+    held = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=16)
+    assert held.chosen is not None
+    assert held.chosen.limits.max_sequences == 16
+    refused = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=4096)
+    assert not refused.feasible
+
+
+def test_a_busy_gpu_is_left_out_when_fewer_will_do(catalog: Catalog) -> None:
+    report = busy(report_from_spec("8xh100", catalog), 2, 10 * GIB)
+    plan = plan_on(catalog, "glm-4.5v", report)
+    assert plan.chosen is not None
+    assert 2 not in plan.chosen.parallel.devices
+
+
+def test_a_busy_gpu_that_is_needed_is_named_with_its_process(catalog: Catalog) -> None:
+    report = busy(report_from_spec("8xh100", catalog), 2, 10 * GIB)
+    plan = plan_on(catalog, "glm-4.6", report, Pins(quantization="FP8"))
+    assert not plan.feasible
+    free = [each.message for each in plan.advice if each.kind == "free_gpu"]
+    assert len(free) == 1
+    assert "trainer (4711)" in free[0]
+
+
+def test_a_mac_that_is_short_is_told_the_exact_sysctl(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "m2-ultra-192gb")
+    assert not plan.feasible
+    commands = [each.command for each in plan.advice if each.kind == "sysctl"]
+    assert commands == ["sudo sysctl iogpu.wired_limit_mb=188416"]
+
+
+def test_an_unknown_memory_is_a_refusal_that_names_the_device(catalog: Catalog) -> None:
+    report = report_from_spec("1xh100", catalog)
+    blind = msgspec.structs.replace(
+        report,
+        accelerators=tuple(
+            msgspec.structs.replace(each, memory_total_bytes=None, memory_free_bytes=None)
+            for each in report.accelerators
+        ),
+    )
+    plan = plan_on(catalog, "glm-4.5v", blind)
+    assert not plan.feasible
+    assert any(each.code == "device.unknown_memory" and "device 0" in each.message for each in plan.rejected)
+
+
+def test_mig_slices_are_never_joined(catalog: Catalog) -> None:
+    report = report_from_spec("2xh100", catalog)
+    sliced = msgspec.structs.replace(
+        report,
+        accelerators=tuple(msgspec.structs.replace(each, mig_parent_uuid="GPU-parent") for each in report.accelerators),
+    )
+    plan = plan_on(catalog, "glm-4.5v", sliced)
+    assert plan.chosen is not None
+    assert all(each.parallel.ranks == 1 for each in (plan.chosen, *plan.alternatives))
+
+
+def test_two_nodes_take_tensor_parallelism_inside_and_stages_across(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "2x8xh100", Pins(quantization="BF16", engine="vllm", format="bf16"))
+    assert plan.chosen is not None
+    parallel = plan.chosen.parallel
+    assert (parallel.tensor, parallel.pipeline, parallel.nodes) == (8, 2, 2)
+    assert parallel.devices == tuple(range(16))
+
+
+@pytest.mark.parametrize("machine", ["8xh100", "cpu-64gb", "m4-max-128gb", "gb10"])
+@pytest.mark.parametrize("model", ["glm-tiny", "glm-tiny-v"])
+def test_the_miniature_runs_anywhere_on_one_device(catalog: Catalog, model: str, machine: str) -> None:
+    plan = plan_on(catalog, model, machine)
+    assert plan.chosen is not None
+    assert plan.chosen.parallel.ranks * plan.chosen.parallel.data == 1
+
+
+def test_the_same_input_gives_the_same_bytes(catalog: Catalog) -> None:
+    first = plan_on(catalog, "glm-4.6", "8xh200").to_json()
+    second = plan_on(Catalog(), "glm-4.6", "8xh200").to_json()
+    assert first == second
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_each_objective_ranks_by_its_own_score(catalog: Catalog, objective: Objective) -> None:
+    plan = api.plan("glm-4.6", hardware="8xh200", known=catalog, objective=objective, keep_all=True)
+    assert plan.chosen is not None
+    everything = (plan.chosen, *plan.alternatives)
+    assert [each.rank for each in everything] == list(range(1, len(everything) + 1))
+    assert [each.score for each in everything] == sorted((each.score for each in everything), reverse=True)
+
+
+def test_quality_takes_the_original_weights_and_latency_the_widest_group(catalog: Catalog) -> None:
+    quality = api.plan("glm-4.6", hardware="8xh200", known=catalog, objective="quality").chosen
+    latency = api.plan("glm-4.6", hardware="8xh200", known=catalog, objective="latency").chosen
+    throughput = api.plan("glm-4.6", hardware="8xh200", known=catalog, objective="throughput").chosen
+    assert quality is not None
+    assert latency is not None
+    assert throughput is not None
+    assert quality.checkpoint.quantization == "BF16"
+    assert (latency.parallel.tensor, latency.parallel.data) == (8, 1)
+    assert (throughput.parallel.tensor, throughput.parallel.data) == (4, 2)
+
+
+def test_all_keeps_every_refusal_and_the_rest_the_nearest(catalog: Catalog) -> None:
+    everything = plan_on(catalog, "glm-4.6", "4xh100")
+    nearest = api.plan("glm-4.6", hardware="4xh100", known=catalog)
+    assert len(everything.rejected) > len(nearest.rejected)
+    assert all(each in everything.rejected for each in nearest.rejected)
+    assert nearest.chosen == everything.chosen
+
+
+def test_the_id_of_a_checkpoint_pins_it_and_the_id_of_the_model_does_not(catalog: Catalog) -> None:
+    pinned = api.plan("QuantTrio/GLM-4.6-AWQ", hardware="8xh200", known=catalog)
+    free = api.plan("ZAI-ORG/glm-4.6", hardware="8xh200", known=catalog)
+    assert pinned.chosen is not None
+    assert pinned.chosen.checkpoint.repo == "QuantTrio/GLM-4.6-AWQ"
+    assert free.request.pinned == {}
+
+
+def test_contradictions_are_said_before_anything_is_planned(catalog: Catalog) -> None:
+    with pytest.raises(UsageError, match="another"):
+        api.plan("zai-org/GLM-4.6-FP8", hardware="8xh200", known=catalog, pins=Pins(repo="QuantTrio/GLM-4.6-AWQ"))
+    with pytest.raises(UsageError, match="device 9"):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=Pins(gpus=(0, 9)))
+    with pytest.raises(UsageError, match="16"):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=Pins(gpu_count=16))
+    with pytest.raises(UnknownModel):
+        api.plan("glm-46", hardware="8xh200", known=catalog)
+
+
+def test_an_explanation_names_the_choice_and_what_came_second(catalog: Catalog) -> None:
+    text = api.plan("glm-4.6", hardware="8xh200", known=catalog).explain()
+    assert text.startswith("Chosen: zai-org/GLM-4.6-FP8 (FP8) with sglang")
+    assert "Second: zai-org/GLM-4.6-FP8 (FP8) with vllm" in text
+    refused = api.plan("glm-4.6", hardware="1xh100", known=catalog).explain()
+    assert "usable" in refused
+    assert "4xh100" in refused
