@@ -9,11 +9,11 @@ Names are imported when they are used, so that ``import autolaunch`` costs next 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from autolaunch import _place
 
 _place.refuse_a_stranger()
+
+TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every import
 
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe

@@ -10,7 +10,7 @@ import msgspec
 
 import engines.registry
 import profiles
-from engines.base import Serving
+from engines.base import Serving, planned_package
 from selector import advice
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
@@ -132,7 +132,8 @@ def plan(
         ),
         keep_all=keep_all,
     )
-    return with_commands(decided, match.model)
+    decided = with_commands(decided, match.model)
+    return with_installed(decided, known) if hardware is None else decided
 
 
 def _check_gpus(pins: Pins, report: HardwareReport) -> None:
@@ -164,3 +165,21 @@ def with_command(candidate: Candidate, model: ModelFacts, report: HardwareReport
     devices = tuple(device for device in report.accelerators if device.index in first)
     serving = Serving(model=candidate.checkpoint.repo, served_name=model.id, devices=devices)
     return msgspec.structs.replace(candidate, command=engine.command(candidate, model, serving))
+
+
+def with_installed(decided: LaunchPlan, known: Catalog) -> LaunchPlan:
+    """The plan of this machine, telling which candidates' environments are here already."""
+    from engines.environments import Environments
+
+    environments = Environments(home() / "engines")
+
+    def told(each: Candidate) -> Candidate:
+        facts, package = planned_package(known.engine(each.engine.name), each.engine)
+        here = environments.find(facts.name, facts.version, package) is not None
+        return msgspec.structs.replace(each, engine=msgspec.structs.replace(each.engine, installed=here))
+
+    return msgspec.structs.replace(
+        decided,
+        chosen=None if decided.chosen is None else told(decided.chosen),
+        alternatives=tuple(told(each) for each in decided.alternatives),
+    )

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Protocol, Self
 
-import msgspec
 import psutil
 
 from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
@@ -25,11 +24,11 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, EngineProcess
 from autolaunch.weights import local_checkpoint
 from engines import registry
-from engines.base import Engine, Serving
+from engines.base import Engine, Serving, planned_package
 from engines.environments import Environments, InstallProgress, without_secrets
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
-from selector.facts import EngineFacts, ModelFacts, Package
+from selector.facts import EngineFacts, ModelFacts
 from selector.hardware import Accelerator
 from selector.values import Value
 
@@ -202,7 +201,9 @@ def launch(
     """
     candidate = candidate or plan.chosen
     if candidate is None:
-        raise NoFeasiblePlan(f"no plan for {plan.model} fits this machine", hint=f"autolaunch advise {plan.model}")
+        raise NoFeasiblePlan(
+            f"no plan for {plan.model} fits this machine", hint=f"autolaunch plan {plan.model} says what would"
+        )
     started = time.monotonic()
 
     def say(stage: Stage, message: str, fraction: float | None = None) -> None:
@@ -212,7 +213,7 @@ def launch(
     _refuse_what_is_not_started(engine, candidate)
     served_name = _served_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
-    facts, package = planned_package(facts, candidate)
+    facts, package = planned_package(facts, candidate.engine)
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
@@ -333,20 +334,6 @@ def _served_name(name: str) -> str:
             hint="letters, digits, '.', '_' and '-', as in glm-4.6 or zai-org/GLM-4.6",
         )
     return name
-
-
-def planned_package(facts: EngineFacts, candidate: Candidate) -> tuple[EngineFacts, Package]:
-    """The environment that the plan names, in the version that it names (the profile's, or a pinned one)."""
-    version = candidate.engine.version
-    for package in facts.packages:
-        if package.name == candidate.engine.package:
-            known = package.version or facts.version
-            wanted = tuple(each.replace(f"=={known}", f"=={version}", 1) for each in package.requirements[:1])
-            return (
-                msgspec.structs.replace(facts, version=version),
-                msgspec.structs.replace(package, requirements=(*wanted, *package.requirements[1:])),
-            )
-    raise EngineStartError(f"{facts.name} has no environment called {candidate.engine.package!r}")
 
 
 def _devices(plan: LaunchPlan, candidate: Candidate) -> tuple[Accelerator, ...]:

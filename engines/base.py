@@ -9,8 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from selector.contract import Candidate, Command
-from selector.facts import EngineName, ModelFacts, Parsers
+import msgspec
+
+from selector.contract import Candidate, Command, EngineChoice
+from selector.errors import EngineInstallError
+from selector.facts import EngineFacts, EngineName, ModelFacts, Package, Parsers
 from selector.hardware import Accelerator
 from selector.values import Value
 
@@ -98,3 +101,20 @@ def common_environment(candidate: Candidate, serving: Serving | None = None) -> 
 def parsers(model: ModelFacts, engine: EngineName) -> Parsers | None:
     """What this engine calls the parsers of the model's tool calls and reasoning, if a profile tells."""
     return next((each for each in model.parsers if each.engine == engine), None)
+
+
+def planned_package(facts: EngineFacts, chosen: EngineChoice) -> tuple[EngineFacts, Package]:
+    """The environment that a plan names, in the version that it names (the profile's, or a pinned one).
+
+    Raises:
+        EngineInstallError: the profile has no such environment.
+    """
+    for package in facts.packages:
+        if package.name == chosen.package:
+            known = package.version or facts.version
+            first = package.requirements[0].replace(f"=={known}", f"=={chosen.version}", 1)
+            return (
+                msgspec.structs.replace(facts, version=chosen.version),
+                msgspec.structs.replace(package, requirements=(first, *package.requirements[1:])),
+            )
+    raise EngineInstallError(f"{facts.name} has no environment called {chosen.package!r}")

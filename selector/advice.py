@@ -38,6 +38,8 @@ REFERENCE_MACHINES = (
     "2x8xh100",
 )
 MACHINES_NAMED = 3
+#: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
+LEAST_SHARE_LOADED = 0.9
 #: Devices of the largest usual node.
 NODE_OF = 8
 #: A Mac keeps this much memory for itself when the limit is raised by hand (assumed, of 64 GiB and more).
@@ -242,9 +244,14 @@ def _nearest_machines(
             memory_utilization=None,
         ),
     )
+    allowed = [each.download_bytes for each in model.checkpoints if each.quality >= LOWEST_QUALITY_UNASKED]
+    least = 0 if request.pins.quantization or request.pins.repo else min(allowed, default=0) * LEAST_SHARE_LOADED
     named = 0
     for name in dict.fromkeys((*_more_of_the_same(report, facts), *REFERENCE_MACHINES)):
-        decision = _feasible(model, machines(name), free, facts)
+        machine = machines(name)
+        if _total_bytes(machine) < least:
+            continue
+        decision = _feasible(model, machine, free, facts)
         if decision is None:
             continue
         best = decision.ranked[0]
@@ -258,6 +265,11 @@ def _nearest_machines(
         named += 1
         if named == MACHINES_NAMED:
             return
+
+
+def _total_bytes(report: HardwareReport) -> int:
+    """All memory of a machine, to pass over those that cannot hold the smallest file at a glance."""
+    return sum(each.memory_total_bytes or 0 for each in report.accelerators) or report.host.memory_total_bytes or 0
 
 
 def _more_of_the_same(report: HardwareReport, facts: Facts) -> Iterator[str]:

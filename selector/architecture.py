@@ -7,6 +7,7 @@ is known (``tests/unit/selector/test_architecture.py``).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from selector.facts import Architecture, CheckpointFacts, Component, Storage, Vision
@@ -190,6 +191,7 @@ def uniform_storage(arch: Architecture, checkpoint: CheckpointFacts) -> Storage:
     return Storage(bits=bits, quantized=matrices, mtp=mtp, mtp_quantized=True)
 
 
+@lru_cache(maxsize=256)  # pure, and asked for again by every plan that advice makes
 def stored_weights(arch: Architecture, checkpoint: CheckpointFacts) -> StoredWeights:
     """The checkpoint's bytes by part, scaled to the size its files really have."""
     storage = checkpoint.storage or uniform_storage(arch, checkpoint)

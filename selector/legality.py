@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from selector.contract import Note, Number, Parallel
@@ -30,6 +31,7 @@ class Verdict(NamedTuple):
     speed_factor: float
 
 
+@lru_cache(maxsize=256)
 def version_key(version: str) -> tuple[int, ...]:
     """``"0.11.0" < "0.33.0"``, ``"b6092" < "b7400"``; letters are ignored."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
@@ -61,7 +63,11 @@ def loader(
         return Refusal("engine.architecture", f"{name} does not run {arch.model_type} from {checkpoint.format}", {})
     rows = [row for row in rows if group.kind in row.devices]
     if not rows:
-        return Refusal("engine.device", f"{name} does not run {checkpoint.format} checkpoints on {_kind(group)}", {})
+        return Refusal(
+            "engine.device",
+            f"{name} does not run {checkpoint.format} checkpoints of {arch.model_type} on {_kind(group)}",
+            {},
+        )
     capability = group.devices[0].capability
     able = [
         row

@@ -17,7 +17,7 @@ import pytest
 
 HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_dir("autolaunch-tests", appauthor=False))
 ROOT = Path(__file__).parents[2]
-MAIN = (sys.executable, "-c", "from autolaunch.cli.main import main; main()")
+MAIN = (sys.executable, "-c", "from autolaunch.__main__ import main; main()")
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import autolaunch
+import profiles
 from autolaunch import api
 from selector.catalog import Catalog
 
@@ -24,7 +25,7 @@ def test_a_users_own_profile_adds_a_model(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("AUTOLAUNCH_HOME", str(tmp_path))
     own = tmp_path / "profiles" / "models" / "glm-mine.toml"
     own.parent.mkdir(parents=True)
-    shipped = Path(api.profiles.DIRECTORY) / "models" / "glm-tiny.toml"
+    shipped = profiles.DIRECTORY / "models" / "glm-tiny.toml"
     own.write_text(shipped.read_text().replace('id = "glm-tiny"', 'id = "glm-mine"'))
     assert "glm-mine" in api.catalog().model_ids()
     assert api.plan("glm-mine", hardware="cpu-64gb").feasible
