@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,14 +67,22 @@ def reaches_outside(item: pytest.Item) -> bool:
 # The two fixtures below take no function-scoped fixture, so that Hypothesis accepts them around its tests.
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh folder at every ``next``. (``mktemp`` for each of a thousand tests looks through all before it.)"""
+    root = tmp_path_factory.mktemp("homes")
+    return (root / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(request: pytest.FixtureRequest, homes: Iterator[Path]) -> Iterator[Path]:
     """An empty home for a unit test, and none of the person's own settings. Others keep the real caches.
 
     Every test keeps autolaunch's own state apart from the person's; an integration test that wants to share the
     environments of engines between tests sets AUTOLAUNCH_HOME itself.
     """
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOLAUNCH_HOME", str(folder / "autolaunch"))
         if not reaches_outside(request.node):

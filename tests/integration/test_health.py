@@ -16,7 +16,7 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import EngineProcess
 from selector.errors import EngineStartError, PortTaken
 
-FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
+FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 Start = Callable[..., tuple[EngineProcess, Address]]
 
 

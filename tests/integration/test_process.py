@@ -18,7 +18,7 @@ from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.process import LINE_CHARACTERS, RING_LINES, EngineProcess, Output, printable
 from selector.errors import EngineStartError
 
-FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
+FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 Start = Callable[..., EngineProcess]
 
 
@@ -116,7 +116,7 @@ def test_the_tree_dies_with_its_launcher(number: int, tmp_path: Path) -> None:
         "EngineProcess(sys.argv[1:], environment=dict(os.environ), working_directory=Path.cwd(), grace_seconds=0.3)\n"
         "time.sleep(3600)\n"
     )
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[2])
     engine = (sys.executable, str(FAKE), "--port", str(port), "--mode", "children", "--pids", str(pids))
     with subprocess.Popen((sys.executable, "-c", code, *engine), cwd=root) as launcher:
         until(lambda: pids.exists() and len(pids.read_text().split()) == 3)
