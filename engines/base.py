@@ -74,22 +74,21 @@ class Engine(ABC):
         """
 
 
-def common_environment(candidate: Candidate, serving: Serving | None = None) -> dict[str, str]:
+def common_environment(candidate: Candidate, serving: Serving) -> dict[str, str]:
     """What every engine is given: no hub traffic while serving, and the first replica's devices.
 
-    A launch names devices by UUID where the driver tells them: an index means another card as soon as a
-    variable reorders them. A plan shows indices, in the driver's order.
+    A launch serves a local folder and is cut off from the hub; the command that a plan shows may fetch. A launch
+    names devices by UUID where the driver tells them: an index means another card as soon as a variable reorders
+    them. A plan shows indices, in the driver's order.
     """
-    environment = {"HF_HUB_OFFLINE": "1"}
-    if not candidate.parallel.devices:
-        return environment
+    launched = serving.executable_directory is not None
+    environment = {"HF_HUB_OFFLINE": "1"} if launched else {}
     indices = candidate.parallel.devices[: candidate.parallel.ranks]
-    devices = () if serving is None else serving.devices
-    variable = _VISIBLE.get(devices[0].vendor if devices else "nvidia")
-    if variable is None:
+    variable = _VISIBLE.get(serving.devices[0].vendor if serving.devices else "nvidia")
+    if not indices or variable is None:
         return environment
-    uuids = [device.uuid for device in devices if device.uuid is not None]
-    if serving is not None and serving.executable_directory is not None and len(uuids) == len(indices):
+    uuids = [device.uuid for device in serving.devices if device.uuid is not None]
+    if launched and len(uuids) == len(indices):
         environment[variable] = ",".join(uuids)
         return environment
     if variable == "CUDA_VISIBLE_DEVICES":

@@ -9,7 +9,7 @@ import click
 from autolaunch import __version__
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.main import wants_json
-from autolaunch.cli.terminal import clean
+from autolaunch.cli.terminal import Unwritable, clean
 from selector.errors import AutolaunchError, UsageError
 
 #: The command that a model's name stands for.
@@ -100,6 +100,14 @@ def autolaunch(ctx: click.Context) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and give its exit code. Errors of ours and of click are shown here."""
+    try:
+        return _shown(arguments)
+    except Unwritable as error:  # result or error: on stdout nothing more is tried
+        show_error("output", error.format_message(), None, error.exit_code, as_json=False)
+        return error.exit_code
+
+
+def _shown(arguments: list[str]) -> int:
     as_json = wants_json(arguments)
     try:
         with autolaunch.make_context("autolaunch", list(arguments)) as ctx:
@@ -109,9 +117,6 @@ def run(arguments: list[str]) -> int:
     except click.UsageError as error:
         show_error("usage", _sentence(error), _where_help_is(error), 2, as_json=as_json)
         return 2
-    except click.ClickException as error:  # the output cannot be written: on stdout nothing more is tried
-        show_error("output", error.format_message(), None, error.exit_code, as_json=False)
-        return error.exit_code
     except AutolaunchError as error:
         show_error(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
         return error.exit_code

@@ -191,12 +191,14 @@ def test_nobody_reading_is_no_error_to_speak_of() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("arguments", [["hardware"], ["hardware", "--json"], ["plan", "nothing", "--json"]])
-def test_output_that_cannot_be_written_is_said(arguments: list[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_that_cannot_be_written_is_said(arguments: list[str], unbuffered: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             (sys.executable, "-c", MAIN, *arguments),
             stdout=full,
             stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             cwd=ROOT,
             timeout=20,
             check=False,

@@ -49,7 +49,9 @@ def test_kept_prompts_have_a_bound_in_bytes() -> None:
 
 def test_no_hub_is_asked_while_it_serves() -> None:
     command = engine("mlx").command(
-        candidate("mlx", "glm-tiny"), Catalog().model("glm-tiny"), Serving(model="m", served_name="m")
+        candidate("mlx", "glm-tiny"),
+        Catalog().model("glm-tiny"),
+        Serving(model="m", served_name="m", executable_directory="/there/bin"),
     )
     assert command.env == {"HF_HUB_OFFLINE": "1"}
-    assert command.argv[0] == "mlx_lm.server"
+    assert command.argv[0] == "/there/bin/mlx_lm.server"
