@@ -18,8 +18,8 @@ WAITING = """
 import sys, time
 import autolaunch.cli.main as main
 def waiting(arguments):
-    print("here", flush=True)
     try:
+        print("here", flush=True)  # inside: a signal may follow at once
         time.sleep(30)
     finally:
         print("cleaning", flush=True)
