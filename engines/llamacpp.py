@@ -34,7 +34,7 @@ class Llamacpp(Engine):
         del model  # the chat template and its parsers come with the file (--jinja)
         checkpoint, limits = candidate.checkpoint, candidate.limits
         argv: list[str] = [serving.executable("llama-server")]
-        argv += ["--hf-repo", f"{serving.model}:{checkpoint.file_prefix or checkpoint.quantization}"]
+        argv += ["--hf-repo", f"{serving.model}:{checkpoint.quantization}"]
         argv += ["--alias", serving.served_name, "--host", serving.host, "--port", str(serving.port)]
         argv += ["--ctx-size", str(candidate.memory.kv_cache_tokens), "--parallel", str(limits.max_sequences)]
         argv += ["--kv-unified", "--jinja"]
