@@ -10,7 +10,7 @@ import msgspec
 
 import engines.registry
 import profiles
-from engines.base import Serving, planned_package
+from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
@@ -19,7 +19,8 @@ from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.machines import report_from_file, report_from_spec
 from selector.plan import launch_plan
-from selector.request import WORKLOADS, Objective, Pins, PlanRequest, Workload, WorkloadName
+from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadName
+from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
 
 
 def home() -> Path:
@@ -98,28 +99,34 @@ def plan(
         UsageError: pins that contradict each other.
         ProfileError: a profile is wrong.
     """
+    pins = Pins() if pins is None else pins
+    checked_figures(
+        objective=objective,
+        workload=workload,
+        context_tokens=context_tokens,
+        concurrency=concurrency,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        pins=pins,
+    )
     known = catalog() if known is None else known
     match = known.find_model(model)
-    pins = Pins() if pins is None else pins
     if match.repo is not None:
-        if pins.repo is not None and pins.repo.lower() != match.repo.lower():
+        if pins.repo is not None and pins.repo.lower() not in (match.repo.lower(), model.lower()):
             raise UsageError(f"{model} names one checkpoint and --repo another: {pins.repo}")
         pins = msgspec.structs.replace(pins, repo=match.repo)
+    pins = pins_on_checkpoints(match.model, pins, model)
     if isinstance(hardware, HardwareReport):
         report = hardware
     else:
         report = probe() if hardware is None else hardware_report(hardware, known)
-    _check_gpus(pins, report)
-    named = WORKLOADS[workload or "chat"]
+    checked_gpus(pins, report)
     request = PlanRequest(
         model=match.model.id,
         objective=objective,
         context_tokens=context_tokens,
-        concurrency=concurrency if concurrency is not None else named.concurrency,
-        workload=Workload(
-            input_tokens=named.input_tokens if input_tokens is None else input_tokens,
-            output_tokens=named.output_tokens if output_tokens is None else output_tokens,
-        ),
+        concurrency=WORKLOADS[workload or "chat"].concurrency if concurrency is None else concurrency,
+        workload=workload_of(workload, input_tokens, output_tokens, context_tokens, match.model),
         pins=pins,
     )
     decided = launch_plan(
@@ -128,7 +135,13 @@ def plan(
         request,
         known,
         advise=lambda decision: advice.advise(
-            match.model, report, request, known, decision, lambda name: report_from_spec(name, known)
+            match.model,
+            report,
+            request,
+            known,
+            decision,
+            lambda name: report_from_spec(name, known),
+            hardware if isinstance(hardware, str) else _specified(report),
         ),
         keep_all=keep_all,
     )
@@ -136,16 +149,9 @@ def plan(
     return with_installed(decided, known) if hardware is None else decided
 
 
-def _check_gpus(pins: Pins, report: HardwareReport) -> None:
-    have = [device.index for device in report.accelerators]
-    missing = [index for index in pins.gpus or () if index not in have]
-    if missing:
-        raise UsageError(
-            f"--gpus names device {missing[0]}, which is not there",
-            hint=f"devices: {', '.join(map(str, have)) or 'none'}",
-        )
-    if pins.gpu_count is not None and pins.gpu_count > len(have):
-        raise UsageError(f"--gpus asks for {pins.gpu_count} devices, {len(have)} are there")
+def _specified(report: HardwareReport) -> str | None:
+    """The name of a machine that was made from one (:mod:`selector.machines` leaves it in the findings)."""
+    return next((each.reason for each in report.findings if each.probe == "specification"), None)
 
 
 def with_commands(decided: LaunchPlan, model: ModelFacts) -> LaunchPlan:
@@ -161,9 +167,9 @@ def with_commands(decided: LaunchPlan, model: ModelFacts) -> LaunchPlan:
 def with_command(candidate: Candidate, model: ModelFacts, report: HardwareReport) -> Candidate:
     """The candidate with the command of its first replica."""
     engine = engines.registry.engine(candidate.engine.name)
-    first = candidate.parallel.devices[: candidate.parallel.ranks]
-    devices = tuple(device for device in report.accelerators if device.index in first)
-    serving = Serving(model=candidate.checkpoint.repo, served_name=model.id, devices=devices)
+    devices = first_replica(report, candidate)
+    visible = visible_devices(report, devices, launched=False)
+    serving = Serving(model=candidate.checkpoint.repo, served_name=model.id, devices=devices, visible=visible)
     return msgspec.structs.replace(candidate, command=engine.command(candidate, model, serving))
 
 

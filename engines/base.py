@@ -14,7 +14,7 @@ import msgspec
 from selector.contract import Candidate, Command, EngineChoice
 from selector.errors import EngineInstallError
 from selector.facts import EngineFacts, EngineName, ModelFacts, Package, Parsers
-from selector.hardware import Accelerator
+from selector.hardware import Accelerator, HardwareReport
 from selector.values import Value
 
 #: The variable by which a vendor's runtime is told its devices. Apple's has none: there is one GPU.
@@ -27,7 +27,8 @@ class Serving(Value, frozen=True, kw_only=True):
     ``model`` is what the engine is told to load: a hub id in a plan, a local folder at launch (or its
     last part, with ``working_directory`` set to the parent, for engines that answer to nothing but the
     name they were started with). ``executable_directory`` is the ``bin`` of the engine's environment;
-    ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's.
+    ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's, ``visible``
+    what the vendor's runtime calls them (:func:`visible_devices`).
     """
 
     model: str
@@ -36,6 +37,7 @@ class Serving(Value, frozen=True, kw_only=True):
     port: int = 8000
     executable_directory: str | None = None
     devices: tuple[Accelerator, ...] = ()
+    visible: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
     def executable(self, name: str) -> str:
@@ -77,24 +79,42 @@ class Engine(ABC):
 def common_environment(candidate: Candidate, serving: Serving) -> dict[str, str]:
     """What every engine is given: no hub traffic while serving, and the first replica's devices.
 
-    A launch serves a local folder and is cut off from the hub; the command that a plan shows may fetch. A launch
-    names devices by UUID where the driver tells them: an index means another card as soon as a variable reorders
-    them. A plan shows indices, in the driver's order.
+    A launch serves a local folder and is cut off from the hub; the command that a plan shows may fetch. Over several
+    nodes the devices are Ray's to give.
     """
     launched = serving.executable_directory is not None
     environment = {"HF_HUB_OFFLINE": "1"} if launched else {}
-    indices = candidate.parallel.devices[: candidate.parallel.ranks]
-    variable = _VISIBLE.get(serving.devices[0].vendor if serving.devices else "nvidia")
-    if not indices or variable is None:
+    if candidate.parallel.nodes > 1 or not serving.visible:
         return environment
-    uuids = [device.uuid for device in serving.devices if device.uuid is not None]
-    if launched and len(uuids) == len(indices):
-        environment[variable] = ",".join(uuids)
+    variable = _VISIBLE.get(serving.devices[0].vendor) if serving.devices else None
+    if variable is None:
         return environment
-    if variable == "CUDA_VISIBLE_DEVICES":
+    if variable == "CUDA_VISIBLE_DEVICES" and serving.visible[0].isdigit():
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    environment[variable] = ",".join(str(index) for index in indices)
+    environment[variable] = ",".join(serving.visible)
     return environment
+
+
+def visible_devices(report: HardwareReport, devices: tuple[Accelerator, ...], *, launched: bool) -> tuple[str, ...]:
+    """What the vendor's runtime calls ``devices``, in the order of the ranks.
+
+    A launch names them by UUID where the driver tells them: an index means another card as soon as a variable
+    reorders them. A MIG slice has no other name. A plan shows indices as the vendor counts them on that node, which
+    is not the report's count over vendors and nodes.
+    """
+    sliced = any(device.mig_parent_uuid is not None for device in devices)
+    uuids = tuple(device.uuid for device in devices if device.uuid is not None)
+    if (launched or sliced) and len(uuids) == len(devices):
+        return uuids
+    return tuple(str(device.index - _first_index(report, device)) for device in devices)
+
+
+def _first_index(report: HardwareReport, device: Accelerator) -> int:
+    """Where the report's count of this vendor's devices on this node begins. (On one node NVML's own index is kept.)"""
+    if device.vendor == "nvidia" and device.node == 0:
+        return 0
+    alike = (each.index for each in report.accelerators if (each.vendor, each.node) == (device.vendor, device.node))
+    return min(alike, default=0)
 
 
 def parsers(model: ModelFacts, engine: EngineName) -> Parsers | None:
@@ -117,3 +137,10 @@ def planned_package(facts: EngineFacts, chosen: EngineChoice) -> tuple[EngineFac
                 msgspec.structs.replace(package, requirements=(first, *package.requirements[1:])),
             )
     raise EngineInstallError(f"{facts.name} has no environment called {chosen.package!r}")
+
+
+def first_replica(report: HardwareReport, candidate: Candidate) -> tuple[Accelerator, ...]:
+    """The first replica's devices, in the order of its ranks."""
+    by_index = {device.index: device for device in report.accelerators}
+    indices = candidate.parallel.devices[: candidate.parallel.ranks]
+    return tuple(by_index[index] for index in indices if index in by_index)

@@ -45,8 +45,6 @@ class Sglang(Engine):
         argv += ["--tp-size", str(parallel.tensor)]
         if parallel.pipeline > 1:
             argv += ["--pp-size", str(parallel.pipeline)]
-        if parallel.nodes > 1:
-            argv += ["--nnodes", str(parallel.nodes)]
         if parallel.expert:
             argv += ["--ep-size", str(parallel.tensor)]
         argv += ["--context-length", str(limits.context_tokens)]
@@ -67,4 +65,7 @@ class Sglang(Engine):
             argv += ["--tool-call-parser", known.tool]
             argv += [] if known.reasoning is None else ["--reasoning-parser", known.reasoning]
         argv += checked_extra(serving.extra, owned=OWNED, engine="sglang")
-        return Command(argv=tuple(argv), env=common_environment(candidate, serving))
+        environment = common_environment(candidate, serving)
+        if candidate.checkpoint.hub == "modelscope" and serving.executable_directory is None:
+            environment["SGLANG_USE_MODELSCOPE"] = "true"  # the id is ModelScope's: it would be asked of the other hub
+        return Command(argv=tuple(argv), env=environment)

@@ -66,4 +66,7 @@ class Vllm(Engine):
             argv += ["--enable-auto-tool-choice", "--tool-call-parser", known.tool]
             argv += [] if known.reasoning is None else ["--reasoning-parser", known.reasoning]
         argv += checked_extra(serving.extra, owned=OWNED, engine="vllm")
-        return Command(argv=tuple(argv), env=common_environment(candidate, serving))
+        environment = common_environment(candidate, serving)
+        if candidate.checkpoint.hub == "modelscope" and serving.executable_directory is None:
+            environment["VLLM_USE_MODELSCOPE"] = "True"  # the id is ModelScope's: it would be asked of the other hub
+        return Command(argv=tuple(argv), env=environment)

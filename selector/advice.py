@@ -16,6 +16,7 @@ from selector.facts import ModelFacts
 from selector.hardware import Accelerator, HardwareReport
 from selector.request import Pins, PlanRequest
 from selector.search import LOWEST_QUALITY_UNASKED, Decision, Facts, decide
+from selector.typed import typed
 
 #: Machines that people have or rent, as ``--hardware`` takes them, for "the nearest machines".
 REFERENCE_MACHINES = (
@@ -47,6 +48,12 @@ MAC_KEEPS_BYTES = 8 * GIB
 
 Machines = Callable[[str], HardwareReport]
 
+_LAYOUT = frozenset(
+    {"tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus", "gpu_count", "max_sequences"}
+)
+#: Pins that say which weights are wanted: giving those up is not advised, a machine for them is.
+_WISHES = frozenset({"repo", "format", "quantization", "hub", "revision"})
+
 
 def advise(
     model: ModelFacts,
@@ -55,17 +62,48 @@ def advise(
     facts: Facts,
     decision: Decision,
     machines: Machines,
+    machine: str | None = None,
 ) -> tuple[Advice, ...]:
-    """Advice for a decision. ``machines`` turns a name of :data:`REFERENCE_MACHINES` into its report."""
+    """Advice for a decision. ``machines`` turns a name of :data:`REFERENCE_MACHINES` into its report.
+
+    ``machine`` is the ``--hardware`` that was asked about, ``None`` for this machine: commands repeat it.
+    """
     if decision.ranked:
-        return tuple(_wider_context(model, report, request, facts, decision))
+        return tuple(_wider_context(model, report, request, facts, decision, machine))
+    unpinned = tuple(_fewer_pins(report, model, request, facts, machine))
+    if unpinned:
+        return unpinned  # the machine would do: what stands in the way is what was asked of it
     changes = (
         *_free_memory(report, model, request, facts),
         *_wired_limit(report, model, request, facts),
-        *_smaller_request(report, model, request, facts),
-        *_lower_quality(report, model, request, facts, decision),
+        *_smaller_request(report, model, request, facts, machine),
+        *_lower_quality(report, model, request, facts, decision, machine),
     )
     return (*changes, *_nearest_machines(model, report, request, facts, machines))
+
+
+def _fewer_pins(
+    report: HardwareReport, model: ModelFacts, request: PlanRequest, facts: Facts, machine: str | None
+) -> Iterator[Advice]:
+    """The pin without which it fits; all of a layout's together where no single one is to blame."""
+    given = [name for name in Pins.__struct_fields__ if getattr(request.pins, name) is not None]
+    ways = [(name,) for name in given if name not in _WISHES]
+    layout = tuple(name for name in given if name in _LAYOUT)
+    for names in (*ways, *((layout,) if len(layout) > 1 else ())):
+        pins = msgspec.structs.replace(request.pins, **dict.fromkeys(names))
+        free = msgspec.structs.replace(request, pins=pins)
+        found = _feasible(model, report, free, facts)
+        if found is not None:
+            best = found.ranked[0]
+            pinned = " and ".join(name.replace("_", " ") for name in names)
+            yield Advice(
+                kind="engine",
+                message=f"it fits when {pinned} is left free: {best.checkpoint.repo} ({best.checkpoint.quantization}) "
+                f"with {best.engine.name}, context {best.limits.context_tokens:,}",
+                numbers={"context_tokens": best.limits.context_tokens},
+                command=typed(free, machine),
+            )
+            return
 
 
 def _feasible(model: ModelFacts, report: HardwareReport, request: PlanRequest, facts: Facts) -> Decision | None:
@@ -74,7 +112,12 @@ def _feasible(model: ModelFacts, report: HardwareReport, request: PlanRequest, f
 
 
 def _wider_context(
-    model: ModelFacts, report: HardwareReport, request: PlanRequest, facts: Facts, decision: Decision
+    model: ModelFacts,
+    report: HardwareReport,
+    request: PlanRequest,
+    facts: Facts,
+    decision: Decision,
+    machine: str | None,
 ) -> Iterator[Advice]:
     """The chosen plan serves less than the model's context: what would give more."""
     chosen = decision.ranked[0]
@@ -85,7 +128,8 @@ def _wider_context(
     if request.pins.kv_cache_dtype is not None:
         return
     pins = msgspec.structs.replace(_pinned_to(request, decision), kv_cache_dtype="fp8")
-    with_fp8 = _feasible(model, report, msgspec.structs.replace(request, pins=pins), facts)
+    wider = msgspec.structs.replace(request, pins=pins)
+    with_fp8 = _feasible(model, report, wider, facts)
     if with_fp8 is not None and with_fp8.ranked[0].limits.context_tokens > chosen.limits.context_tokens:
         tokens = with_fp8.ranked[0].limits.context_tokens
         yield Advice(
@@ -93,7 +137,7 @@ def _wider_context(
             message=f"a KV cache in fp8 would take the context from {chosen.limits.context_tokens:,} to {tokens:,} "
             "tokens; it lowers accuracy a little, so it is not chosen by itself",
             numbers={"context_tokens": tokens},
-            command=f"autolaunch {model.id} --kv-cache-dtype fp8",
+            command=typed(wider, machine),
         )
 
 
@@ -183,31 +227,50 @@ def _wired_limit(
         return
 
 
-def _smaller_request(report: HardwareReport, model: ModelFacts, request: PlanRequest, facts: Facts) -> Iterator[Advice]:
-    """A shorter context, or an fp8 KV cache, when one was asked for that does not fit."""
-    if request.context_tokens is not None:
-        free = _feasible(model, report, msgspec.structs.replace(request, context_tokens=None), facts)
-        if free is not None:
-            tokens = max(candidate.limits.context_tokens for candidate in free.ranked)
-            if tokens < request.context_tokens:
-                yield Advice(
-                    kind="context",
-                    message=f"with a context of {tokens:,} tokens instead of {request.context_tokens:,} it fits",
-                    numbers={"context_tokens": tokens},
-                    command=f"autolaunch {model.id} --context {tokens}",
-                )
+def _smaller_request(
+    report: HardwareReport, model: ModelFacts, request: PlanRequest, facts: Facts, machine: str | None
+) -> Iterator[Advice]:
+    """A shorter context, fewer requests at once, or an fp8 KV cache, when more was asked for than fits."""
+    shorter = msgspec.structs.replace(request, context_tokens=None)
+    free = None if request.context_tokens is None else _feasible(model, report, shorter, facts)
+    if free is not None and request.context_tokens is not None:
+        tokens = max(candidate.limits.context_tokens for candidate in free.ranked)
+        if tokens < request.context_tokens:
+            yield Advice(
+                kind="context",
+                message=f"with a context of {tokens:,} tokens instead of {request.context_tokens:,} it fits",
+                numbers={"context_tokens": tokens},
+                command=typed(msgspec.structs.replace(request, context_tokens=tokens), machine),
+            )
+    fewer = msgspec.structs.replace(request, concurrency=None)
+    free = None if request.concurrency is None else _feasible(model, report, fewer, facts)
+    if free is not None and request.concurrency is not None:
+        count = max(candidate.speed.concurrency for candidate in free.ranked)
+        if count < request.concurrency:
+            yield Advice(
+                kind="context",
+                message=f"{count:,} requests of that length fit at once, {request.concurrency:,} do not",
+                numbers={"concurrency": count},
+                command=typed(msgspec.structs.replace(request, concurrency=count), machine),
+            )
     if request.pins.kv_cache_dtype is None:
         pins = msgspec.structs.replace(request.pins, kv_cache_dtype="fp8")
-        if _feasible(model, report, msgspec.structs.replace(request, pins=pins), facts) is not None:
+        with_fp8 = msgspec.structs.replace(request, pins=pins)
+        if _feasible(model, report, with_fp8, facts) is not None:
             yield Advice(
                 kind="kv_cache",
                 message="with a KV cache in fp8 it fits; that lowers accuracy a little",
-                command=f"autolaunch {model.id} --kv-cache-dtype fp8",
+                command=typed(with_fp8, machine),
             )
 
 
 def _lower_quality(
-    report: HardwareReport, model: ModelFacts, request: PlanRequest, facts: Facts, decision: Decision
+    report: HardwareReport,
+    model: ModelFacts,
+    request: PlanRequest,
+    facts: Facts,
+    decision: Decision,
+    machine: str | None,
 ) -> Iterator[Advice]:
     """The best of the quantizations that are not chosen unasked, when it fits."""
     if not any(each.code == "quality.floor" for each in decision.rejected):
@@ -215,7 +278,8 @@ def _lower_quality(
     below = [each for each in model.checkpoints if each.quality < LOWEST_QUALITY_UNASKED]
     for checkpoint in sorted(below, key=lambda each: -each.quality):
         pins = msgspec.structs.replace(request.pins, quantization=checkpoint.quantization)
-        found = _feasible(model, report, msgspec.structs.replace(request, pins=pins), facts)
+        lower = msgspec.structs.replace(request, pins=pins)
+        found = _feasible(model, report, lower, facts)
         if found is not None:
             best = found.ranked[0]
             yield Advice(
@@ -223,7 +287,7 @@ def _lower_quality(
                 message=f"{best.checkpoint.repo} at {checkpoint.quantization} fits, with {best.engine.name}; it keeps "
                 f"about {checkpoint.quality:.0%} of the original's quality, so it is not chosen by itself",
                 numbers={"quality": checkpoint.quality, "context_tokens": best.limits.context_tokens},
-                command=f"autolaunch {model.id} --quantization {checkpoint.quantization}",
+                command=typed(lower, machine),
             )
             return
 

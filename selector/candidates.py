@@ -81,15 +81,17 @@ def place(group: Group, parallel: Parallel) -> tuple[Device, ...] | None:
     """
     if group.kind == "cpu":
         return group.devices if parallel.ranks * parallel.data == 1 else None
-    left = {node: [device for device in group.devices if device.node == node] for node in group.nodes}
+    stages = parallel.data * parallel.pipeline
     placed: list[Device] = []
-    for _ in range(parallel.data * parallel.pipeline):
-        node = next((node for node in group.nodes if len(left[node]) >= parallel.tensor), None)
-        if node is None:
-            return None
-        placed += left[node][: parallel.tensor]
-        left[node] = left[node][parallel.tensor :]
-    return tuple(placed)
+    position = 0
+    while len(placed) < stages * parallel.tensor and position < len(group.devices):
+        stage = group.devices[position : position + parallel.tensor]
+        if len(stage) == parallel.tensor and stage[0].node == stage[-1].node:
+            placed += stage
+            position += parallel.tensor
+        else:
+            position += 1  # a stage would begin in one node and end in the next
+    return tuple(placed) if len(placed) == stages * parallel.tensor else None
 
 
 def nodes_of_a_replica(placed: tuple[Device, ...], parallel: Parallel) -> int:
@@ -108,4 +110,4 @@ def select_group(group: Group, pins: Pins) -> Group:
     """Cut a group to ``--gpus COUNT``: the emptiest devices, node by node."""
     if pins.gpu_count is None or group.kind == "cpu":
         return group
-    return group._replace(devices=group.devices[: pins.gpu_count])
+    return group.first(pins.gpu_count)

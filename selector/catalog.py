@@ -15,8 +15,9 @@ import msgspec
 
 from profiles import DIRECTORY
 from selector.errors import ProfileError, UnknownModel, UsageError
-from selector.facts import AcceleratorFacts, AcceleratorFile, CheckpointFacts, EngineFacts, ModelFacts
+from selector.facts import AcceleratorFacts, AcceleratorFile, EngineFacts, ModelFacts
 from selector.hardware import Accelerator, Vendor
+from selector.sound import Fault, accelerator_faults, engine_faults, model_faults
 
 #: The vendors whose accelerators are described, in the order in which they are looked through.
 VENDORS: tuple[Vendor, ...] = ("nvidia", "amd", "apple")
@@ -27,7 +28,6 @@ MEMORY_TOLERANCE = 0.1
 
 _MIB = 1 << 20
 _GIB = 1 << 30
-_MAY_BE_ZERO = frozenset({"first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"})
 _T = TypeVar("_T")
 
 
@@ -71,8 +71,9 @@ class Catalog:
             path = self._files("models").get(model_id)
             if path is None:
                 raise self._unknown_model(model_id)
-            known = self._models[model_id] = _read(path, ModelFacts)
+            known = _read(path, ModelFacts)
             _check_model(path, known)
+            self._models[model_id] = known
         return known
 
     def find_model(self, name: str) -> ModelMatch:
@@ -127,8 +128,10 @@ class Catalog:
                 near = nearest(name, self.engine_names())
                 hint = f"known engines: {', '.join(self.engine_names())}" if near is None else f"did you mean {near}?"
                 raise UsageError(f"no engine is called {shown(name)}", hint=hint)
-            known = self._engines[name] = _read(path, EngineFacts)
+            known = _read(path, EngineFacts)
             _check_name(path, "name", known.name)
+            _refuse(path, engine_faults(known))
+            self._engines[name] = known
         return known
 
     # --- accelerators
@@ -290,7 +293,7 @@ def _check_name(path: Path, key: str, name: str) -> None:
 
 
 def _check_model(path: Path, model: ModelFacts) -> None:
-    """What types cannot say: names that can be asked for, figures that can be divided by."""
+    """What types cannot say: a name that can be asked for, figures that can be reckoned with."""
     _check_name(path, "id", model.id)
     if (
         model.id != model.id.lower()
@@ -298,37 +301,13 @@ def _check_model(path: Path, model: ModelFacts) -> None:
         or not model.id.replace("-", "").replace(".", "").isalnum()
     ):
         raise ProfileError(f"{_place(path)}: id: use lower-case letters, digits, dots and hyphens")
-    for key, figure in (("context_tokens", model.context_tokens), *_figures(model)):
-        if not (figure > 0 or (figure == 0 and key.rpartition(".")[2] in _MAY_BE_ZERO)):
-            raise ProfileError(f"{_place(path)}: {key}: must be above 0, is {figure}")
-    if not model.checkpoints:
-        raise ProfileError(f"{_place(path)}: checkpoints: there must be one at least")
-    seen: dict[tuple[str, str | None], int] = {}
-    for index, checkpoint in enumerate(model.checkpoints):
-        key = f"checkpoints[{index}]"
-        _check_checkpoint(path, key, checkpoint)
-        first = seen.setdefault((checkpoint.repo.lower(), checkpoint.file_prefix), index)
-        if first != index:
-            raise ProfileError(f"{_place(path)}: {key}: the same repository as checkpoints[{first}]: {checkpoint.repo}")
+    _refuse(path, model_faults(model))
 
 
-def _figures(model: ModelFacts) -> Iterator[tuple[str, float]]:
-    for prefix, part in (("architecture", model.architecture), ("architecture.vision", model.architecture.vision)):
-        if part is not None:
-            for key in part.__struct_fields__:
-                figure = getattr(part, key)
-                if isinstance(figure, int | float) and not isinstance(figure, bool):
-                    yield f"{prefix}.{key}", figure
-
-
-def _check_checkpoint(path: Path, key: str, checkpoint: CheckpointFacts) -> None:
-    if checkpoint.download_bytes <= 0:
-        raise ProfileError(f"{_place(path)}: {key}.download_bytes: must be above 0, is {checkpoint.download_bytes}")
-    if not 0 < checkpoint.quality <= 1:
-        raise ProfileError(f"{_place(path)}: {key}.quality: must be above 0 and at most 1, is {checkpoint.quality}")
-    storage = checkpoint.storage
-    if storage is not None and not (storage.bits > 0 and (storage.group_size is None or storage.group_size > 0)):
-        raise ProfileError(f"{_place(path)}: {key}.storage: bits and group_size must be above 0")
+def _refuse(path: Path, faults: Iterator[Fault]) -> None:
+    """One fault is told at a time: the first is often the cause of the others."""
+    for key, reason in faults:
+        raise ProfileError(f"{_place(path)}: {key}: {reason}")
 
 
 def _accelerator_file(path: Path, vendor: Vendor) -> tuple[AcceleratorFacts, ...]:
@@ -338,8 +317,7 @@ def _accelerator_file(path: Path, vendor: Vendor) -> tuple[AcceleratorFacts, ...
         key = f"accelerators[{index}]"
         if facts.vendor != vendor:
             raise ProfileError(f"{_place(path)}: {key}.vendor: is {facts.vendor}, but the file's name says {vendor}")
-        if not facts.bandwidth_gb_per_second > 0:
-            raise ProfileError(f"{_place(path)}: {key}.bandwidth_gb_per_second: must be above 0")
+        _refuse(path, accelerator_faults(key, facts))
         for name in (facts.id, *facts.aliases):
             if (first := names.setdefault(name.lower(), index)) != index:
                 raise ProfileError(f"{_place(path)}: {key}: {shown(name)} is a name of accelerators[{first}] already")
@@ -355,7 +333,26 @@ def shown(text: str) -> str:
 
 
 def nearest(wanted: str, known: Iterable[str]) -> str | None:
-    """The known name most like what was typed, if any is like it at all."""
+    """The known name most like what was typed, if any is like it at all.
+
+    Of those that are alike, the one that the fewest slips of the finger lead to; of several, rather one with a
+    letter exchanged or put in than a shorter one: ``h201`` is meant for ``h200``, not for ``h20``.
+    """
     import difflib
 
-    return next(iter(difflib.get_close_matches(wanted[:200], list(known), n=1)), None)
+    wanted = wanted[:200]
+    alike = difflib.get_close_matches(wanted, list(known), n=8)  # the likest first, which min keeps among equals
+    return min(alike, key=lambda each: (_slips(wanted, each), len(each) < len(wanted)), default=None)
+
+
+def _slips(one: str, other: str) -> int:
+    """How many letters must be put in, left out or exchanged to make the one of the other (Levenshtein)."""
+    row = list(range(len(other) + 1))
+    for place, letter in enumerate(one, 1):
+        diagonal, row[0] = row[0], place
+        for column, counterpart in enumerate(other, 1):
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (letter != counterpart)),
+            )
+    return row[-1]

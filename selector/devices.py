@@ -33,7 +33,9 @@ class Device(msgspec.Struct, frozen=True):
     """One place for a rank.
 
     ``allocatable_bytes`` is what the runtime hands out on the device when it is empty, ``free_bytes`` what is
-    left of that now. ``None`` bandwidths and rates are unknown, and stay unknown in the estimate.
+    left of that now. ``counted_bytes`` is the total
+    that a runtime reports and an engine's share refers to: more than is allocatable where memory is shared with the
+    system. ``None`` bandwidths and rates are unknown, and stay unknown in the estimate.
     """
 
     index: int | None
@@ -43,6 +45,7 @@ class Device(msgspec.Struct, frozen=True):
     total_bytes: int
     allocatable_bytes: int
     free_bytes: int
+    counted_bytes: int
     capability: tuple[int, int] | None
     facts: AcceleratorFacts | None
     sliced: bool = False
@@ -68,14 +71,21 @@ class Group(NamedTuple):
     name: str
     devices: tuple[Device, ...]
     link: Literal["fast", "pcie", "none"]
+    nodes: tuple[int, ...]
+    per_node: int
 
-    @property
-    def per_node(self) -> int:
-        return max(sum(1 for device in self.devices if device.node == node) for node in self.nodes)
+    @classmethod
+    def of(cls, devices: tuple[Device, ...], link: Literal["fast", "pcie", "none"]) -> Group:
+        """A group of devices that are alike; how many a node holds is counted once."""
+        counts: dict[int, int] = {}
+        for device in devices:
+            counts[device.node] = counts.get(device.node, 0) + 1
+        first = devices[0]
+        return cls(first.kind, first.name, devices, link, tuple(sorted(counts)), max(counts.values()))
 
-    @property
-    def nodes(self) -> tuple[int, ...]:
-        return tuple(sorted({device.node for device in self.devices}))
+    def first(self, count: int) -> Group:
+        """The group cut to its first devices."""
+        return Group.of(self.devices[:count], self.link)
 
 
 class Unusable(msgspec.Struct, frozen=True):
@@ -98,8 +108,10 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None) -> Device 
     elif device.memory_kind == "unified":
         allocatable = max(total - UNIFIED_RESERVE_BYTES, 0)
     elif device.vendor == "nvidia" and device.mig_parent_uuid is None:
-        known = None if facts is None else facts.cuda_total_mib
-        allocatable = total - DRIVER_RESERVE_BYTES if known is None else min(known * MIB, total)
+        known = None if facts is None or facts.cuda_total_mib is None else facts.cuda_total_mib * MIB
+        # A profile's figure is for the card of that name; one with another memory has the usual reserve.
+        alike = known is not None and 0 <= total - known <= 2 * DRIVER_RESERVE_BYTES
+        allocatable = known if known is not None and alike else total - DRIVER_RESERVE_BYTES
     else:
         allocatable = total
     taken = total - free if device.metal is None else 0
@@ -111,6 +123,7 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None) -> Device 
         total_bytes=total,
         allocatable_bytes=allocatable,
         free_bytes=max(0, min(allocatable - taken, free)),
+        counted_bytes=total if device.memory_kind == "unified" else allocatable,
         capability=device.compute_capability,
         facts=facts,
         sliced=device.mig_parent_uuid is not None,
@@ -152,9 +165,9 @@ def groups(
         else:
             usable.setdefault((device.name, device.total_bytes // GIB), []).append(device)
     found = []
-    for (name, _), devices in usable.items():
+    for devices in usable.values():
         ordered = tuple(sorted(devices, key=lambda each: (each.node, -each.free_bytes, each.index or 0)))
-        found.append(Group(ordered[0].kind, name, ordered, _link(ordered, report.links)))
+        found.append(Group.of(ordered, _link(ordered, report.links)))
     found.sort(key=lambda group: (-sum(device.allocatable_bytes for device in group.devices), group.name))
     host = _host(report) if only is None else None
     return (*found, *([] if host is None else [host])), tuple(unusable)
@@ -170,5 +183,5 @@ def _host(report: HardwareReport) -> Group | None:
     available = report.host.memory_available_bytes
     free = allocatable if available is None else min(available, allocatable)
     brand = report.host.cpu.brand or "CPU"
-    device = Device(None, "cpu", brand, 0, total, allocatable, free, None, None)
-    return Group("cpu", brand, (device,), "none")
+    device = Device(None, "cpu", brand, 0, total, allocatable, free, allocatable, None, None)
+    return Group.of((device,), "none")

@@ -193,7 +193,7 @@ class Loads(Value, frozen=True, kw_only=True):
 
     ``kernel`` names the way the weights are run (it decides the arithmetic rate): for instance ``"marlin"``
     is weight-only. ``minimum_capability`` and ``below_capability`` bound NVIDIA's compute capability,
-    ``[minimum, below)``.
+    ``[minimum, below)``; ``amd_architectures`` lists AMD's that have the arithmetic (empty: all of them).
     """
 
     formats: tuple[Format, ...]
@@ -203,6 +203,7 @@ class Loads(Value, frozen=True, kw_only=True):
     before: str | None = None
     minimum_capability: tuple[int, int] | None = None
     below_capability: tuple[int, int] | None = None
+    amd_architectures: tuple[str, ...] = ()
     kernel: str
     source: str
 
@@ -293,12 +294,14 @@ class SpeedRule(Value, frozen=True, kw_only=True):
 class Package(Value, frozen=True, kw_only=True):
     """One environment: what is installed, and which architectures it serves on what.
 
-    ``version`` is given where it is not the engine's own (mlx-vlm beside mlx-lm). ``torch_backend`` lets uv choose
+    ``version`` and ``minimum_version`` are given where they are not the engine's own (mlx-vlm beside mlx-lm), and its
+    ``loads`` rows count in them. ``torch_backend`` lets uv choose
     PyTorch's build by the driver. ``bytes_on_disk`` is what was seen.
     """
 
     name: str
     version: str | None = None
+    minimum_version: str | None = None
     requirements: tuple[str, ...]
     architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...]
     devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...]
@@ -307,11 +310,16 @@ class Package(Value, frozen=True, kw_only=True):
     source: str
 
 
+#: Pins that only some engines can carry out.
+Choice = Literal["kv_cache_dtype", "memory_utilization", "max_sequences", "eager"]
+
+
 class EngineFacts(Value, frozen=True, kw_only=True):
     """A file of ``profiles/engines``.
 
     ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices
-    and runs them one after the other, ``data`` that replicas of it can stand side by side.
+    and runs them one after the other, ``data`` that replicas of it can stand side by side. ``choices`` are the
+    pins that its command can carry out; a pin that it cannot keep refuses it.
     """
 
     schema: Literal[1]
@@ -322,6 +330,7 @@ class EngineFacts(Value, frozen=True, kw_only=True):
     minimum_version_reason: str
     parallel: tuple[Literal["tensor", "pipeline", "layers", "data", "expert", "nodes"], ...] = ()
     speculative: tuple[Literal["mtp"], ...] = ()
+    choices: tuple[Choice, ...] = ()
     kv_cache_dtypes: tuple[Literal["bf16", "fp8", "fp32"], ...]
     loads: tuple[Loads, ...]
     rules: tuple[Rule, ...] = ()

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from selector.contract import Note, Number, Parallel
 from selector.devices import Group
-from selector.facts import Architecture, CheckpointFacts, EngineFacts, Loads, Rule
+from selector.facts import Architecture, CheckpointFacts, Choice, EngineFacts, Loads, Package, Rule
+from selector.request import Pins
 
 
 class Refusal(NamedTuple):
@@ -29,6 +30,32 @@ class Verdict(NamedTuple):
 
     notes: tuple[Note, ...]
     speed_factor: float
+
+
+def too_old(engine: EngineFacts, package: Package, version: str) -> Refusal | None:
+    """Whether a version is below the oldest one that is known to be safe."""
+    minimum = package.minimum_version or engine.minimum_version
+    if version_key(version) >= version_key(minimum):
+        return None
+    reason = "" if package.minimum_version is not None else f": {engine.minimum_version_reason}"
+    return Refusal("engine.version", f"{package.name} {version} is older than {minimum}{reason}", {})
+
+
+def unkept_pin(engine: EngineFacts, pins: Pins) -> Refusal | None:
+    """A pin that this engine's command cannot carry out: it is refused rather than dropped."""
+    given: dict[Choice, object] = {
+        "kv_cache_dtype": pins.kv_cache_dtype,
+        "memory_utilization": pins.memory_utilization,
+        "max_sequences": pins.max_sequences,
+        "eager": pins.eager,
+    }
+    for name, value in given.items():
+        if value is not None and value is not False and name not in engine.choices:
+            words = name.replace("_", " ")
+            return Refusal("pin.engine", f"{engine.title} cannot be told a {words}, and one was pinned", {})
+    if pins.speculative == "mtp" and "mtp" not in engine.speculative:
+        return Refusal("pin.engine", f"{engine.title} has no MTP speculative decoding, and it was pinned", {})
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -69,6 +96,16 @@ def loader(
             {},
         )
     capability = group.devices[0].capability
+    if group.kind == "amd":
+        facts = group.devices[0].facts
+        architecture = None if facts is None else facts.architecture
+        rows = [row for row in rows if not row.amd_architectures or architecture in row.amd_architectures]
+        if not rows:
+            return Refusal(
+                "engine.capability",
+                f"{name} runs {checkpoint.format} on AMD's GPUs that have its arithmetic; {group.name} has not",
+                {},
+            )
     able = [
         row
         for row in rows
@@ -109,6 +146,8 @@ def layout(arch: Architecture, engine: EngineFacts, parallel: Parallel, group: G
     if kv_heads % tensor and tensor % kv_heads:
         numbers["kv_heads"] = kv_heads
         return Refusal("layout.kv_heads", f"{kv_heads} KV heads neither divide by {tensor} nor into it", numbers)
+    if parallel.ranks > group.per_node and len(group.nodes) > 1 and "nodes" not in engine.parallel:
+        return Refusal("layout.node", f"{engine.title} is not planned over several nodes", numbers)
     if tensor > group.per_node:
         numbers["devices_per_node"] = group.per_node
         return Refusal("layout.node", f"tensor parallel {tensor} would leave the node of {group.per_node}", numbers)
@@ -211,12 +250,6 @@ def rules(
     speculative: bool,
 ) -> Refusal | Verdict:
     """The engine's known faults that concern this candidate: a refusal, or what to show and what it costs."""
-    if version_key(version) < version_key(engine.minimum_version):
-        return Refusal(
-            "engine.version",
-            f"{engine.title} {version} is older than {engine.minimum_version}: {engine.minimum_version_reason}",
-            {},
-        )
     notes: list[Note] = []
     speed_factor = 1.0
     for rule in engine.rules:

@@ -225,10 +225,12 @@ def report_from_file(path: str | Path) -> HardwareReport:
     place = shown(str(path))[1:-1]
     hint = "record one with `autolaunch probe --json`"
     try:
-        if not Path(path).is_file():
-            raise UnknownHardware(f"{place}: there is no such file", hint=hint)
-        with Path(path).open("rb") as file:
+        if Path(path).is_dir():
+            raise UnknownHardware(f"{place}: a folder, and a report is a file", hint=hint)
+        with Path(path).open("rb") as file:  # a pipe will do: --hardware <(ssh host autolaunch probe --json)
             content = file.read(MAXIMUM_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UnknownHardware(f"{place}: there is no such file", hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise UnknownHardware(f"{place}: {reason}", hint=hint) from error

@@ -17,6 +17,8 @@ others take what they need. Everything here is bytes on one device.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from selector.architecture import StoredWeights, kv_bytes_per_token
@@ -33,6 +35,8 @@ CONTEXT_STEP_TOKENS = 1024
 MINIMUM_CONTEXT_TOKENS = 4096
 #: Kept free beside other processes' memory, so that the engine's own check of free memory passes.
 FREE_MARGIN_BYTES = 512 * MIB
+#: What a driver's own context takes before an engine asks what is free (assumed of CUDA and ROCm).
+CONTEXT_BYTES = 512 * MIB
 #: Main memory an engine's processes take beside the devices: a rank each, and a server (assumed).
 HOST_BYTES_PER_RANK = 3 * GIB
 
@@ -144,37 +148,39 @@ def _budgets(
     free = device.free_bytes
     if free < device.allocatable_bytes and rule.kind != "demand":
         free = max(0, free - FREE_MARGIN_BYTES)
-    if pinned is not None and int(pinned * device.allocatable_bytes) > free:
+    counted = device.counted_bytes
+    most = free if rule.kind == "demand" else min(free, device.allocatable_bytes - CONTEXT_BYTES)
+    if pinned is not None and int(pinned * counted) > most:
         return Refusal(
             "memory.free",
-            f"a memory utilization of {pinned:g} is {pinned * device.allocatable_bytes / GIB:.1f} GiB a GPU; "
-            f"{device.free_bytes / GIB:.1f} are free",
-            {"needed_bytes": int(pinned * device.allocatable_bytes), "usable_bytes": free},
+            f"a memory utilization of {pinned:g} is {pinned * counted / GIB:.1f} GiB a GPU; "
+            f"{max(0, most) / GIB:.1f} can be had",
+            {"needed_bytes": int(pinned * counted), "usable_bytes": max(0, most)},
         )
     budgets = []
     for wanted in rule.utilizations if pinned is None else (pinned,):
-        pool, utilization = int(wanted * device.allocatable_bytes), wanted
+        pool, utilization = int(wanted * counted), wanted
         if rule.kind == "static_fraction":
             if pinned is None:
                 pool = max(0, min(device.allocatable_bytes, free) - _sglang_reserve(engine, device, parallel))
-                utilization = round(pool / device.allocatable_bytes, 3)
+                utilization = int(1000 * pool / counted) / 1000
             budgets.append(_Budget(utilization, pool, free - pool))
         elif pool > free:
             # The engine refuses to start when less is free than it was told to take: ask for what is there.
-            utilization = int(100 * free / device.allocatable_bytes) / 100
-            pool = free if rule.kind == "demand" else int(utilization * device.allocatable_bytes)
+            utilization = int(100 * free / counted) / 100
+            pool = free if rule.kind == "demand" else int(utilization * counted)
             budgets.append(_Budget(utilization, pool, None))
         else:
             budgets.append(_Budget(utilization, pool, None))
     return tuple(budgets)
 
 
-def _sequence_choices(request: PlanRequest, default: int) -> tuple[int, ...]:
-    """How many sequences may run at once: what was asked, or the engine's default and then ever fewer."""
+def _sequence_choices(request: PlanRequest, default: int, replicas: int) -> tuple[int, ...]:
+    """How many sequences a replica may run at once: what was asked, or the engine's default and then ever fewer."""
     if request.pins.max_sequences is not None:
         return (request.pins.max_sequences,)
     if request.concurrency is not None:
-        return (request.concurrency,)
+        return (-(-request.concurrency // replicas),)
     return (default, *(count for count in (512, 256, 128, 64, 32, 16, 8, 4, 2, 1) if count < default))
 
 
@@ -183,6 +189,18 @@ def kv_dtype(engine: EngineFacts, checkpoint_format: str, pinned: KvDtype | None
     if pinned is not None:
         return pinned
     return "fp32" if checkpoint_format == "fp32" and "fp32" in engine.kv_cache_dtypes else "bf16"
+
+
+def _too_few(request: PlanRequest, replicas: int) -> Refusal | None:
+    """Sequences that were pinned below the concurrency that was asked for."""
+    pinned, wanted = request.pins.max_sequences, request.concurrency
+    if pinned is None or wanted is None or pinned * replicas >= wanted:
+        return None
+    return Refusal(
+        "pin.max_sequences",
+        f"{pinned} sequences on each of {replicas} replicas were pinned, and {wanted} at once were asked for",
+        {"needed_sequences": wanted, "sequences": pinned * replicas},
+    )
 
 
 def fit(
@@ -215,62 +233,76 @@ def fit(
     # Requests that are not known to be short need at least this much; a wish replaces the floor.
     workload = request.workload.input_tokens + request.workload.output_tokens
     least = request.context_tokens or min(model_context_tokens, max(MINIMUM_CONTEXT_TOKENS, workload))
-    best: Fit | None = None
-    short: Refusal | None = None
-    budgets = _budgets(engine, device, parallel, pins.memory_utilization)
+    # Concurrent requests are shared out over the replicas.
+    concurrent = 0 if request.concurrency is None else workload * -(-request.concurrency // parallel.data)
+    budgets = _too_few(request, parallel.data) or _budgets(engine, device, parallel, pins.memory_utilization)
     if isinstance(budgets, Refusal):
         return budgets
-    for budget in budgets:
-        for sequences in _sequence_choices(request, batch.sequences):
-            batched = max(batch.batched_tokens, sequences)
-            activations = activation_bytes(arch, engine, parallel, batched, sequences)
-            rest = activations + graphs + runtime
-            left = budget.pool - weight_bytes - (rest if budget.rest is None else max(0, rest - budget.rest))
-            concurrent = workload * request.concurrency if request.concurrency is not None else 0
-            needed_tokens = max(least, concurrent)
-            tokens = max(0, left) // per_token
-            if engine.memory.kind == "demand":
-                tokens = min(tokens, sequences * target)
-            if tokens < needed_tokens:
-                short = short or _short(budget, device, weight_bytes, rest, per_token, needed_tokens)
-                continue
-            context = min(target, tokens)
-            if context < target:
-                context = max(least, context // CONTEXT_STEP_TOKENS * CONTEXT_STEP_TOKENS)
-            kv = int(tokens * per_token) if engine.memory.kind == "demand" else left
-            found = Fit(
-                Limits(
-                    context_tokens=context,
-                    max_sequences=sequences,
-                    kv_cache_dtype=dtype,
-                    memory_utilization=budget.utilization,
-                    batched_tokens=batched,
-                    speculative="mtp" if speculative else "off",
-                    eager=eager,
-                ),
-                _memory(
-                    device,
-                    budget,
-                    weight_bytes,
-                    kv,
-                    activations,
-                    graphs,
-                    runtime,
-                    whole_kv=kv_bytes_per_token(arch, element_bytes=ELEMENT_BYTES[dtype], mtp=mtp),
-                    tokens=tokens,
-                    host=0 if device.kind == "cpu" else HOST_BYTES_PER_RANK * (parallel.ranks + 1),
-                    uncertainty=rule.relative_uncertainty,
-                    exact=weights.exact,
-                ),
-            )
-            if context >= target:
-                return found
-            if best is None or context > best.limits.context_tokens:
-                best = found
-    if best is not None:
-        return best
-    assert short is not None  # noqa: S101 - every budget and sequence count was refused above
-    return short
+
+    def attempt(budget: _Budget, sequences: int) -> Fit | Refusal:
+        batched = max(batch.batched_tokens, sequences)
+        activations = activation_bytes(arch, engine, parallel, batched, sequences)
+        rest = activations + graphs + runtime
+        if budget.rest is not None and pins.memory_utilization is not None and rest > budget.rest:
+            return _no_reserve(budget, rest, device)
+        left = budget.pool - weight_bytes - (rest if budget.rest is None else max(0, rest - budget.rest))
+        tokens = max(0, left) // per_token
+        if rule.kind == "demand":
+            tokens = min(tokens, sequences * target)
+        if tokens < max(least, concurrent):
+            return _short(budget, device, weight_bytes, rest, per_token, max(least, concurrent))
+        context = min(target, tokens)
+        if context < target:
+            context = max(least, context // CONTEXT_STEP_TOKENS * CONTEXT_STEP_TOKENS)
+        limits = Limits(
+            context_tokens=context,
+            max_sequences=sequences,
+            kv_cache_dtype=dtype,
+            memory_utilization=budget.utilization,
+            batched_tokens=batched,
+            speculative="mtp" if speculative else "off",
+            eager=eager,
+        )
+        needs = _memory(
+            device,
+            budget,
+            weight_bytes,
+            int(tokens * per_token) if rule.kind == "demand" else left,
+            activations,
+            graphs,
+            runtime,
+            whole_kv=kv_bytes_per_token(arch, element_bytes=ELEMENT_BYTES[dtype], mtp=mtp),
+            tokens=tokens,
+            host=0 if device.kind == "cpu" else HOST_BYTES_PER_RANK * (parallel.ranks + 1),
+            uncertainty=rule.relative_uncertainty,
+            exact=weights.exact,
+        )
+        return Fit(limits, needs)
+
+    choices = _sequence_choices(request, batch.sequences, parallel.data)
+    return _best((attempt(budget, sequences) for budget in budgets for sequences in choices), target)
+
+
+def _best(answers: Iterator[Fit | Refusal], target_tokens: int) -> Fit | Refusal:
+    """The first that reaches the context, else the longest context, else the first refusal."""
+    best = next(answers)
+    for answer in itertools.chain((best,), answers):
+        if isinstance(answer, Fit):
+            if answer.limits.context_tokens >= target_tokens:
+                return answer
+            if not isinstance(best, Fit) or answer.limits.context_tokens > best.limits.context_tokens:
+                best = answer
+    return best
+
+
+def _no_reserve(budget: _Budget, rest: int, device: Device) -> Refusal:
+    """A pinned static share that leaves too little beside it: the engine fills the share and then runs out."""
+    return Refusal(
+        "memory.reserve",
+        f"a memory utilization of {budget.utilization:g} leaves {max(0, budget.rest or 0) / GIB:.1f} GiB beside the KV "
+        f"cache, {rest / GIB:.1f} are needed there",
+        {"needed_bytes": rest, "usable_bytes": max(0, budget.rest or 0), "total_bytes": device.total_bytes},
+    )
 
 
 def _short(budget: _Budget, device: Device, weights: int, rest: int, per_token: int, needed_tokens: int) -> Refusal:

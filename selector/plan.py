@@ -17,6 +17,8 @@ def nearest_rejections(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]
     """One rejection for each checkpoint and engine: the one that came nearest to fitting."""
 
     def shortage(each: Rejection) -> float:
+        if each.code == "pin.max_sequences":
+            return 1.0  # it fits; what was asked of it does not agree
         needed, usable = each.numbers.get("needed_bytes"), each.numbers.get("usable_bytes")
         if needed is None or not usable:
             return float("inf")

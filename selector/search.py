@@ -12,13 +12,14 @@ from selector.contract import (
     Candidate,
     Checkpoint,
     EngineChoice,
+    Memory,
     Note,
     Parallel,
     Rejection,
     ScoreTerms,
 )
-from selector.devices import Group, Unusable, groups
-from selector.facts import AcceleratorFacts, CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts
+from selector.devices import GIB, Group, Unusable, groups
+from selector.facts import AcceleratorFacts, CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts, Package
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
 from selector.request import Pins, PlanRequest
@@ -52,12 +53,13 @@ class _Try(NamedTuple):
     checkpoint: CheckpointFacts
     weights: StoredWeights
     engine: EngineFacts
-    version: str
+    choice: EngineChoice
     loads: Loads
     group: Group
     request: PlanRequest
     hub: Hub
     repo: str
+    report: HardwareReport
 
 
 def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, facts: Facts) -> Decision:
@@ -66,48 +68,66 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     found, unusable = groups(report, facts.accelerator_for, pins.gpus)
     if model.generated:
         found = _modest(found, pins)
+    if pins.gpu_count is not None:
+        found = tuple(group for group in found if group.kind != "cpu")
     wanted = model.context_tokens if request.context_tokens is None else request.context_tokens
+    beyond = None
+    if wanted > model.context_tokens:
+        beyond = Refusal(
+            "context.beyond_model",
+            f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted:,} were asked for",
+            {"needed_tokens": wanted, "room_tokens": model.context_tokens},
+        )
+    engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     for checkpoint in model.checkpoints:
         repo, hub = _repository(checkpoint, pins)
-        refusal = _unwanted(checkpoint, repo, pins)
-        if wanted > model.context_tokens:
-            refusal = Refusal(
-                "context.beyond_model",
-                f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted:,} were asked for",
-                {"needed_tokens": wanted, "room_tokens": model.context_tokens},
-            )
+        refusal = beyond or _unwanted(checkpoint, pins) or (None if found or unusable else _NO_DEVICE)
         weights = stored_weights(model.architecture, checkpoint)
-        for name in facts.engine_names():
-            engine = facts.engine(name)
-            if pins.engine is not None and name != pins.engine:
-                continue
+        for engine in engines:
             if refusal is not None:
                 rejected.append(_rejection(repo, checkpoint, engine, None, refusal))
                 continue
             rejected += [_rejection(repo, checkpoint, engine, None, _unknown_device(each)) for each in unusable]
-            version = pins.engine_version or engine.version
             for whole in found:
                 group = candidates.select_group(whole, pins)
-                loads = legality.loader(engine, version, checkpoint, model.architecture, group)
-                loads = _below_floor(checkpoint, pins) or loads if isinstance(loads, Loads) else loads
-                if isinstance(loads, Refusal):
+                ready = _choice(engine, model, checkpoint, group, pins)
+                if isinstance(ready, Refusal):
                     if group.kind != "cpu" or len(found) == 1:
-                        rejected.append(_rejection(repo, checkpoint, engine, None, loads))
+                        rejected.append(_rejection(repo, checkpoint, engine, None, ready))
                     continue
-                one = _Try(model, checkpoint, weights, engine, version, loads, group, request, hub, repo)
-                good, bad = _layouts(one)
+                choice, loads = ready
+                good, bad = _layouts(
+                    _Try(model, checkpoint, weights, engine, choice, loads, group, request, hub, repo, report)
+                )
                 feasible += [(candidate, checkpoint.quality) for candidate in good]
                 rejected += bad
     return Decision(_ranked(feasible, request, model.context_tokens), _unique(rejected))
+
+
+def _choice(
+    engine: EngineFacts, model: ModelFacts, checkpoint: CheckpointFacts, group: Group, pins: Pins
+) -> tuple[EngineChoice, Loads] | Refusal:
+    """The engine in the version and environment that would load this checkpoint here, or why it would not."""
+    package = _package(engine, model, group)
+    version = pins.engine_version or package.version or engine.version
+    loads = legality.loader(engine, version, checkpoint, model.architecture, group)
+    if isinstance(loads, Refusal):
+        return loads
+    refusal = (
+        legality.too_old(engine, package, version)
+        or legality.unkept_pin(engine, pins)
+        or _below_floor(checkpoint, pins)
+    )
+    return refusal or (EngineChoice(name=engine.name, version=version, package=package.name), loads)
 
 
 def _modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
     """A miniature proves that things work: one device, and the host's own processor where a Mac's GPU is not."""
     if pins.engine is None and pins.gpus is None and pins.gpu_count is None:
         found = tuple(group for group in found if group.kind in ("cpu", "apple")) or found
-    return tuple(group._replace(devices=group.devices[:1]) if pins.gpu_count is None else group for group in found)
+    return tuple(group.first(1) if pins.gpu_count is None else group for group in found)
 
 
 def _repository(checkpoint: CheckpointFacts, pins: Pins) -> tuple[str, Hub]:
@@ -116,11 +136,16 @@ def _repository(checkpoint: CheckpointFacts, pins: Pins) -> tuple[str, Hub]:
     return checkpoint.repo, "huggingface"
 
 
-def _unwanted(checkpoint: CheckpointFacts, repo: str, pins: Pins) -> Refusal | None:
+def names(checkpoint: CheckpointFacts) -> tuple[str, ...]:
+    """The checkpoint's ids on the hubs, in lower case."""
+    return tuple(name.lower() for name in (checkpoint.repo, checkpoint.modelscope) if name is not None)
+
+
+def _unwanted(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
     """Whether a pin leaves this checkpoint out."""
     if pins.hub == "modelscope" and checkpoint.modelscope is None:
         return Refusal("pin.hub", "this checkpoint is not known to be on ModelScope", {})
-    if pins.repo is not None and pins.repo.lower() not in (checkpoint.repo.lower(), repo.lower()):
+    if pins.repo is not None and pins.repo.lower() not in names(checkpoint):
         return Refusal("pin.repo", f"{pins.repo} was asked for", {})
     if pins.format is not None and pins.format != checkpoint.format:
         return Refusal("pin.format", f"format {pins.format} was asked for", {})
@@ -140,6 +165,9 @@ def _below_floor(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
             {"quality": checkpoint.quality, "least_quality": LOWEST_QUALITY_UNASKED},
         )
     return None
+
+
+_NO_DEVICE = Refusal("device.none", "there is no device here whose memory is known", {})
 
 
 def _unknown_device(device: Unusable) -> Refusal:
@@ -171,7 +199,9 @@ def _layouts(one: _Try) -> tuple[list[Candidate], list[Rejection]]:
                 bad.append(_rejection(one.repo, one.checkpoint, one.engine, parallel, answer))
                 if answer.code.startswith("memory."):
                     legal.add(layout.tensor)
-                break
+                if one.request.concurrency is None:
+                    break  # replicas do not help each other, unless what is asked for is shared out over them
+                continue
             good.append(answer)
             fitted.add(key)
             legal.add(layout.tensor)
@@ -208,7 +238,7 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
         return Refusal("engine.kv_cache_dtype", f"{one.engine.title} has no {pinned_dtype} KV cache", {})
     verdict = legality.rules(
         one.engine,
-        version=one.version,
+        version=one.choice.version,
         model_id=model.id,
         checkpoint=one.checkpoint,
         arch=arch,
@@ -262,7 +292,7 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
             download_bytes=one.checkpoint.download_bytes,
             file_prefix=one.checkpoint.file_prefix,
         ),
-        engine=_engine_choice(one),
+        engine=one.choice,
         parallel=msgspec.structs.replace(
             parallel,
             nodes=candidates.nodes_of_a_replica(placed, parallel),
@@ -271,20 +301,35 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
         limits=fit.limits,
         memory=fit.memory,
         speed=speed,
-        notes=(*_quality_note(one.checkpoint), *verdict.notes),
+        notes=(*_quality_note(one.checkpoint), *_tight_notes(fit.memory, one.report), *verdict.notes),
     )
 
 
-def _engine_choice(one: _Try) -> EngineChoice:
-    """The engine with the environment that serves this architecture on these devices."""
+def _package(engine: EngineFacts, model: ModelFacts, group: Group) -> Package:
+    """The environment that serves this architecture on these devices; the first where none is known for them."""
     fitting = [
         package
-        for package in one.engine.packages
-        if one.model.architecture.model_type in package.architectures and one.group.kind in package.devices
+        for package in engine.packages
+        if model.architecture.model_type in package.architectures and group.kind in package.devices
     ]
-    package = (fitting or one.engine.packages)[0]
-    version = one.version if one.request.pins.engine_version is not None else package.version or one.version
-    return EngineChoice(name=one.engine.name, version=version, package=package.name)
+    return (fitting or engine.packages)[0]
+
+
+def _tight_notes(needs: Memory, report: HardwareReport) -> tuple[Note, ...]:
+    """Where the estimate leaves little room: on the device at its upper end, and in main memory."""
+    notes = []
+    device = needs.per_device
+    if needs.high_bytes > device.usable_bytes:
+        message = (
+            f"the estimate's upper end is {needs.high_bytes / GIB:.1f} GiB without the KV cache, "
+            f"{device.usable_bytes / GIB:.1f} are usable"
+        )
+        notes.append(Note(severity="oom", code="tight", message=message))
+    host = report.host.memory_total_bytes
+    if host is not None and needs.host_bytes > host:
+        message = f"about {needs.host_bytes / GIB:.0f} GiB of main memory are needed, {host / GIB:.1f} are here"
+        notes.append(Note(severity="oom", code="host_memory", message=message))
+    return tuple(notes)
 
 
 def _quality_note(checkpoint: CheckpointFacts) -> tuple[Note, ...]:

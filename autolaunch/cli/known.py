@@ -238,7 +238,7 @@ def _render_engines(document: EnginesDocument, terminal: Terminal, *, verbose: b
             )
         )
     head = ("engine", "version", "installed", "starts", "runs on", "loads")
-    parts = [table(head, rows, flex=5, width=terminal.width_columns)]
+    parts = [table(head, rows, flex=(2, 4, 5), width=terminal.width_columns)]
     if verbose:
         lines = [
             f"{engine.name} ({package.name}), {gib(package.bytes_on_disk)}: {package.installed_at or 'not installed'}"
@@ -295,11 +295,15 @@ def _render_hardware(document: HardwareDocument, terminal: Terminal, *, verbose:
         ]
         head = ("name", "device", "memory", "bandwidth") + (("also called",) if verbose else ())
         if rows:
-            body = table(head, rows, right=(3,), flex=4 if verbose else 1, width=terminal.width_columns)
+            body = table(head, rows, right=(3,), flex=(1, 4) if verbose else 1, width=terminal.width_columns)
             parts.append(f"{heading(title)}\n{body}")
     parts.append(
-        "  A count goes in front (8xh100), nodes before it (2x8xh200). A machine that comes in\n"
-        "  several sizes takes one behind (m3-ultra-512gb). No GPU at all: cpu-64gb."
+        wrapped(
+            "A count goes in front (8xh100), nodes before it (2x8xh200). A machine that comes in several sizes takes "
+            "one behind (m3-ultra-512gb). No GPU at all: cpu-64gb.",
+            terminal,
+            first="  ",
+        )
     )
     return "\n\n".join(parts)
 

@@ -21,7 +21,7 @@ from autolaunch.cli.options import (
     shown_options,
     wanted_options,
 )
-from autolaunch.cli.plan import planned, show_plan
+from autolaunch.cli.plan import planned, refuse_unasked, show_plan
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
 from selector.contract import LaunchPlan
@@ -101,6 +101,7 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
         show_plan(decided, asked)
         return
     if decided.chosen is None:
+        refuse_unasked(decided.hardware)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
     run_launch(decided, decided.chosen, known, how, as_json=asked.as_json)

@@ -1,9 +1,16 @@
-"""A machine in one line, and what of it could not be asked."""
+"""A machine in one line, and what of it could not be asked.
+
+"There is no GPU" and "the GPUs could not be asked" are different answers, here as in the probe's findings.
+"""
 
 from __future__ import annotations
 
 from autolaunch.cli.terminal import clean, gib, plural
 from selector.hardware import HardwareReport
+
+_VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "apple": "Apple"}
+#: Of a vendor's reasons the first says what is wrong with all of its GPUs, the second with the first of them.
+_REASONS = 2
 
 
 def machine_line(report: HardwareReport) -> str:
@@ -23,15 +30,30 @@ def machine_line(report: HardwareReport) -> str:
         if cpu.cores is not None:
             what += f", {plural(cpu.cores, 'core')}"
         memory = report.host.memory_total_bytes
-        parts.append(f"{what}, {'memory unknown' if memory is None else gib(memory)}, no GPU")
+        unknown = "; ".join(f"its {vendor} GPUs could not be asked: {why}" for vendor, why in unasked(report).items())
+        parts.append(f"{what}, {'memory unknown' if memory is None else gib(memory)}, {unknown or 'no GPU'}")
     nodes = f"{report.nodes} nodes: " if report.nodes > 1 else ""
     return nodes + ", ".join(parts)
 
 
+def unasked(report: HardwareReport) -> dict[str, str]:
+    """Why, by vendor, nobody knows whether there are GPUs: its probe failed, and none of them was found.
+
+    A GPU that is left out beside others of its vendor is a trouble only: the plan goes on without it.
+    """
+    found = {device.vendor for device in report.accelerators}
+    reasons: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.outcome == "failed" and finding.probe in _VENDORS and finding.probe not in found:
+            reasons.setdefault(_VENDORS[finding.probe], []).append(finding.reason or "no reason given")
+    return {vendor: clean("; ".join(each[:_REASONS])) for vendor, each in reasons.items()}
+
+
 def troubles(report: HardwareReport) -> list[str]:
-    """A sentence for each probe that failed: "there is none" and "it could not be asked" are not the same."""
+    """A sentence for each probe that failed, but for those of which the machine's line says it already."""
+    told = set() if report.accelerators else {name for name, vendor in _VENDORS.items() if vendor in unasked(report)}
     return [
         clean(f"{finding.probe} could not be asked: {finding.reason or 'no reason given'}")
         for finding in report.findings
-        if finding.outcome == "failed"
+        if finding.outcome == "failed" and finding.probe not in told
     ]

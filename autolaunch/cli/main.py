@@ -7,11 +7,12 @@ Exit codes: 0 ok, 1 a fault of ours, 2 usage, 3 no feasible plan, 4 probe failed
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from contextlib import suppress
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from autolaunch.cli import signals
 
@@ -23,6 +24,7 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     # Collecting after every few hundred allocations is a twelfth of a plan's time, and finds nothing.
     gc.set_threshold(100_000)
+    _repair_streams()
     try:
         signals.install()
         sys.excepthook = _fault_of_ours
@@ -31,9 +33,10 @@ def main() -> NoReturn:
         code = _flushed(_interrupted(arguments, stopped))
         signals.ignore()
     except BrokenPipeError:
-        _discard_output()
-        code = PIPE_CLOSED
+        code = _flushed(PIPE_CLOSED)
     signals.restore()
+    # Python looks for garbage on its way out, among all that a plan has read; whatever is left goes with the process.
+    gc.freeze()
     sys.exit(code)
 
 
@@ -67,21 +70,54 @@ def _interrupted(arguments: list[str], stopped: signals.Stopped) -> int:
 
 
 def _flushed(code: int) -> int:
-    """``code``, or that nobody reads: then Python must not say so when it closes stdout."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard_output()
-        return PIPE_CLOSED
-    except OSError:
-        _discard_output()
-        return code or 1
+    """``code``, or that nobody reads: then Python must not say so when it closes the streams."""
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = code or PIPE_CLOSED if descriptor == 2 else PIPE_CLOSED
+            _discard(descriptor)
+        except OSError:
+            code = code or 1
+            _discard(descriptor)
     return code
 
 
-def _discard_output() -> None:
+def _discard(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+class _Unfailing(io.FileIO):
+    """Messages that a full disk or a terminal that is gone does not take are lost: there is nobody to tell."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(data)
+
+
+def _repair_streams() -> None:
+    """Streams that the caller closed lead nowhere, and their numbers go to no file of ours; stderr never fails."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - lives as long as we do
+    encoding, errors = (sys.stderr.encoding, sys.stderr.errors) if sys.stderr is not None else ("utf-8", None)
+    sys.stderr = io.TextIOWrapper(
+        _Unfailing(2, "w", closefd=False),  # type: ignore[arg-type]
+        encoding=encoding,
+        errors=errors or "backslashreplace",
+        write_through=True,
+    )
 
 
 def _fault_of_ours(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

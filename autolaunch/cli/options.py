@@ -113,10 +113,10 @@ def _by_uuid(gpus: str, report: HardwareReport | None) -> tuple[int, ...]:
         found = [each.index for each in devices if each.uuid and each.uuid.lower().startswith(name.lower())]
         if len(found) != 1:
             told = "no device has" if not found else f"{len(found)} devices have"
-            raise UsageError(
-                f"{told} a UUID that begins with {name!r}",
-                hint="autolaunch probe lists the devices of this machine; --gpus 0,1 takes their numbers",
-            )
+            hint = "autolaunch probe lists the devices of this machine; --gpus 0,1 takes their numbers"
+            raise UsageError(f"{told} a UUID that begins with {name!r}", hint=hint)
+        if found[0] in indices:
+            raise UsageError(f"--gpus names GPU {found[0]} twice: {name!r} is the beginning of its UUID too")
         indices += found
     return tuple(indices)
 

@@ -12,7 +12,6 @@ from autolaunch.cli.options import (
     Asked,
     Command,
     hardware_option,
-    names_devices_by_uuid,
     pin_options,
     shown_options,
     wanted_options,
@@ -20,7 +19,8 @@ from autolaunch.cli.options import (
 from autolaunch.cli.terminal import Terminal, write
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
-from selector.errors import NoFeasiblePlan
+from selector.errors import NoFeasiblePlan, ProbeError
+from selector.hardware import HardwareReport
 
 EXAMPLES = """\
   autolaunch plan glm-4.6                             this machine
@@ -41,7 +41,7 @@ EXAMPLES = """\
 def plan(**given: Any) -> None:
     """Decide how MODEL is served best, and show the ranked list with its reasons.
 
-    Exits 3 when nothing that is allowed fits.
+    Exits 3 when nothing that is allowed fits, and 4 when that may be for a driver that could not be asked.
     """
     asked = msgspec.convert(given, Asked)
     show_plan(planned(asked), asked)
@@ -54,9 +54,11 @@ def planned(asked: Asked, known: Catalog | None = None) -> LaunchPlan:
     known = api.catalog() if known is None else known
     hardware = asked.hardware
     report = None
-    if asked.gpus is not None and names_devices_by_uuid(asked.gpus):
+    if asked.gpus is not None:
         report = api.probe() if hardware is None else api.hardware_report(hardware, known)
-    return api.plan(
+        if not report.accelerators:
+            refuse_unasked(report)
+    decided = api.plan(
         asked.model,
         hardware=hardware if report is None else report,
         objective=asked.objective,
@@ -69,10 +71,33 @@ def planned(asked: Asked, known: Catalog | None = None) -> LaunchPlan:
         known=known,
         keep_all=asked.show_all,
     )
+    # What is installed is told of this machine only, and a report that is handed in may be another's.
+    return api.with_installed(decided, known) if report is not None and hardware is None else decided
+
+
+def refuse_unasked(report: HardwareReport) -> None:
+    """That nothing fits is no answer where GPUs may be that nobody could ask for.
+
+    Raises:
+        ProbeError: a vendor's driver could not be asked, and none of its GPUs was found.
+    """
+    from autolaunch.cli.machine_line import unasked
+
+    for vendor, why in unasked(report).items():
+        raise ProbeError(
+            f"the {vendor} driver could not be asked, and nothing fits without its GPUs: {why}",
+            hint="mend the driver, then try again; `autolaunch probe` shows what was asked",
+        )
 
 
 def show_plan(decided: LaunchPlan, asked: Asked) -> None:
-    """Print the plan; a plan that is none exits 3, after it was shown."""
+    """Print the plan; a plan that is none exits 3, after it was shown.
+
+    Raises:
+        ProbeError: it is none, and a driver could not be asked.
+    """
+    if not decided.feasible:
+        refuse_unasked(decided.hardware)
     if asked.as_json:
         write(sys.stdout, decided.to_json())
     else:

@@ -53,17 +53,23 @@ def render_plan(plan: LaunchPlan, terminal: Terminal, *, show_all: bool = False,
 
 
 def _head(plan: LaunchPlan, terminal: Terminal) -> str:
-    machine = clean(machine_line(plan.hardware))
     if plan.chosen is None:
+        machine = clean(machine_line(plan.hardware))
         told = f"No plan for {plan.model} fits this machine."
         lines = [click.style(told, fg="red", bold=True), wrapped(f"here is {machine}", terminal, first="  ")]
     else:
-        lines = [f"{click.style(plan.model, bold=True)} on {machine}"]
+        lines = [render_machine(plan, terminal)]
     lines += [click.style(wrapped(each, terminal, first="  "), fg="yellow") for each in troubles(plan.hardware)]
     if plan.request.pinned:
         pinned = ", ".join(f"{name} {_pin(value)}" for name, value in sorted(plan.request.pinned.items()))
         lines.append(wrapped(f"pinned: {clean(pinned)}", terminal, first="  "))
     return "\n".join(lines)
+
+
+def render_machine(plan: LaunchPlan, terminal: Terminal) -> str:
+    """``glm-4.6 on 8 × NVIDIA H200 (140.4 GiB each)``, in as many lines as it takes."""
+    line = wrapped(f"{plan.model} on {clean(machine_line(plan.hardware))}", terminal, rest="  ")
+    return click.style(plan.model, bold=True) + line.removeprefix(plan.model)
 
 
 def _pin(value: object) -> str:

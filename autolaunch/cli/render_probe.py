@@ -65,7 +65,12 @@ def _of(free_bytes: int | None, total_bytes: int | None, word: str) -> str:
 
 def _devices(report: HardwareReport, terminal: Terminal) -> str:
     if not report.accelerators:
-        return f"{heading('GPUs')}\n  none was found"
+        from autolaunch.cli.machine_line import unasked
+
+        told = [f"those of {vendor} could not be asked: {why}" for vendor, why in unasked(report).items()]
+        return "\n".join(
+            (heading("GPUs"), *(wrapped(each, terminal, first="  ") for each in told or ["none was found"]))
+        )
     wide = terminal.width_columns >= _ABOVE_WIDTH
     nodes: tuple[str, ...] = ("node",) if report.nodes > 1 else ()
     places: tuple[str, ...] = ("PCI", "UUID") if wide else ()

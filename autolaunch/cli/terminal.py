@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import textwrap
+from itertools import zip_longest
 from typing import TextIO
 
 import click
@@ -20,6 +20,8 @@ SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "MODEL
 # One character for one character, so that columns stay columns.
 _ASCII = str.maketrans("█▓▒░▚·…×✓✗─•~–—≈", "#=+~%.~xvx-*~--~")
 _COMPACT_FROM = 10_000
+#: A table's column is not folded below this many columns of the terminal.
+_NARROWEST = 10
 
 
 class Terminal(Value, frozen=True, kw_only=True):
@@ -141,6 +143,8 @@ def ranges(numbers: tuple[int, ...]) -> str:
 
 def wrapped(text: str, terminal: Terminal, *, first: str = "", rest: str | None = None) -> str:
     """``text`` in lines that fit, the first after ``first``, the others after ``rest`` (as wide, by default)."""
+    import textwrap  # a plan in JSON wraps nothing
+
     return textwrap.fill(
         text,
         terminal.width_columns,
@@ -164,24 +168,26 @@ def heading(text: str) -> str:
 
 
 def table(
-    head: tuple[str, ...], rows: list[tuple[str, ...]], *, right: tuple[int, ...] = (), flex: int, width: int
+    head: tuple[str, ...],
+    rows: list[tuple[str, ...]],
+    *,
+    right: tuple[int, ...] = (),
+    flex: int | tuple[int, ...],
+    width: int,
 ) -> str:
-    """Columns two spaces apart, indented by two; column ``flex`` gives way until a line fits ``width``.
+    """Columns two spaces apart, indented by two; those of ``flex`` give way, the widest first, until a line fits.
 
     ``right`` are the columns of figures, which end where their heading ends.
     """
+    flexible = (flex,) if isinstance(flex, int) else flex
     cells = [head, *rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    spare = width - 2 - sum(widths) - 2 * (len(head) - 1)
-    if spare < 0:
-        widths[flex] = max(12, widths[flex] + spare)
+    while sum(widths) + 2 * len(head) > width and (left := [each for each in flexible if widths[each] > _NARROWEST]):
+        widths[max(left, key=widths.__getitem__)] -= 1
     lines = []
     for position, row in enumerate(cells):
-        # Words go on below; a single long name loses its middle.
-        words = textwrap.wrap(row[flex], widths[flex], break_long_words=False, break_on_hyphens=False)
-        pieces = [shortened(word, widths[flex]) for word in words] or [""]
-        for number, piece in enumerate(pieces):
-            shown = [piece if column == flex else "" if number else text for column, text in enumerate(row)]
+        columns = [_folded(text, widths[column]) if column in flexible else [text] for column, text in enumerate(row)]
+        for shown in zip_longest(*columns, fillvalue=""):
             aligned = (
                 text.rjust(widths[column]) if column in right else text.ljust(widths[column])
                 for column, text in enumerate(shown)
@@ -189,6 +195,14 @@ def table(
             line = f"  {'  '.join(aligned)}".rstrip()
             lines.append(click.style(line, dim=True) if position == 0 else line)
     return "\n".join(lines)
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Words go on below; a single long name loses its middle."""
+    import textwrap
+
+    words = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return [shortened(word, width) for word in words] or [""]
 
 
 def bar(shares: tuple[int, ...], width: int) -> tuple[int, ...]:

@@ -88,7 +88,8 @@ def _not_open(failure: NvmlFailure, system: System) -> Probed:
     """No GPU and no driver is an answer; a GPU whose driver cannot be asked is a failure."""
     if failure.nvml_code != codes.LIBRARY_NOT_FOUND:
         why = _WHY_NOT_OPEN.get(failure.nvml_code)
-        return _nothing("failed", f"{failure.message}: {why}" if why else failure.message)
+        said = failure.message.rstrip(".")
+        return _nothing("failed", f"{said}: {why}" if why else said)
     node = next((system.root / "dev").glob("nvidia[0-9]*"), None)
     if node is not None:
         return _nothing(

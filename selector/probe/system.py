@@ -15,12 +15,14 @@ from typing import NamedTuple
 import msgspec
 
 from selector.hardware import Accelerator, Driver, Finding, Link
-from selector.probe.text import printable
+from selector.probe.text import printable, read_text
 from selector.values import Value
 
 #: system_profiler answers in under a second on an idle Mac; a busy one gets time, a stuck one does not hold us.
 COMMAND_SECONDS = 10.0
 OUTPUT_LIMIT_BYTES = 1 << 20
+#: A process's name is at most 15 bytes to Linux (TASK_COMM_LEN is 16); its first argument is read this far.
+_COMM_BYTES, _PROGRAM_BYTES = 16, 4096
 
 
 class Probed(Value, frozen=True, kw_only=True):
@@ -96,12 +98,22 @@ def host_memory() -> HostMemory:
 
 def process_name(pid: int) -> str | None:
     """A process's name, or ``None``: it may be gone, or run in another container's process namespace."""
-    import psutil
+    if sys.platform != "linux":
+        import psutil
 
-    try:
-        return printable(psutil.Process(pid).name())
-    except (psutil.Error, OSError, ValueError):
-        return None
+        try:
+            return printable(psutil.Process(pid).name())
+        except (psutil.Error, OSError, ValueError):
+            return None
+    # Importing psutil would take longer than all questions to the driver.
+    place = Path("/proc") / str(pid)
+    name = printable(read_text(place / "comm", _COMM_BYTES))
+    if name is not None and len(name.encode()) >= _COMM_BYTES - 1:
+        # The kernel cut it; the command line may begin with the whole of it.
+        program = (read_text(place / "cmdline", _PROGRAM_BYTES) or "").partition("\0")[0]
+        whole = printable(program.rpartition("/")[2])
+        name = whole if whole is not None and whole.startswith(name) else name
+    return name
 
 
 def disk_free(path: Path) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from selector.hardware import Finding, HardwareReport, Host, Link
 from selector.probe.nvidia import probe_nvidia
 from selector.probe.nvml import LIBRARY_NOT_FOUND, Nvml, NvmlFailure
-from selector.probe.system import System, this_system
+from selector.probe.system import System, process_name, this_system
 from tests.fakes.nvml import scenarios, stub
 from tests.fakes.nvml.stub import Scenario
 
@@ -189,7 +191,7 @@ def test_losing_every_gpu_is_a_failure_and_not_an_absence(ask: Ask) -> None:
     ("code", "words"),
     [
         (stub.DRIVER_NOT_LOADED, "Driver Not Loaded: the driver's library is installed, but its kernel module"),
-        (stub.VERSION_MISMATCH, "mismatch.: the driver's library and its kernel module have different versions"),
+        (stub.VERSION_MISMATCH, "mismatch: the driver's library and its kernel module have different versions"),
         (stub.NO_PERMISSION, "Insufficient Permissions: this user may not talk to the driver"),
         (stub.UNKNOWN, "Unknown Error"),
     ],
@@ -288,3 +290,53 @@ def test_a_device_file_without_the_library_is_a_failure(tmp_path: Path, monkeypa
 def test_the_same_scenario_gives_the_same_bytes(ask: Ask) -> None:
     scenario = replace(scenarios.FOUR_A100_BUSY, numa=(0, 0, 1, 1))
     assert ask(scenario).report.to_json() == ask(scenario).report.to_json()
+
+
+def test_the_holders_of_a_gpu_are_named_without_psutil(library: Path, tmp_path: Path) -> None:
+    """Importing it would take longer than all questions to the driver."""
+    text = tmp_path / "scenario.txt"
+    text.write_text(Scenario(gpus=(scenarios.rtx4090(0, compute=((os.getpid(), 5),)),)).text())
+    script = (
+        "import sys; from selector.probe import probe; report = probe(environment={});"
+        "print(report.accelerators[0].processes[0].name, 'psutil' in sys.modules)"
+    )
+    environment = {"PYTHONPATH": str(stub.ROOT), "LD_LIBRARY_PATH": str(library), "NVML_STUB_SCENARIO": str(text)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.strip() == f"{psutil.Process().name()} False"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil tells the name")
+def test_a_name_that_the_kernel_cut_is_made_whole(tmp_path: Path) -> None:
+    program = tmp_path / "a-program-of-a-long-name"
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", "print(1, flush=True); input()"], stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process_name(process.pid) == "a-program-of-a-long-name"
+        process.communicate(b"\n")
+
+
+def test_a_driver_that_could_not_be_asked_is_not_taken_for_no_gpu(library: Path, tmp_path: Path) -> None:
+    for init in (stub.NO_PERMISSION, stub.VERSION_MISMATCH):
+        text = tmp_path / "scenario.txt"
+        text.write_text(Scenario(init=init).text())
+        environment = {
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(stub.ROOT),
+            "LD_LIBRARY_PATH": str(library),
+            "NVML_STUB_SCENARIO": str(text),
+        }
+        for line in (["plan", "glm-4.6"], ["glm-4.6"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "autolaunch", *line],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            assert done.returncode == 4, done.stderr
+            assert "the NVIDIA driver could not be asked, and nothing fits without its GPUs" in done.stderr
+            assert done.stdout == ""

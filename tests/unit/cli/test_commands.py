@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from autolaunch import api
 from autolaunch.cli.app import run
 from selector.contract import LaunchPlan
 from selector.errors import ConfigurationError, DownloadError, EngineStartError, ProbeError, UnknownModel
-from selector.hardware import Finding, HardwareReport
+from selector.hardware import Accelerator, Finding, HardwareReport
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def test_every_option_of_a_plan_reaches_the_planner(asked: dict[str, Any]) -> No
     )
     assert run(line.split()) == 0
     pins = asked.pop("pins")
-    asked.pop("known")
+    machine = asked.pop("hardware")  # read already: --gpus is about its devices
+    assert machine == api.hardware_report("8xh200", asked.pop("known"))
     assert asked == {
         "model": "glm-4.6",
-        "hardware": "8xh200",
         "objective": "latency",
         "context_tokens": 32768,
         "concurrency": 4,
@@ -191,9 +192,59 @@ def test_a_probe_in_doubt_exits_4(
     report = msgspec.structs.replace(report_of(0), findings=(lost,))
     monkeypatch.setattr(api, "probe", lambda: report)
     assert run(["probe"]) == 4
-    assert "the driver is not loaded" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "those of NVIDIA could not be asked: the driver is not loaded" in out
+    assert "none was found" not in out
     assert run(["probe", "--json"]) == 4
     assert msgspec.json.decode(capsys.readouterr().out, type=HardwareReport) == report
+
+
+@pytest.mark.parametrize("line", ["plan glm-4.6", "glm-4.6", "glm-4.6 --dry-run", "plan glm-4.6 --gpus 2"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_fits_without_a_driver_that_could_not_be_asked_is_a_failed_probe(
+    monkeypatch: pytest.MonkeyPatch,
+    infeasible: LaunchPlan,
+    report_of: Callable[..., HardwareReport],
+    capsys: pytest.CaptureFixture[str],
+    line: str,
+    as_json: bool,
+) -> None:
+    failed = Finding(probe="nvidia", outcome="failed", reason="this user may not talk to the driver")
+    report = msgspec.structs.replace(report_of(0), findings=(failed,))
+    monkeypatch.setattr(api, "probe", lambda: report)
+    monkeypatch.setattr(api, "plan", lambda *_, **__: msgspec.structs.replace(infeasible, hardware=report))
+    assert run([*line.split(), *(["--json"] if as_json else [])]) == 4
+    out, err = capsys.readouterr()
+    told = json.loads(out)["error"]["message"] if as_json else err
+    assert "the NVIDIA driver could not be asked, and nothing fits without" in told
+    assert "this user may not talk to the driver" in told
+    assert "no GPU" not in out + err
+    assert "4xh100" not in out + err
+    assert (out == "") is not as_json
+
+
+def test_a_recorded_report_of_a_driver_that_could_not_be_asked_is_as_little_an_answer(
+    report_of: Callable[..., HardwareReport], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failed = Finding(probe="nvidia", outcome="failed", reason="the driver is not loaded")
+    record = tmp_path / "host.json"
+    record.write_text(msgspec.structs.replace(report_of(0), findings=(failed,)).to_json())
+    assert run(["plan", "glm-4.6", "--hardware", str(record)]) == 4
+    assert "the driver is not loaded" in capsys.readouterr().err
+    assert run(["plan", "glm-tiny", "--hardware", str(record)]) == 0
+    assert "could not be asked: the driver is not loaded" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_gpu_left_out_beside_others_leaves_the_answer_to_the_plan(
+    monkeypatch: pytest.MonkeyPatch, infeasible: LaunchPlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = Finding(probe="nvidia", outcome="failed", reason="GPU 7 is left out")
+    hardware = msgspec.structs.replace(infeasible.hardware, findings=(lost,))
+    device = Accelerator(index=0, vendor="nvidia", name="NVIDIA Test 80GB")
+    hardware = msgspec.structs.replace(hardware, accelerators=(device,))
+    monkeypatch.setattr(api, "plan", lambda *_, **__: msgspec.structs.replace(infeasible, hardware=hardware))
+    assert run(["plan", "glm-4.6"]) == 3
+    assert "nvidia could not be asked: GPU 7 is left out" in capsys.readouterr().out
 
 
 def test_a_lost_gpu_beside_others_is_said_and_no_failure(
@@ -211,7 +262,7 @@ def test_a_lost_gpu_beside_others_is_said_and_no_failure(
 def test_what_is_known_is_there_for_people_and_for_programs(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([what]) == 0
     text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 90
+    assert max(map(len, text.splitlines())) <= 80
     assert run([what, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1

@@ -50,6 +50,13 @@ def test_a_uuid_names_its_device_by_its_beginning() -> None:
         Asked(model="x", gpus="gpu-cc").pins(report)
 
 
+def test_two_beginnings_of_one_uuid_are_one_gpu_named_twice() -> None:
+    device = Accelerator(index=3, uuid="GPU-aa11", vendor="nvidia", name="x")
+    report = HardwareReport(host=Host(os="linux"), accelerators=(device,))
+    with pytest.raises(UsageError, match="names GPU 3 twice"):
+        Asked(model="x", gpus="GPU-aa,GPU-aa1").pins(report)
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "0", "1.01", "-0.5", "x", ""])
 def test_a_share_is_above_0_and_at_most_1(text: str) -> None:
     with pytest.raises(click.BadParameter):

@@ -80,7 +80,21 @@ def test_a_probe_that_failed_is_said_and_not_taken_for_no_gpu(infeasible: Launch
     finding = Finding(probe="nvidia", outcome="failed", reason="the driver is not loaded")
     hardware = msgspec.structs.replace(infeasible.hardware, findings=(finding,))
     text = drawn(msgspec.structs.replace(infeasible, hardware=hardware))
-    assert "nvidia could not be asked: the driver is not loaded" in text
+    assert "64.0 GiB, its NVIDIA GPUs could not be asked: the driver is not loaded" in " ".join(text.split())
+    assert "no GPU" not in text
+    assert text.count("could not be asked") == 1
+
+
+def test_a_machine_with_gpus_of_two_vendors_takes_the_lines_it_needs(plan: LaunchPlan) -> None:
+    one, other = plan.hardware.accelerators
+    devices = (
+        msgspec.structs.replace(one, name="NVIDIA RTX PRO 6000 Blackwell Workstation Edition"),
+        msgspec.structs.replace(other, name="AMD Instinct MI300X OAM", vendor="amd"),
+    )
+    text = drawn(msgspec.structs.replace(plan, hardware=msgspec.structs.replace(plan.hardware, accelerators=devices)))
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.startswith("glm-4.6 on NVIDIA RTX PRO 6000")
+    assert "MI300X" in text
 
 
 def test_the_command_can_be_pasted() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +75,13 @@ def test_figures_read_as_a_person_writes_them() -> None:
 @given(st.text(min_size=0, max_size=60), st.integers(5, 40))
 def test_a_shortened_text_fits(text: str, width: int) -> None:
     assert len(shortened(text, width)) <= width
+
+
+def test_several_columns_of_a_table_give_way_the_widest_first() -> None:
+    rows: list[tuple[str, ...]] = [("name", "one two three four", "alpha beta gamma delta epsilon"), ("x", "one", "")]
+    drawn = click.unstyle(table(("a", "b", "c"), rows, flex=(1, 2), width=34))
+    assert max(map(len, drawn.splitlines())) <= 34
+    assert all(word in drawn for text in rows[0] for word in text.split())
 
 
 def test_a_table_fits_its_width_and_keeps_every_word() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from engines.base import Serving
+from engines.base import Serving, visible_devices
 from engines.registry import engine
 from selector.catalog import Catalog
 from selector.contract import Command
-from selector.hardware import Accelerator
+from selector.hardware import Accelerator, HardwareReport, Host
 from tests.fakes.plans import candidate
 
 
 def command_of(devices: tuple[int, ...] = ()) -> Command:
     there = tuple(Accelerator(index=index, uuid=f"GPU-{index}", vendor="nvidia", name="fake") for index in devices)
-    serving = Serving(model="glm-tiny", served_name="glm-tiny", executable_directory="/env/bin", devices=there)
+    report = HardwareReport(host=Host(os="linux"), accelerators=there)
+    serving = Serving(
+        model="glm-tiny",
+        served_name="glm-tiny",
+        executable_directory="/env/bin",
+        devices=there,
+        visible=visible_devices(report, there, launched=True),
+    )
     chosen = candidate("transformers", "glm-tiny", devices=devices)
     return engine("transformers").command(chosen, Catalog().model("glm-tiny"), serving)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import tomli
 
 from profiles import DIRECTORY
 from selector.catalog import MAXIMUM_BYTES, Catalog
 from selector.errors import ProfileError, UnknownModel, UsageError
+from selector.facts import EngineFacts
 from selector.hardware import Accelerator, Metal, Vendor
+from selector.legality import CHECKS
+from selector.sound import engine_faults
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -213,6 +220,38 @@ def test_hidden_files_folders_and_other_endings_are_no_profiles(own: Path) -> No
             "checkpoints[1]: the same repository as checkpoints[0]: ZAI-org/GLM-4.6",
         ),
         ("[[parsers]]", "[[checkpoints]]\n[[parsers]]", "checkpoints[0].repo: missing"),
+        (
+            "first_k_dense_replace = 3",
+            "first_k_dense_replace = 93",
+            "architecture.first_k_dense_replace: is 93, more than the 92 of num_hidden_layers",
+        ),
+        (
+            "num_key_value_heads = 8",
+            "num_key_value_heads = 7",
+            "architecture.num_key_value_heads: 7 does not divide the 96 of num_attention_heads",
+        ),
+        (
+            "num_experts_per_tok = 8",
+            "num_experts_per_tok = 161",
+            "architecture.num_experts_per_tok: is 161, more than the 160 of n_routed_experts",
+        ),
+        (
+            "moe_intermediate_size = 1536",
+            "moe_intermediate_size = 3",
+            "architecture.moe_intermediate_size: is 3, less than the 96 of num_attention_heads",
+        ),
+        ("vocab_size = 151552", "vocab_size = 0", "architecture.vocab_size: must be above 0, is 0"),
+        (
+            "hidden_size = 5120",
+            "hidden_size = 9_000_000_000_000_000",
+            "architecture.hidden_size: cannot be as much as 9000000000000000",
+        ),
+        ("rope_theta = 1000000.0", "rope_theta = inf", "architecture.rope_theta: cannot be as much as inf"),
+        (
+            "partial_rotary_factor = 0.5",
+            "partial_rotary_factor = 1.5",
+            "architecture.partial_rotary_factor: must be above 0 and at most 1, is 1.5",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_file_and_path(own: Path, old: str, new: str, message: str) -> None:
@@ -221,6 +260,76 @@ def test_a_wrong_key_or_value_is_named_with_its_file_and_path(own: Path, old: st
         Catalog((own,)).model("glm-4.6")
     assert str(caught.value) == f"{path}: {message}"
     assert caught.value.exit_code == 78
+
+
+ENGINE = "engines/vllm.toml"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "rules[2].check",
+            "fp8_marlin_tle",
+            "there is no check 'fp8_marlin_tle', only " + ", ".join(sorted(CHECKS)),
+        ),
+        ("rules[0].speed_factor", 0.0, "must be above 0 and at most 1, is 0.0"),
+        ("batch_defaults", [], "there must be one at least"),
+        ("batch_defaults[1].sequences", 0, "must be above 0, is 0"),
+        ("batch_defaults[0].batched_tokens", -1, "must be above 0, is -1"),
+        ("kv_cache_dtypes", [], "there must be one at least"),
+        ("memory.utilizations", [], "there must be one at least"),
+        ("memory.utilizations[1]", 0.0, "must be above 0 and at most 1, is 0.0"),
+        ("memory.utilizations[1]", 1.5, "must be above 0 and at most 1, is 1.5"),
+        ("memory.utilizations[0]", float("nan"), "must be above 0 and at most 1, is nan"),
+        ("memory.runtime_bytes", -1, "must be 0 or more, is -1"),
+        ("speed.full_rate_columns", 0, "must be above 0, is 0"),
+        ("speed.bandwidth_efficiency", 0.0, "must be above 0 and at most 1, is 0.0"),
+        ("speed.prefill_efficiency", -0.1, "must be above 0 and at most 1, is -0.1"),
+        ("speed.decode_efficiency", 0.0, "must be above 0 and at most 1, is 0.0"),
+        ("speed.layer_seconds", 0.0, "must be above 0, is 0.0"),
+        ("speed.eager_layer_seconds", -1.0, "must be above 0, is -1.0"),
+        ("speed.read_gb_per_second", 0.0, "must be above 0, is 0.0"),
+        ("speed.start_seconds", -1.0, "must be 0 or more, is -1.0"),
+        ("speed.cpu_tflops", 0.0, "must be above 0, is 0.0"),
+        ("packages", [], "there must be one at least"),
+    ],
+)
+def test_a_slip_in_an_engine_is_named_before_it_is_reckoned_with(key: str, value: object, message: str) -> None:
+    document = tomli.loads((DIRECTORY / ENGINE).read_text())
+    *parents, last = [int(part) if part.isdigit() else part for part in re.findall(r"\w+", key)]
+    place: Any = document
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    faults = list(engine_faults(msgspec.convert(document, EngineFacts)))
+    assert faults[0] == (key, message)
+
+
+@pytest.mark.parametrize("name", Catalog().engine_names())
+def test_a_shipped_engine_has_no_slip(catalog: Catalog, name: str) -> None:
+    assert list(engine_faults(catalog.engine(name))) == []
+
+
+def test_a_slip_in_a_users_engine_is_told_with_its_file_each_time(tmp_path: Path) -> None:
+    (tmp_path / "engines").mkdir()
+    shutil.copy(DIRECTORY / ENGINE, tmp_path / "engines")
+    path = edit(tmp_path, "full_rate_columns = 384", "full_rate_columns = 0", ENGINE)
+    known = Catalog((DIRECTORY, tmp_path))
+    for _ in range(2):
+        with pytest.raises(ProfileError) as caught:
+            known.engine("vllm")
+        assert str(caught.value) == f"{path}: speed.full_rate_columns: must be above 0, is 0"
+        assert caught.value.exit_code == 78
+
+
+def test_a_slip_in_an_accelerator_is_told_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "accelerators").mkdir()
+    shutil.copy(DIRECTORY / "accelerators" / "nvidia.toml", tmp_path / "accelerators")
+    path = tmp_path / "accelerators" / "nvidia.toml"
+    path.write_text(re.sub(r"bf16_tflops = [\d.]+", "bf16_tflops = 0.0", path.read_text(), count=1))
+    with pytest.raises(ProfileError, match=r"accelerators\[\d+\]\.bf16_tflops: must be above 0, is 0\.0"):
+        Catalog((tmp_path,)).accelerators("nvidia")
 
 
 def test_a_syntax_error_is_named_with_its_line(own: Path) -> None:

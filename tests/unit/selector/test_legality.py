@@ -11,6 +11,7 @@ from selector.devices import Group, groups
 from selector.facts import CheckpointFacts, EngineFacts, Loads, ModelFacts
 from selector.legality import Refusal, Verdict
 from selector.machines import report_from_spec
+from selector.request import Pins
 
 
 def group_of(catalog: Catalog, machine: str) -> Group:
@@ -225,10 +226,44 @@ def test_mtp_and_pipeline_stages_exclude_each_other(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "transformers", "mlx", "llamacpp"])
 def test_a_version_older_than_the_oldest_safe_one_is_refused(catalog: Catalog, engine: str) -> None:
-    quantization = {"mlx": "4bit", "llamacpp": "UD-Q4_K_XL"}.get(engine, "BF16")
-    answer = verdict(catalog, engine, "glm-4.6", quantization, "8xh100", Parallel(), version="0.0.1")
+    facts = catalog.engine(engine)
+    answer = legality.too_old(facts, facts.packages[0], "0.0.1")
     assert isinstance(answer, Refusal)
     assert answer.code == "engine.version"
+    assert legality.too_old(facts, facts.packages[0], facts.version) is None
+
+
+def test_mlx_vlm_counts_in_its_own_versions(catalog: Catalog) -> None:
+    facts = catalog.engine("mlx")
+    package = next(each for each in facts.packages if each.name == "mlx-vlm")
+    assert legality.too_old(facts, package, "0.7.10") is None
+    assert isinstance(legality.too_old(facts, package, "0.3.3"), Refusal)
+
+
+@pytest.mark.parametrize(
+    ("engine", "pins"),
+    [
+        ("transformers", Pins(kv_cache_dtype="fp32")),
+        ("transformers", Pins(memory_utilization=0.8)),
+        ("transformers", Pins(max_sequences=2)),
+        ("mlx", Pins(kv_cache_dtype="fp32")),
+        ("mlx", Pins(eager=True)),
+        ("llamacpp", Pins(memory_utilization=0.5)),
+        ("llamacpp", Pins(speculative="mtp")),
+    ],
+)
+def test_a_pin_that_an_engine_cannot_carry_out_refuses_it(catalog: Catalog, engine: str, pins: Pins) -> None:
+    answer = legality.unkept_pin(catalog.engine(engine), pins)
+    assert isinstance(answer, Refusal)
+    assert answer.code == "pin.engine"
+    assert legality.unkept_pin(catalog.engine("vllm"), pins) is None
+
+
+def test_amds_gpus_without_fp8_are_not_given_it(catalog: Catalog) -> None:
+    assert isinstance(loads(catalog, "vllm", "glm-4.6", "FP8", "8xmi300x"), Loads)
+    refused = loads(catalog, "vllm", "glm-4.6", "FP8", "8xmi250x")
+    assert isinstance(refused, Refusal)
+    assert refused.code == "engine.capability"
 
 
 def rules_of(catalog: Catalog) -> list[tuple[EngineFacts, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,7 @@ def test_a_machine_without_a_gpu_has_only_memory() -> None:
         ("cpu-0gb", "memory is 1 to 16384 GB", "write cpu-64gb"),
         ("cpu-99999999999gb", "memory is 1 to 16384 GB", "write cpu-64gb"),
         ("2xcpu-64gb", "takes no count", "write cpu-64gb"),
+        ("8xh201", "no accelerator is called 'h201'", "did you mean 8xh200?"),
     ],
 )
 def test_what_names_no_machine_is_told_what_would(spec: str, message: str, hint: str) -> None:
@@ -305,9 +308,25 @@ def test_a_file_that_is_no_report_is_refused_in_bounds(tmp_path: Path, content: 
     assert caught.value.message.startswith(f"{path}: {message}")
 
 
-@pytest.mark.parametrize("spec", ["none.json", "no/such/machine", "./h100", "/", "a\0.json", "x" * 5_000 + ".json"])
+@pytest.mark.parametrize("spec", ["none.json", "no/such/machine", "./h100", "a\0.json", "x" * 5_000 + ".json"])
 def test_a_path_without_a_file_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     monkeypatch.chdir(tmp_path)
     error = refusal(spec)
     assert "no such file" in error.message or "not a path" in error.message or "too long" in error.message
     assert error.hint == "record one with `autolaunch probe --json`"
+
+
+def test_a_report_can_come_through_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    report = report_from_spec("2xh100", CATALOG)
+    writer = threading.Thread(target=pipe.write_text, args=(report.to_json(),), daemon=True)
+    writer.start()
+    assert report_from_spec(str(pipe), CATALOG) == report
+    writer.join()
+
+
+def test_a_folder_is_no_report(tmp_path: Path) -> None:
+    error = refusal(f"{tmp_path}/")
+    assert "a folder" in error.message
+    assert error.exit_code == 2

@@ -169,6 +169,7 @@ def test_memory_held_by_others_lowers_what_the_engine_is_told_to_take(catalog: C
         total_bytes=empty.total_bytes,
         allocatable_bytes=empty.allocatable_bytes,
         free_bytes=empty.allocatable_bytes - 40 * GIB,
+        counted_bytes=empty.counted_bytes,
         capability=empty.capability,
         facts=empty.facts,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -10,7 +12,7 @@ from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from selector.devices import GIB
 from selector.errors import UnknownModel, UsageError
-from selector.hardware import DeviceProcess, HardwareReport
+from selector.hardware import DeviceProcess, HardwareReport, Host
 from selector.machines import report_from_spec
 from selector.plan import shown_pins
 from selector.request import OBJECTIVES, Objective, Pins
@@ -144,7 +146,7 @@ def test_nothing_below_the_floor_of_quality_is_chosen_unasked(catalog: Catalog) 
 def test_a_lower_quality_that_would_fit_is_advised_with_its_command(catalog: Catalog) -> None:
     plan = plan_on(catalog, "glm-4.6", "2xh100")
     commands = [each.command for each in plan.advice if each.kind == "engine"]
-    assert commands == ["autolaunch glm-4.6 --quantization UD-Q2_K_XL"]
+    assert commands == ["autolaunch plan glm-4.6 --hardware 2xh100 --quantization UD-Q2_K_XL"]
 
 
 def test_a_context_beyond_the_model_is_refused(catalog: Catalog) -> None:
@@ -286,3 +288,155 @@ def test_an_explanation_names_the_choice_and_what_came_second(catalog: Catalog) 
     refused = api.plan("glm-4.6", hardware="1xh100", known=catalog).explain()
     assert "usable" in refused
     assert "4xh100" in refused
+
+
+# --- what a hostile review found --------------------------------------------------------------------
+
+
+def test_concurrency_is_shared_out_over_replicas(catalog: Catalog) -> None:
+    plan = api.plan("glm-4.6", hardware="8xh200", known=catalog, concurrency=500)
+    assert plan.chosen is not None
+    assert (plan.chosen.parallel.tensor, plan.chosen.parallel.data) == (4, 2)
+    assert plan.chosen.limits.max_sequences == 250
+
+
+def test_pinned_sequences_below_the_concurrency_are_refused(catalog: Catalog) -> None:
+    plan = api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=Pins(max_sequences=4), concurrency=64)
+    assert not plan.feasible
+    assert any(each.code == "pin.max_sequences" for each in plan.rejected)
+
+
+def test_a_count_of_gpus_is_never_taken_for_the_processor(catalog: Catalog) -> None:
+    report = report_from_spec("2xrtx4090", catalog)
+    host = msgspec.structs.replace(report.host, memory_total_bytes=1024 * GIB)
+    plan = plan_on(catalog, "glm-4.6", msgspec.structs.replace(report, host=host), Pins(gpu_count=2))
+    assert plan.chosen is None or plan.chosen.parallel.devices
+
+
+def test_mtp_is_only_planned_on_engines_that_have_it(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "m3-ultra-512gb", Pins(speculative="mtp"))
+    assert not plan.feasible
+    assert any(each.code == "pin.engine" for each in plan.rejected)
+
+
+def test_a_version_belongs_to_an_engine(catalog: Catalog) -> None:
+    with pytest.raises(UsageError, match="without an engine"):
+        plan_on(catalog, "glm-4.6", "8xh200", Pins(engine_version="0.33.0"))
+    vision = plan_on(catalog, "glm-4.5v", "m4-max-128gb", Pins(engine="mlx", engine_version="0.7.10"))
+    assert vision.chosen is not None
+    assert vision.chosen.engine.version == "0.7.10"
+
+
+@pytest.mark.parametrize("name", ["tclf90/GLM-4.6-AWQ", "ZhipuAI/GLM-4.6-FP8"])
+def test_an_id_of_modelscope_means_modelscope(catalog: Catalog, name: str) -> None:
+    for plan in (
+        api.plan(name, hardware="8xh200", known=catalog),
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=Pins(repo=name)),
+    ):
+        assert plan.chosen is not None
+        assert (plan.chosen.checkpoint.repo, plan.chosen.checkpoint.hub) == (name, "modelscope")
+        assert plan.chosen.command is not None
+        assert any(key.endswith("_USE_MODELSCOPE") for key in plan.chosen.command.env)
+
+
+def test_devices_are_called_what_their_vendor_calls_them(catalog: Catalog) -> None:
+    nvidia, amd = report_from_spec("1xrtx4090", catalog), report_from_spec("8xmi300x", catalog)
+    moved = tuple(msgspec.structs.replace(each, index=each.index + 1) for each in amd.accelerators)
+    mixed = msgspec.structs.replace(amd, accelerators=(*nvidia.accelerators, *moved), links=())
+    chosen = plan_on(catalog, "glm-4.6", mixed).chosen
+    assert chosen is not None
+    assert chosen.command is not None
+    shown = chosen.command.env["HIP_VISIBLE_DEVICES"].split(",")
+    assert shown == [str(index - 1) for index in chosen.parallel.devices[: chosen.parallel.ranks]]
+
+
+def test_over_several_nodes_devices_are_rays_to_give(catalog: Catalog) -> None:
+    chosen = plan_on(catalog, "glm-4.6", "2x8xh100", Pins(format="bf16")).chosen
+    assert chosen is not None
+    assert chosen.engine.name == "vllm"
+    assert chosen.command is not None
+    assert "CUDA_VISIBLE_DEVICES" not in chosen.command.env
+
+
+def test_a_share_refers_to_the_total_that_the_engine_sees(catalog: Catalog) -> None:
+    chosen = plan_on(catalog, "glm-4.5v", "gb10", Pins(engine="vllm", quantization="Int4")).chosen
+    assert chosen is not None
+    device = chosen.memory.per_device
+    assert chosen.limits.memory_utilization * device.total_bytes == pytest.approx(device.usable_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize(("engine", "share"), [("vllm", 1.0), ("sglang", 0.999)])
+def test_a_share_that_leaves_nothing_for_the_rest_is_refused(catalog: Catalog, engine: str, share: float) -> None:
+    pins = msgspec.convert({"engine": engine, "memory_utilization": share}, Pins)
+    plan = plan_on(catalog, "glm-4.6", "8xh200", pins)
+    assert not plan.feasible
+
+
+def test_a_pin_that_stands_in_the_way_is_named_and_no_machine_is_sold(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "8xh200", Pins(tensor_parallel=3))
+    assert [each.kind for each in plan.advice] == ["engine"]
+    assert "tensor parallel is left free" in plan.advice[0].message
+    assert plan.advice[0].command == "autolaunch plan glm-4.6 --hardware 8xh200"
+
+
+def test_too_many_at_once_are_told_how_many_fit(catalog: Catalog) -> None:
+    plan = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=4096)
+    assert any("--concurrency" in (each.command or "") for each in plan.advice)
+
+
+def test_advice_can_be_typed_as_it_stands(catalog: Catalog) -> None:
+    plan = api.plan(
+        "glm-4.6", hardware="4xh100", known=catalog, objective="context", pins=Pins(format="gptq"), keep_all=True
+    )
+    commands = [each.command for each in plan.advice if each.kind == "kv_cache"]
+    assert commands
+    assert commands[0] is not None
+    for part in ("--hardware 4xh100", "--objective context", "--format gptq", "--kv-cache-dtype fp8"):
+        assert part in commands[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "fast"},
+        {"workload": "x"},
+        {"context_tokens": 0},
+        {"context_tokens": -5},
+        {"concurrency": 0},
+        {"input_tokens": -1},
+        {"input_tokens": 300_000},
+        {"context_tokens": 4096, "workload": "long-context"},
+        {"pins": Pins(tensor_parallel=0)},
+        {"pins": Pins(data_parallel=-1)},
+        {"pins": Pins(memory_utilization=1.5)},
+        {"pins": Pins(repo="zai-org/GLM-4.6-FP9")},
+        {"pins": Pins(quantization="fp9")},
+        {"pins": Pins(format="fp8", quantization="Int4")},
+    ],
+    ids=str,
+)
+def test_a_request_that_makes_no_sense_is_a_usage_error(catalog: Catalog, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, **wrong)
+
+
+def test_an_empty_machine_still_says_why(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", HardwareReport(host=Host(os="linux")))
+    assert not plan.feasible
+    assert {each.code for each in plan.rejected} == {"device.none"}
+
+
+def test_what_is_tight_is_said(catalog: Catalog) -> None:
+    report = report_from_spec("8xh100", catalog)
+    small = msgspec.structs.replace(report, host=msgspec.structs.replace(report.host, memory_total_bytes=4 * GIB))
+    chosen = plan_on(catalog, "glm-4.6", small).chosen
+    assert chosen is not None
+    assert any(note.code == "host_memory" for note in chosen.notes)
+
+
+def test_a_thousand_nodes_are_planned_in_seconds(catalog: Catalog) -> None:
+    """Cost grows with the devices, not with their square: no timing, a count of what is looked at."""
+    report = report_from_spec("128x8xh200", catalog)
+    plan = api.plan("glm-4.6", hardware=report, known=catalog)
+    assert plan.chosen is not None
+    assert plan.chosen.parallel.ranks * plan.chosen.parallel.data == 1024
