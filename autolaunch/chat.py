@@ -6,6 +6,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,23 +72,35 @@ def ask(
     connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=idle_seconds)
     started = clock()
     try:
-        connection.request("POST", f"{url.path.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            told = response.read(ERROR_BYTES).decode(errors="replace").strip()
-            raise EngineError(f"the engine answered {response.status}: {told[:300] or response.reason}")
+        with _engines_faults(base_url, idle_seconds):
+            connection.request("POST", f"{url.path.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                told = response.read(ERROR_BYTES).decode(errors="replace").strip()
+                raise EngineError(f"the engine answered {response.status}: {told[:300] or response.reason}")
         answer = _Answer(started=started, clock=clock, on_text=on_text)
-        for chunk in _events(response):
+        events = _events(response)
+        while True:
+            with _engines_faults(base_url, idle_seconds):
+                chunk = next(events, None)
+            if chunk is None:
+                return answer.result()
+            # Outside: what goes wrong in on_text (nobody reads our output) is not the engine's fault.
             answer.take(chunk)
-        return answer.result()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _engines_faults(base_url: str, idle_seconds: float) -> Iterator[None]:
+    try:
+        yield
     except TimeoutError as error:
         raise EngineError(f"the engine was silent for {idle_seconds:.0f} s") from error
     except (OSError, http.client.HTTPException) as error:
         raise EngineError(
             f"the connection to the engine at {base_url} broke: {error or type(error).__name__}"
         ) from error
-    finally:
-        connection.close()
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

@@ -17,26 +17,23 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal, Protocol, Self
 
-import psutil
-
 from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, EngineProcess
+from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.weights import local_checkpoint
 from engines import registry
-from engines.base import Engine, Serving, planned_package
-from engines.environments import Environments, InstallProgress, without_secrets
+from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
+from engines.environments import Environments, InstallProgress, without_engine_secrets
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
 from selector.facts import EngineFacts, ModelFacts
-from selector.hardware import Accelerator
 from selector.values import Value
 
 Stage = Literal["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]
 
 #: One part, or two as a hub's id has; nothing that is special to a file system, a shell or an engine.
 SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-KEPT_LOGS = 20
 
 #: What tells a process that systemd watches it; an engine is not that process.
 _NOT_FOR_ENGINES = ("NOTIFY_", "WATCHDOG_", "LISTEN_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
@@ -95,6 +92,8 @@ class Server:
         command: Command,
         log_path: Path,
         run_directory: Path,
+        run_lock: int,
+        extra: tuple[str, ...],
         stall_seconds: float,
         say: Callable[[Stage, str, float | None], None],
     ) -> None:
@@ -106,6 +105,8 @@ class Server:
         self.log_path = log_path
         self._process = process
         self._run_directory = run_directory
+        self._run_lock = run_lock
+        self._extra = extra
         self._stall_seconds = stall_seconds
         self._say = say
         self._stopped = False
@@ -151,12 +152,23 @@ class Server:
                 on_progress=lambda _seconds, line: self._say("loading", line or "loading", None),
             )
         except BaseException as error:
-            self.stop()
-            if isinstance(error, EngineStartError) and error.hint is None:
-                error.hint = f"its output is in {self.log_path}"
+            code = self.stop()
+            if not isinstance(error, EngineStartError):
+                raise
+            if self._extra and (code == 0 or "bad argument" in error.message):
+                self._blame_options(error, code)
+            error.hint = error.hint or f"its output is in {self.log_path}"
             raise
         self._say("ready", f"{self.served_name} answers at {self.base_url}", 1.0)
         return seconds
+
+    def _blame_options(self, error: EngineStartError, code: int | None) -> None:
+        """Whoever passes options on to an engine wants to hear that it ended on them, not that it failed to load."""
+        passed = " ".join(self._extra)
+        if code == 0:  # as on --help
+            error.message = f"{self.engine.name} ended on the options passed to it after --: {passed}"
+        error.hint = f"{self.engine.name} was given, after --: {passed}; all it printed is in {self.log_path}"
+        error.args = (error.message,)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Waits until the engine ends (``None``: as long as it takes); its exit code, or ``None``."""
@@ -180,6 +192,7 @@ class Server:
         finally:
             self._stopped = True
             shutil.rmtree(self._run_directory, ignore_errors=True)
+            os.close(self._run_lock)
         self._say("stopped", f"{self.engine.name} has ended", None)
         return code
 
@@ -213,6 +226,8 @@ def launch(
     _refuse_what_is_not_started(engine, candidate)
     served_name = _served_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
+    if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
+        raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
     facts, package = planned_package(facts, candidate.engine)
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
@@ -235,8 +250,9 @@ def launch(
     environment = Environments(options.home / "engines").ensure(facts, package, on_progress=installing)
     say("environment", f"{package.name} is in {environment.directory}", 1.0)
 
-    run_directory = _run_directory(options.home / "run", served_name, folder)
+    run_directory, run_lock = run_folder(options.home / "run", served_name, folder)
     try:
+        devices = first_replica(plan.hardware, candidate)
         by_name = engine.behaviour.names_itself_by_path
         serving = Serving(
             model=served_name if by_name else str(folder),
@@ -244,11 +260,12 @@ def launch(
             host=address.host,
             port=address.port,
             executable_directory=str(environment.bin_directory),
-            devices=_devices(plan, candidate),
+            devices=devices,
+            visible=visible_devices(plan.hardware, devices, launched=True),
             extra=options.extra,
         )
         command = engine.command(candidate, model, serving)
-        log_path = _log_path(options.home / "logs", engine.name, run_directory.name)
+        log_path = log_place(options.home / "logs", engine.name, run_directory)
         say("starting", f"starting {engine.name} {facts.version}")
         process = EngineProcess(
             command.argv,
@@ -259,6 +276,7 @@ def launch(
         )
     except BaseException:
         shutil.rmtree(run_directory, ignore_errors=True)
+        os.close(run_lock)
         raise
     return Server(
         process=process,
@@ -268,6 +286,8 @@ def launch(
         command=command,
         log_path=log_path,
         run_directory=run_directory,
+        run_lock=run_lock,
+        extra=options.extra,
         stall_seconds=options.stall_seconds,
         say=say,
     )
@@ -304,7 +324,7 @@ def engine_environment(
     other models nor the user's token.
     """
     environment = {
-        name: value for name, value in without_secrets(environ).items() if not name.startswith(_NOT_FOR_ENGINES)
+        name: value for name, value in without_engine_secrets(environ).items() if not name.startswith(_NOT_FOR_ENGINES)
     }
     environment |= {
         "PATH": os.pathsep.join((str(bin_directory), environ.get("PATH", os.defpath))),
@@ -312,7 +332,6 @@ def engine_environment(
         "HF_HOME": str(run_directory / ".cache"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    environment.pop("HF_HUB_CACHE", None)
     return {**environment, **command.env}
 
 
@@ -334,42 +353,3 @@ def _served_name(name: str) -> str:
             hint="letters, digits, '.', '_' and '-', as in glm-4.6 or zai-org/GLM-4.6",
         )
     return name
-
-
-def _devices(plan: LaunchPlan, candidate: Candidate) -> tuple[Accelerator, ...]:
-    """The first replica's devices, in the order of its ranks."""
-    by_index = {device.index: device for device in plan.hardware.accelerators}
-    indices = candidate.parallel.devices[: candidate.parallel.ranks]
-    return tuple(by_index[index] for index in indices if index in by_index)
-
-
-def _run_directory(root: Path, served_name: str, folder: Path) -> Path:
-    """A folder of this run, in which the checkpoint goes by its served name."""
-    _sweep(root)
-    directory = root / f"{os.getpid()}-{time.time_ns():x}"
-    link = directory / served_name
-    try:
-        (directory / ".cache" / "hub").mkdir(parents=True, mode=0o700)
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(folder, target_is_directory=True)
-    except OSError as error:
-        raise EngineStartError(f"{directory} cannot be made: {error.strerror}") from error
-    return directory
-
-
-def _sweep(root: Path) -> None:
-    """Removes folders of runs whose process is gone."""
-    if not root.is_dir():
-        return
-    for directory in root.iterdir():
-        number = directory.name.partition("-")[0]
-        if number.isdecimal() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _log_path(root: Path, engine: str, run: str) -> Path:
-    """A new log's place; the oldest of many go."""
-    logs = sorted(root.glob("*.log*"), key=lambda path: path.stat().st_mtime) if root.is_dir() else []
-    for old in logs[: max(0, len(logs) - KEPT_LOGS + 1)]:
-        old.unlink(missing_ok=True)
-    return root / f"{engine}-{run}.log"

@@ -6,16 +6,17 @@ Nothing is handed to an engine that is incomplete, damaged, or holds code.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-import signal
+import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from engines.leash import on_leash
 from selector.contract import Candidate, Checkpoint
 from selector.errors import DownloadError, NoRoomOnDisk
 from selector.facts import ModelFacts
@@ -24,6 +25,25 @@ from selector.facts import ModelFacts
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.gguf")
 #: Files whose loading can run code.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+CODE = frozenset({".py", ".pyc", ".pyo", ".pyz", ".so", ".dylib"})
+#: What brings code into an engine: Transformers' key for it, and mlx-lm's.
+CODE_KEYS = ("auto_map", "model_file")
+#: What engines read for certain, so that none of it may be too large to look into.
+READ_BY_ENGINES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+#: Bookkeeping of git and of the hub's client, which no engine reads.
+NOT_LOOKED_INTO = frozenset({".git", ".cache"})
+#: Bits of a number of each kind that safetensors has.
+BITS = {
+    kind: bits
+    for bits, kinds in (
+        (4, "F4"),
+        (8, "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0"),
+        (16, "U16 I16 F16 BF16"),
+        (32, "U32 I32 F32"),
+        (64, "U64 I64 F64 C64"),
+    )
+    for kind in kinds.split()
+}
 HEADER_BYTES, CONFIG_BYTES = 100 * 2**20, 16 * 2**20
 ROOM_MARGIN = 1.02
 
@@ -112,23 +132,43 @@ def checked(folder: Path, *, trust_code: bool = False) -> None:
 
 
 def _refuse_code(folder: Path, files: list[Path]) -> None:
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(set(below) - NOT_LOOKED_INTO)
+        for name in sorted(names):
+            if Path(name).suffix.lower() in PICKLES | CODE:
+                raise DownloadError(
+                    f"{Path(place) / name} can run code when it is loaded",
+                    hint="take a checkpoint in safetensors, and move such files away if they are not needed",
+                )
     for path in files:
-        if path.suffix in PICKLES or path.suffix == ".py":
+        if path.suffix != ".json":
+            continue
+        try:
+            value = _object(path)
+        except DownloadError:
+            if path.name in READ_BY_ENGINES:
+                raise
+            continue  # a list, or a tokenizer of many megabytes
+        asked = next((key for key in CODE_KEYS if value.get(key) is not None), None)
+        if asked is not None:
             raise DownloadError(
-                f"{path} can run code when it is loaded",
-                hint="take a checkpoint in safetensors, and move such files away if they are not needed",
-            )
-    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
-        if (folder / name).is_file() and "auto_map" in _object(folder / name):
-            raise DownloadError(
-                f"{folder / name} asks for code of its own (auto_map)",
+                f"{path} asks for code of its own ({asked})",
                 hint="the GLM checkpoints need none on current engines: take the released one",
             )
 
 
+def _regular(path: Path) -> BinaryIO:
+    """Opens a file that is one: a pipe of that name would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DownloadError(f"{path} is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
 def _object(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with _regular(path) as file:
             data = file.read(CONFIG_BYTES + 1)
         value = json.loads(data) if len(data) <= CONFIG_BYTES else None
     except FileNotFoundError:
@@ -141,32 +181,53 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _whole_safetensors(path: Path) -> None:
-    """The header's length, bounded, and the last tensor's end against the file's length."""
+    """The header's length, bounded; each tensor's place against its shape and the next; the end against the file."""
     try:
-        size_bytes = path.stat().st_size
-        with path.open("rb") as file:
+        with _regular(path) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(8), "little")
             if size_bytes < 8 or header_bytes > min(HEADER_BYTES, size_bytes - 8):
                 raise DownloadError(f"{path} is damaged or cut short: its header does not fit into it")
             header = json.loads(file.read(header_bytes))
-        ends = [int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__"]
+        spans = sorted(_span(name, tensor) for name, tensor in header.items() if name != "__metadata__")
     except OSError as error:
         raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise DownloadError(f"{path} is damaged: its header is no safetensors header") from error
-    expected_bytes = 8 + header_bytes + max(ends, default=0)
+    end = 0
+    for begins, ends, name in spans:
+        if begins != end:
+            raise DownloadError(f"{path} is damaged: {name!r} does not begin where the tensor before it ends")
+        end = ends
+    expected_bytes = 8 + header_bytes + end
     if expected_bytes != size_bytes:
         raise DownloadError(
             f"{path} is {size_bytes} bytes long, its header says {expected_bytes}", hint="fetch this file again"
         )
 
 
+def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, str]:
+    """Where a tensor begins and ends.
+
+    Raises:
+        ValueError: it is not as long as its shape says. (A kind of number that is not known here may be any length.)
+    """
+    begins, ends = tensor["data_offsets"]
+    shape = tensor["shape"]
+    if not all(type(number) is int and number >= 0 for number in (begins, ends, *shape)) or ends < begins:
+        raise ValueError(name)
+    bits = BITS.get(tensor["dtype"])
+    if bits is not None and math.prod(shape) * bits != (ends - begins) * 8:
+        raise ValueError(name)
+    return begins, ends, name
+
+
 # --- Hugging Face -----------------------------------------------------------------------------------
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path:
-    """Where the hub's client keeps repositories: ``HF_HUB_CACHE``, ``HF_HOME``, or its default."""
-    explicit = environ.get("HF_HUB_CACHE")
+    """Where the hub's client keeps repositories: ``HF_HUB_CACHE`` by either name, ``HF_HOME``, or its default."""
+    explicit = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
     if explicit:
         return Path(explicit).expanduser()
     home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
@@ -182,30 +243,19 @@ def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress) ->
     patterns: tuple[str, ...] = WANTED if checkpoint.file_prefix is None else (f"{checkpoint.file_prefix}*",)
     argv = (sys.executable, "-c", _FETCH, checkpoint.repo, checkpoint.revision or "", "01"[offline], *patterns)
     environment = dict(os.environ) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONSAFEPATH": "1"}
-    with subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    ) as process:
-        try:
-            while True:
-                try:
-                    out, told = process.communicate(timeout=1.0)
-                    break
-                except subprocess.TimeoutExpired:
-                    done = _size(blobs)
-                    fraction = min(1.0, done / checkpoint.download_bytes) if checkpoint.download_bytes else None
-                    on_progress(f"fetching {checkpoint.repo}: {done / 1e9:.1f} GB", fraction)
-        except BaseException:
-            _end(process)  # what has come is kept: the next try goes on from there
-            raise
+    with on_leash(argv, environment=environment, stdout=subprocess.PIPE) as process:
+        # An interrupt ends it; what has come is kept, and the next try goes on from there.
+        while True:
+            try:
+                out, told = process.communicate(timeout=1.0)
+                break
+            except subprocess.TimeoutExpired:
+                done = _size(blobs)
+                fraction = min(1.0, done / checkpoint.download_bytes) if checkpoint.download_bytes else None
+                on_progress(f"fetching {checkpoint.repo}: {done / 1e9:.1f} GB", fraction)
     if process.returncode != 0:
-        raise _refusal(checkpoint, told.strip(), offline=offline)
-    return Path(out.strip().splitlines()[-1])
+        raise _refusal(checkpoint, told.decode(errors="replace").strip(), offline=offline)
+    return Path(os.fsdecode(out.strip().splitlines()[-1]))
 
 
 def _room(checkpoint: Checkpoint, cache: Path, missing_bytes: int) -> None:
@@ -230,17 +280,6 @@ def _size(folder: Path) -> int:
     except OSError:
         return 0
     return total_bytes
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    for number, patience_seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + patience_seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
 
 
 def _refusal(checkpoint: Checkpoint, told: str, *, offline: bool) -> DownloadError:

@@ -7,8 +7,10 @@ written: what an interrupted build left is removed and made anew.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -35,7 +37,11 @@ ROOM_MARGIN = 1.1
 #: Interpreters that the engines' wheels are published for.
 PYTHON_MINIMUM, PYTHON_BELOW, PYTHON_OTHERWISE = (3, 11), (3, 14), "3.12"
 
-_SECRET_SUFFIXES = ("TOKEN", "SECRET", "PASSWORD", "API_KEY", "SECRET_KEY", "ACCESS_KEY")
+_SECRET_SUFFIXES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "_PASS", "_KEY", "APIKEY", "_CREDENTIALS")
+#: What leads to the user's token or other models, and what installers take credentials of package indices from.
+_NOT_FOR_ENGINES = frozenset({"HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"})
+_INSTALLERS = ("UV_", "PIP_")
+_URL_WITH_USER = re.compile(r"://[^/\s@]+@")
 
 
 class InstallProgress(Value, frozen=True, kw_only=True):
@@ -84,11 +90,23 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def without_engine_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` for an engine: without credentials of any kind, and without what leads to them.
+
+    Settings of installers go whole, and so does every value that is an address with a user in it.
+    """
+    return {
+        name: value
+        for name, value in without_secrets(environment).items()
+        if name not in _NOT_FOR_ENGINES and not name.startswith(_INSTALLERS) and not _URL_WITH_USER.search(value)
+    }
+
+
 class Environments:
     """The environments under ``root``, a folder that holds nothing else."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = root.resolve()  # the same folder by another way is the same environments
 
     def find(self, engine_name: str, version: str, package: Package) -> Environment | None:
         """The finished environment, or ``None``. Reads one small file."""
@@ -98,7 +116,7 @@ class Environments:
         except (OSError, msgspec.MsgspecError):
             return None
         # The interpreter it links to may be gone.
-        if manifest.directory != str(directory) or not (directory / "bin" / "python").exists():
+        if Path(manifest.directory).resolve() != directory.resolve() or not (directory / "bin" / "python").exists():
             return None
         return Environment(engine=engine_name, version=version, package=package.name, directory=directory)
 
@@ -131,14 +149,16 @@ class Environments:
             )
 
         directory = self._directory(engine.name, engine.version, package)
-        self._make_root()
+        with _writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
         with _locked(directory.with_name(directory.name + ".lock"), say, cancelled) as lock:
             found = self.find(engine.name, engine.version, package)  # made by whom we waited for
             if found is not None:
                 return found
-            _remove(directory)
+            with _writing(self.root):
+                _remove(directory)
+                free_bytes = shutil.disk_usage(self.root).free
             needed_bytes = int(package.bytes_on_disk * ROOM_MARGIN)
-            free_bytes = shutil.disk_usage(self.root).free
             if free_bytes < needed_bytes:
                 raise NoRoomOnDisk(
                     f"the environment of {package.name} needs {_gb(needed_bytes)} in {self.root}, "
@@ -156,7 +176,8 @@ class Environments:
                     say=say,
                     cancelled=cancelled,
                 ).run()
-                self._write_manifest(directory, engine, package)
+                with _writing(directory):
+                    self._write_manifest(directory, engine, package)
             except BaseException:
                 _remove(directory)
                 raise
@@ -174,14 +195,6 @@ class Environments:
         facts = "\n".join((*package.requirements, python_request(), platform.machine(), sys.platform))
         digest = sha256(facts.encode()).hexdigest()[:8]
         return self.root / f"{engine_name}-{version}-{package.name}-{digest}"
-
-    def _make_root(self) -> None:
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EngineInstallError(
-                f"{self.root} cannot be made: {error.strerror}", hint="set AUTOLAUNCH_HOME to a folder of yours"
-            ) from error
 
     def _write_manifest(self, directory: Path, engine: EngineFacts, package: Package) -> None:
         manifest = Manifest(
@@ -213,7 +226,8 @@ def _locked(path: Path, say: Callable[[Stage, str], None], cancelled: Event | No
     """
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _writing(path.parent):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         told = False
         while True:
@@ -227,12 +241,34 @@ def _locked(path: Path, say: Callable[[Stage, str], None], cancelled: Event | No
                 if cancelled is not None and cancelled.is_set():
                     raise EngineInstallError("the installation was cancelled") from None
                 time.sleep(0.1)
+            except OSError as error:
+                raise EngineInstallError(
+                    f"{path} cannot be locked: {error.strerror}", hint="set AUTOLAUNCH_HOME to a folder on a local disk"
+                ) from error
         yield descriptor
     finally:
         os.close(descriptor)
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What the system says against writing to ``folder`` becomes an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoomOnDisk(
+                f"the disk of {folder} is full", hint="free some room, or set AUTOLAUNCH_HOME to a folder elsewhere"
+            ) from error
+        raise EngineInstallError(
+            f"{folder} cannot be written: {error.strerror}", hint="set AUTOLAUNCH_HOME to a folder of yours"
+        ) from error
+
+
 def _remove(directory: Path) -> None:
+    if directory.is_symlink():  # somebody's own arrangement: what it points to is not ours to empty
+        directory.unlink()
+        return
     # The manifest goes first: what is half removed must not look finished.
     (directory / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)

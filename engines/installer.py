@@ -6,11 +6,9 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +16,12 @@ from queue import Empty, SimpleQueue
 from typing import IO
 
 from engines.environments import Stage, python_request
+from engines.leash import on_leash
 from selector.errors import EngineInstallError, NoRoomOnDisk
 from selector.facts import Package
 
 #: uv's last lines that an error shows, and how much of a line is kept.
 KEPT_LINES, KEPT_CHARACTERS = 40, 500
-#: What uv gets to end by itself when it is interrupted.
-GRACE_SECONDS = 3.0
 
 #: Variables that would turn uv towards another environment than the one being made.
 _NOT_FOR_UV = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"})
@@ -148,22 +145,15 @@ class Installer:
 
     def _checked(self, arguments: tuple[str, ...]) -> None:
         tail: deque[str] = deque(maxlen=KEPT_LINES)
-        with subprocess.Popen(
+        with on_leash(
             (self._uv, *arguments),
-            stdin=subprocess.DEVNULL,
+            environment=self._environment,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=self._environment,
             # uv reads the settings of the project it is called in; the user's own file still counts.
-            cwd=self._directory.parent,
-            start_new_session=True,
+            working_directory=self._directory.parent,
             pass_fds=(self._lock,),
         ) as process:
-            try:
-                code = self._follow(process, tail)
-            except BaseException:
-                _end(process)
-                raise
+            code = self._follow(process, tail)
         if code != 0:
             raise _failure(self._package, tuple(tail))
 
@@ -207,18 +197,6 @@ def nvidia_driver_is_there() -> bool:
 def _read(pipe: IO[bytes], lines: SimpleQueue[str]) -> None:
     while chunk := pipe.readline(65_536):
         lines.put(_ESCAPES.sub("", chunk.decode(errors="replace"))[:KEPT_CHARACTERS].rstrip())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends uv and what it started (its own session), within the grace time and a moment."""
-    for number, patience_seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 10.0)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        deadline = time.monotonic() + patience_seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
 
 
 def _failure(package: Package, tail: tuple[str, ...]) -> EngineInstallError | NoRoomOnDisk:

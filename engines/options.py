@@ -7,7 +7,7 @@ from collections.abc import Collection
 from selector.errors import UsageError
 
 #: Options that make an engine run code out of a checkpoint.
-DANGEROUS = frozenset({"--trust-remote-code", "--trust_remote_code"})
+DANGEROUS = frozenset({"--trust-remote-code"})
 
 
 def checked_extra(extra: tuple[str, ...], *, owned: Collection[str], engine: str) -> tuple[str, ...]:
@@ -23,14 +23,20 @@ def checked_extra(extra: tuple[str, ...], *, owned: Collection[str], engine: str
         name = token.split("=", 1)[0]
         if not name.startswith("-"):
             continue
-        if name in DANGEROUS:
+        if any(_means(name, option) for option in DANGEROUS):
             raise UsageError(
                 f"{name} is not passed on to {engine}: it would run code from the checkpoint",
                 hint="the GLM checkpoints need no code of their own on current engines",
             )
-        if any(option == name or (len(name) > 3 and option.startswith(name)) for option in owned):
+        if any(_means(name, option) for option in owned):
             raise UsageError(
                 f"{name} belongs to autolaunch and cannot be given to {engine}",
                 hint="use autolaunch's own option of that meaning, before the --",
             )
     return extra
+
+
+def _means(name: str, option: str) -> bool:
+    """Whether an engine could take ``name`` for ``option``: shortened, or with the other dash."""
+    spelled, option = name.replace("_", "-"), option.replace("_", "-")
+    return option == spelled or (len(spelled) > 2 and spelled.startswith("--") and option.startswith(spelled))

@@ -110,10 +110,10 @@ def _repair_streams() -> None:
             # The lowest number that is free is this one.
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - lives as long as we do
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as we do
     encoding, errors = (sys.stderr.encoding, sys.stderr.errors) if sys.stderr is not None else ("utf-8", None)
     sys.stderr = io.TextIOWrapper(
-        _Unfailing(2, "w", closefd=False),  # type: ignore[arg-type]
+        _Unfailing(2, "w", closefd=False),
         encoding=encoding,
         errors=errors or "backslashreplace",
         write_through=True,

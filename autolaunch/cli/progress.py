@@ -27,6 +27,7 @@ _TITLES = {
 }
 #: What is left standing of a stage whose last message was only its latest line.
 _DONE = {"loading": "a token came back"}
+_FAILED = {"loading": "no token came back"}
 _LABEL = 9
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_A_SECOND = 8
@@ -59,7 +60,8 @@ class Progress:
         if event.stage not in _TITLES or self._closed:
             return
         if event.stage != self._stage:
-            self._end_stage()
+            # A launch that is ready closes its stage: what is stopped in the midst of one has failed in it.
+            self._end_stage(failed=event.stage == "stopping")
             self._stage, self._began, self._fraction = event.stage, time.monotonic(), None
             if event.stage == "ready":
                 self._stage = None
@@ -92,20 +94,20 @@ class Progress:
             )
             self._live.start()
 
-    def _end_stage(self) -> None:
+    def _end_stage(self, *, failed: bool = False) -> None:
         if self._stage is None:
             return
         title, seconds = _TITLES[self._stage], time.monotonic() - self._began
         room = self._terminal.width_columns - _LABEL - 4 - 12
-        message = _DONE.get(self._stage, self._message)
-        line = f"  ✓ {title:<{_LABEL}}{shortened(message, room)}"
+        message = (_FAILED if failed else _DONE).get(self._stage, self._message)
+        line = f"  {'✗' if failed else '✓'} {title:<{_LABEL}}{shortened(message, room)}"
         text = f"{line}  {click.style(duration(seconds), dim=True)}"
         self._stage = None
         if self._live is not None:
             from rich.text import Text
 
             if not self._terminal.unicode:
-                text = text.replace("✓", "v")
+                text = text.replace("✓", "v").replace("✗", "x")
             self._live.console.print(Text.from_ansi(text))
         else:
             write(self._stream, text, self._terminal)

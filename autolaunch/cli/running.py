@@ -13,7 +13,7 @@ import msgspec
 
 from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
-from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, write
+from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, wrapped, write
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import EngineError
@@ -114,12 +114,12 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How,
 
 
 def _announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None:
-    from autolaunch.cli.machine_line import machine_line, troubles
-    from autolaunch.cli.render_plan import layout
+    from autolaunch.cli.machine_line import troubles
+    from autolaunch.cli.render_plan import layout, render_machine
 
-    write(sys.stderr, f"{click.style(decided.model, bold=True)} on {clean(machine_line(decided.hardware))}", terminal)
+    write(sys.stderr, render_machine(decided, terminal), terminal)
     for each in troubles(decided.hardware):
-        write(sys.stderr, click.style(f"  {each}", fg="yellow"), terminal)
+        write(sys.stderr, click.style(wrapped(each, terminal, first="  "), fg="yellow"), terminal)
     checkpoint, engine = chosen.checkpoint, chosen.engine
     told = (
         f"  {checkpoint.repo} ({checkpoint.quantization}) with {engine.name} {engine.version}, "

@@ -61,12 +61,21 @@ _SIGNS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
     ),
     (
         re.compile(
-            r"SafetensorError|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|header too large", re.IGNORECASE
+            r"SafetensorError|invalid data offsets|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer"
+            r"|header too large",
+            re.IGNORECASE,
         ),
         "bad weights",
         "a file of the checkpoint is damaged; fetch it again",
     ),
 )
+
+#: The last line of a traceback, also behind a logger's prefix.
+_EXCEPTION = re.compile(r"(?:^|\s)(?!\S*CancelledError)[A-Za-z_][\w.]*(?:Error|Exception)(?::(?:\s|$)|$)")
+#: A server's note of a request that it was sent, ours as a rule.
+_ACCESS = re.compile(r'"(?:GET|POST|HEAD|OPTIONS) \S+ HTTP/[\d.]+"')
+#: How many lines are looked through for the cause; a retry or two print below it.
+CAUSE_LINES = 200
 
 
 class Watched(Protocol):
@@ -84,15 +93,25 @@ class Watched(Protocol):
 
 
 def classify(lines: tuple[str, ...]) -> tuple[Cause, str | None, str | None]:
-    """The cause that an engine's last lines tell, a hint, and the line that told."""
+    """The cause that an engine's last lines tell, a hint, and the line that told.
+
+    Where the cause is unknown that is the last exception's, if there is one.
+    """
     for place in range(len(lines) - 1, -1, -1):
         for sign, cause, hint in _SIGNS:
             if sign.search(lines[place]):
-                told = lines[place].strip()
-                # Python writes a message of several lines below the error's name.
-                below = next((line.strip() for line in lines[place + 1 :] if line.strip()), "")
-                return cause, hint, f"{told} {below}".strip() if told.endswith(":") else told
+                return cause, hint, _told(lines, place)
+    for place in range(len(lines) - 1, -1, -1):
+        if _EXCEPTION.search(lines[place]):
+            return "unknown", None, _told(lines, place)
     return "unknown", None, None
+
+
+def _told(lines: tuple[str, ...], place: int) -> str:
+    told = lines[place].strip()
+    # Python writes a message of several lines below the error's name.
+    below = next((line.strip() for line in lines[place + 1 :] if line.strip()), "")
+    return f"{told} {below}".strip() if told.endswith(":") else told
 
 
 def wait_until_ready(
@@ -251,11 +270,12 @@ class _Wait:
 
     def _failure(self, message: str, *, lines_tell: bool = False) -> EngineStartError:
         lines = self.process.tail()
-        cause, hint, line = classify(lines) if lines_tell else ("unknown", None, None)
+        cause, hint, line = classify(self.process.tail(CAUSE_LINES)) if lines_tell else ("unknown", None, None)
         if cause != "unknown":
             message = f"{message}: {cause}" + (f" ({line[:200]})" if line else "")
-        elif lines_tell and lines:
-            message = f"{message}: {lines[-1][:200]}"
+        elif lines_tell:
+            line = line or next((each for each in reversed(lines) if not _ACCESS.search(each)), None)
+            message = f"{message}: {line[:200]}" if line else message
         error = EngineStartError(message, hint=hint)
         for kept in lines:
             error.add_note(kept)

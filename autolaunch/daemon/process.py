@@ -100,8 +100,10 @@ class Output:
         if self.log_path is None:
             return None
         try:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            return self.log_path.open("wb")
+            self.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Prompts may be in it: it is for its user alone.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            return os.fdopen(os.open(self.log_path, flags, 0o600), "wb")
         except OSError:
             return None  # serving goes on without a log file
 

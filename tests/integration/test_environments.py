@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import shutil
 import stat
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engines.environments import Environments, InstallProgress, python_request, without_secrets
@@ -205,6 +209,79 @@ def test_credentials_are_not_handed_to_uv(uv: Uv, environments: Environments) ->
         assert "sentinel" not in environment.values()
         assert "kept" in environment.values()
         assert environment["TOKENIZERS_PARALLELISM"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "said"),
+    [
+        (errno.ENOSPC, NoRoomOnDisk, "the disk of .*engines.* is full"),
+        (errno.EACCES, EngineInstallError, "engines.* cannot be written: Permission denied"),
+        (errno.EROFS, EngineInstallError, "engines.* cannot be written: Read-only file system"),
+    ],
+)
+@pytest.mark.parametrize("call", ["lock", "manifest", "folder"])
+def test_a_folder_that_cannot_be_written_is_named(
+    uv: Uv,
+    environments: Environments,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[EngineInstallError],
+    said: str,
+    call: str,
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if call == "lock":
+        environments.root.mkdir()
+        monkeypatch.setattr("engines.environments.os.open", refuse)
+    else:
+        monkeypatch.setattr(Path, "write_bytes" if call == "manifest" else "mkdir", refuse)
+    with pytest.raises(kind, match=said):
+        environments.ensure(MLX, PACKAGE, environ=uv.environ())
+
+
+def test_a_folder_by_another_way_is_the_same_environments(uv: Uv, environments: Environments, tmp_path: Path) -> None:
+    made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    (tmp_path / "link").symlink_to(environments.root)
+    assert Environments(tmp_path / "link").find("mlx", MLX.version, PACKAGE) == made
+    Environments(tmp_path / "link").ensure(MLX, PACKAGE, environ=uv.environ())
+    assert len(uv.calls()) == 2
+
+
+def test_an_environment_that_is_a_link_is_found_and_what_it_leads_to_is_never_emptied(
+    uv: Uv, environments: Environments, tmp_path: Path
+) -> None:
+    made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    shutil.move(made.directory, tmp_path / "large")
+    made.directory.symlink_to(tmp_path / "large")
+    assert environments.find("mlx", MLX.version, PACKAGE) == made
+    environments.remove("mlx", MLX.version, PACKAGE)
+    assert (tmp_path / "large" / "environment.json").is_file()
+    assert not made.directory.is_symlink()
+
+
+def test_uv_does_not_outlive_its_launcher(uv: Uv, tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from engines.environments import Environments
+from selector.catalog import Catalog
+engine = Catalog().engine("mlx")
+Environments(Path(sys.argv[1])).ensure(engine, engine.packages[0])
+"""
+    environment = os.environ | uv.environ("hang")
+    with subprocess.Popen(
+        (sys.executable, "-c", code, str(tmp_path / "engines")), cwd=Path(__file__).parents[2], env=environment
+    ) as launcher:
+        deadline = time.monotonic() + 30
+        while len(uv.calls()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        installing = psutil.Process(uv.calls()[-1][2])
+        launcher.kill()
+        launcher.wait(10)
+    assert not psutil.wait_procs([installing], timeout=10)[1]
 
 
 def test_without_uv_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

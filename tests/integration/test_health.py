@@ -88,6 +88,7 @@ class Worker:
         self.prints, self.works, self.left = prints, works, ends_after
         self.bytes, self.cpu = 0, 0.0
         self.stopping = False
+        self.lines: tuple[str, ...] = ("loading shard",)
 
     @property
     def output_bytes(self) -> int:
@@ -110,7 +111,7 @@ class Worker:
         return False
 
     def tail(self, count: int = 40) -> tuple[str, ...]:
-        return ("loading shard",)
+        return self.lines[-count:]
 
 
 @pytest.mark.parametrize(("prints", "works"), [(10, 0.0), (0, 0.9)])
@@ -165,6 +166,42 @@ def test_a_stranger_on_the_port_is_never_taken_for_ready(start: Start) -> None:
 )
 def test_the_last_lines_tell_the_cause(line: str, cause: str) -> None:
     assert classify(("loading", line, "exiting"))[0] == cause
+
+
+ACCESS = '127.0.0.1 - - "POST /v1/chat/completions HTTP/1.1" 404 -'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KeyError: 'model.layers.0.mlp.gate.weight'",
+        "ValueError: Couldn't instantiate the backend tokenizer from one of:",
+        "ERROR: package.module.OddException: what nobody has seen",
+    ],
+)
+def test_an_unknown_cause_is_the_last_exception_and_not_a_note_of_our_request(line: str) -> None:
+    process = Worker(ends_after=1)
+    process.lines = ("Traceback (most recent call last):", line, "  below", ACCESS)
+    with pytest.raises(EngineStartError) as caught:
+        wait_until_ready(
+            process, address=Address(host="127.0.0.1", port=free_port("127.0.0.1", 0)), model="fake", engine="fake"
+        )
+    assert line in caught.value.message
+    assert "POST" not in caught.value.message
+
+
+def test_a_note_of_our_request_is_never_the_reason() -> None:
+    process = Worker(ends_after=1)
+    process.lines = ("what it said", ACCESS)
+    with pytest.raises(EngineStartError) as caught:
+        wait_until_ready(
+            process, address=Address(host="127.0.0.1", port=free_port("127.0.0.1", 0)), model="fake", engine="fake"
+        )
+    assert caught.value.message.endswith("while loading: what it said")
+
+
+def test_damaged_offsets_are_bad_weights() -> None:
+    assert classify(("RuntimeError: [load_safetensors] invalid data offsets", ACCESS))[0] == "bad weights"
 
 
 def test_a_message_below_the_errors_name_is_told_with_it() -> None:

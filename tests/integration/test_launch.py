@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import platformdirs
 import psutil
 import pytest
@@ -132,3 +133,31 @@ def test_an_engine_does_not_know_an_option_that_it_does_not_have(name: EngineNam
         pytest.raises(EngineStartError, match="bad argument"),
     ):
         server.wait_ready(timeout=240)
+
+
+def test_a_page_in_a_browser_reaches_nothing_of_the_vision_server() -> None:
+    package = next(each for each in Catalog().engine("mlx").packages if each.name == "mlx-vlm")
+    chosen = candidate("mlx", "glm-tiny-v")
+    version = package.version or chosen.engine.version
+    chosen = msgspec.structs.replace(chosen, engine=msgspec.structs.replace(chosen.engine, version=version))
+    with launch(
+        plan(chosen, model="glm-tiny-v"), catalog=Catalog(), options=LaunchOptions(home=HOME, port=0)
+    ) as server:
+        server.wait_ready(timeout=240)
+        own = f"{server.address.host}:{server.address.port}"
+
+        def status(method: str, path: str, **headers: str) -> tuple[int, str | None]:
+            connection = http.client.HTTPConnection(server.address.host, server.address.port, timeout=60)
+            connection.request(method, path, headers={"Host": own, **headers})
+            response = connection.getresponse()
+            response.read()
+            connection.close()
+            return response.status, response.getheader("access-control-allow-origin")
+
+        assert status("GET", "/health") == (200, None)
+        assert status("GET", "/health", Origin=f"http://{own}") == (200, None)
+        assert status("GET", "/health", Origin="http://evil.example") == (403, None)
+        assert status("POST", "/unload", Origin="http://evil.example") == (403, None)
+        assert status("OPTIONS", "/unload", Origin="http://evil.example")[0] == 403
+        assert status("GET", "/health", Host=f"evil.example:{server.address.port}") == (403, None)
+        assert post(server, hello(server))[0] == 200

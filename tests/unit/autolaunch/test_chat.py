@@ -105,3 +105,11 @@ def test_events_of_unknown_shape_are_passed_over() -> None:
     )
     with served(STREAM + body) as url:
         assert ask(url, "m", "hello").text == ""
+
+
+def test_our_own_closed_output_is_not_blamed_on_the_engine() -> None:
+    def nobody_reads(_: str) -> None:
+        raise BrokenPipeError
+
+    with served(STREAM + b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n') as url, pytest.raises(BrokenPipeError):
+        ask(url, "m", "hello", on_text=nobody_reads)

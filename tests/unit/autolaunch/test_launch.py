@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
+import stat
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from autolaunch.daemon.ports import free_port
+from autolaunch.daemon.runs import log_place
 from autolaunch.launch import (
     LaunchEvent,
     LaunchOptions,
@@ -38,10 +42,13 @@ class FakeEngine(Engine):
     behaviour = Behaviour(names_itself_by_path=True)
     starts = True
     mode = "ready"
+    more: tuple[str, ...] = ()
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         argv = (sys.executable, str(FAKE), "--port", str(serving.port), "--name", serving.model, "--mode", self.mode)
-        return Command(argv=argv, env={})
+        if self.mode == "leave":
+            return Command(argv=(sys.executable, "-c", "print('usage: server [-h]')"), env={})
+        return Command(argv=(*argv, *self.more), env={})
 
 
 @pytest.fixture
@@ -142,8 +149,84 @@ def test_an_engine_that_is_only_planned_for_says_its_command(tmp_path: Path) -> 
 def test_the_folder_of_a_run_that_was_killed_is_swept(tmp_path: Path) -> None:
     stale = tmp_path / "home" / "run" / "4194999-abc"
     stale.mkdir(parents=True)
+    (stale / ".lock").touch()
+    unlocked = tmp_path / "home" / "run" / "4194999-abd"
+    unlocked.mkdir()
+    os.utime(unlocked, (0, 0))
     launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)).stop()
     assert not stale.exists()
+    assert not unlocked.exists()
+
+
+@pytest.mark.usefixtures("engine")
+def test_the_folder_of_a_run_of_another_container_is_left_alone(tmp_path: Path) -> None:
+    # Its process id means nothing here: what counts is who holds the lock.
+    living = tmp_path / "home" / "run" / "4194999-abc"
+    living.mkdir(parents=True)
+    with (living / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)).stop()
+        assert living.exists()
+    made = tmp_path / "home" / "run" / "4194999-new"  # its lock is not there yet
+    made.mkdir()
+    launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)).stop()
+    assert made.exists()
+    assert not living.exists()
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_running_launch_holds_its_lock_and_keeps_its_folder_to_itself(tmp_path: Path) -> None:
+    with launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)) as server:
+        server.wait_ready()
+        with (server._run_directory / ".lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options(tmp_path)):
+            assert server._run_directory.is_dir()
+        for path, mode in ((server._run_directory, 0o700), (server.log_path, 0o600), (server.log_path.parent, 0o700)):
+            assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_old_logs_go_and_those_of_runs_that_live_stay(tmp_path: Path) -> None:
+    logs, runs = tmp_path / "logs", tmp_path / "run"
+    logs.mkdir()
+    for number in range(30):
+        (logs / f"mlx-{number}-a.log").touch()
+        os.utime(logs / f"mlx-{number}-a.log", (number, number))
+    (logs / "mlx-gone.log").symlink_to(tmp_path / "vanished")
+    for name in ("0-a", "99-b"):
+        (runs / name).mkdir(parents=True)
+    assert log_place(logs, "mlx", runs / "99-b") == logs / "mlx-99-b.log"
+    left = {path.name for path in logs.iterdir()}
+    assert "mlx-0-a.log" in left
+    assert "mlx-1-a.log" not in left
+    assert "mlx-29-a.log" in left
+    assert len(left) <= 22
+
+
+def test_a_miniature_has_no_revisions(tmp_path: Path) -> None:
+    chosen = candidate("mlx", "glm-tiny")
+    asked = msgspec.structs.replace(chosen, checkpoint=msgspec.structs.replace(chosen.checkpoint, revision="foo"))
+    with pytest.raises(UsageError, match="no revisions"):
+        launch(plan(asked), catalog=Catalog(), options=options(tmp_path))
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "say", "said"),
+    [("leave", "", "ended on the options passed"), ("exit", "unrecognized arguments: --x", "--x")],
+)
+def test_an_engine_that_ends_on_the_users_option_says_so(
+    engine: FakeEngine, tmp_path: Path, mode: str, say: str, said: str
+) -> None:
+    engine.mode, engine.more = mode, ("--say", say)
+    given = options(tmp_path, extra=("--x", "7"))
+    with (
+        launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=given) as server,
+        pytest.raises(EngineStartError, match=said) as caught,
+    ):
+        server.wait_ready()
+    assert caught.value.hint is not None
+    assert "after --: --x 7" in caught.value.hint
 
 
 def test_an_engine_gets_no_credentials_and_no_notify_socket(tmp_path: Path) -> None:
@@ -161,6 +244,23 @@ def test_an_engine_gets_no_credentials_and_no_notify_socket(tmp_path: Path) -> N
     assert environment["HF_HOME"] == str(tmp_path / ".cache")
     assert "HF_HUB_CACHE" not in environment
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_nothing_that_leads_to_a_credential_reaches_an_engine(tmp_path: Path) -> None:
+    names = (
+        *("HF_TOKEN", "HF_TOKEN_PATH", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "UV_INDEX_X_USERNAME"),
+        *("PIP_INDEX_URL", "DB_PASSWD", "DB_PASS", "SSH_KEY", "OPENAI_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
+    )
+    environ = dict.fromkeys(names, "sentinel") | {
+        "HTTPS_PROXY": "http://me:sentinel@proxy:3128",
+        "MIRROR": "https://sentinel@host/x",
+        "HTTP_PROXY": "http://proxy:3128",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    environment = engine_environment(environ, Command(argv=("x",), env={}), Path("/env/bin"), tmp_path)
+    assert [name for name, value in environment.items() if "sentinel" in value] == []
+    assert environment["HTTP_PROXY"] == "http://proxy:3128"
+    assert environment["TOKENIZERS_PARALLELISM"] == "false"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

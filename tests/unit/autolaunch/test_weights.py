@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from autolaunch import weights
@@ -57,6 +64,36 @@ def huge_header(folder: Path) -> None:
     first_shard(folder).write_bytes((2**62).to_bytes(8, "little") + b"{}")
 
 
+def change_header(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    data = first_shard(folder).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(sorted((value for key, value in header.items() if key != "__metadata__"), key=lambda t: t["data_offsets"]))
+    text = json.dumps(header).encode()
+    first_shard(folder).write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def begin_before_the_file(folder: Path) -> None:
+    def change(tensors: list[dict[str, Any]]) -> None:
+        tensors[0]["data_offsets"][0] = -tensors[0]["data_offsets"][1]
+
+    change_header(folder, change)
+
+
+def lie_upon_another(folder: Path) -> None:
+    def change(tensors: list[dict[str, Any]]) -> None:
+        tensors[1] |= tensors[0]
+
+    change_header(folder, change)
+
+
+def claim_another_shape(folder: Path) -> None:
+    def change(tensors: list[dict[str, Any]]) -> None:
+        tensors[0]["shape"] = [*tensors[0]["shape"], 2]
+
+    change_header(folder, change)
+
+
 def lose_a_shard(folder: Path) -> None:
     first_shard(folder).unlink()
 
@@ -85,6 +122,9 @@ def test_a_whole_checkpoint_passes(whole: Path) -> None:
         (empty, "damaged"),
         (no_header, "no safetensors header"),
         (huge_header, "damaged or cut short"),
+        (begin_before_the_file, "no safetensors header"),
+        (lie_upon_another, "does not begin where"),
+        (claim_another_shape, "no safetensors header"),
         (lose_a_shard, "not whole: .*safetensors"),
         (climb, "not whole"),
         (lose_config, r"has no config\.json"),
@@ -103,6 +143,39 @@ def test_files_that_can_run_code_are_refused_unless_told_otherwise(folder: Path,
     with pytest.raises(DownloadError, match=f"{name} can run code"):
         checked(folder)
     checked(folder, trust_code=True)
+
+
+@pytest.mark.parametrize("name", ["code/x.py", "a/b/x.pyc", "lib/x.so", "original/consolidated.PTH"])
+def test_files_that_can_run_code_are_refused_in_subfolders_too(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).touch()
+    with pytest.raises(DownloadError, match=f"{name} can run code"):
+        checked(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("model_file", "x.txt"), ("auto_map", {"AutoModel": "m.Glm"})])
+@pytest.mark.parametrize("file", ["config.json", "video_preprocessor_config.json"])
+def test_a_file_that_asks_for_code_is_refused(folder: Path, file: str, key: str, value: object) -> None:
+    present = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    (folder / file).write_text(json.dumps(present | {key: value}))
+    with pytest.raises(DownloadError, match=rf"{file} asks for code of its own \({key}\)"):
+        checked(folder)
+
+
+def test_a_list_beside_the_weights_is_nobodys_fault(folder: Path) -> None:
+    (folder / "words.json").write_text("[1]")
+    checked(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_pipe_among_the_files_is_refused_and_not_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == "config.json":
+        with pytest.raises(DownloadError, match=f"{name} is no regular file"):
+            checked(folder)
+    else:
+        checked(folder)
 
 
 def test_a_config_that_asks_for_code_is_refused(folder: Path) -> None:
@@ -158,5 +231,44 @@ def test_what_the_hub_says_becomes_a_sentence() -> None:
 
 def test_the_cache_is_where_the_hubs_client_has_it() -> None:
     assert cache_directory({"HF_HUB_CACHE": "/c"}) == Path("/c")
+    assert cache_directory({"HUGGINGFACE_HUB_CACHE": "/d"}) == Path("/d")
     assert cache_directory({"HF_HOME": "/h"}) == Path("/h/hub")
     assert cache_directory({"XDG_CACHE_HOME": "/x"}) == Path("/x/huggingface/hub")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_download_does_not_outlive_its_launcher(tmp_path: Path, number: int) -> None:
+    pids = tmp_path / "pids"
+    code = """
+import os, subprocess, sys
+from engines.leash import on_leash
+program = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(3600)"
+argv = (sys.executable, "-c", program, sys.argv[1])
+with on_leash(argv, environment=dict(os.environ), stdout=subprocess.DEVNULL) as process:
+    process.wait()
+"""
+    with subprocess.Popen((sys.executable, "-c", code, str(pids)), cwd=Path(__file__).parents[3]) as launcher:
+        deadline = time.monotonic() + 20
+        while not (pids.exists() and pids.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        program = psutil.Process(int(pids.read_text()))
+        leash = program.parent()
+        assert leash is not None
+        launcher.send_signal(number)
+        launcher.wait(10)
+    assert not psutil.wait_procs([program, leash], timeout=10)[1]
+
+
+def test_both_the_fetch_and_its_token_are_on_the_leash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def refuse(argv: Any, **options: Any) -> Any:
+        seen.append(argv)
+        raise DownloadError("seen")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "on_leash", refuse)
+    with pytest.raises(DownloadError, match="seen"):
+        local_checkpoint(candidate("vllm", "glm-4.6"), GLM, home=tmp_path, offline=True)
+    assert len(seen) == 1

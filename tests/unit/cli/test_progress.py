@@ -55,3 +55,25 @@ def test_an_engines_line_cannot_drive_the_terminal_or_break_the_display() -> Non
     assert "\x1b" not in stream.getvalue()
     assert len(stream.getvalue().splitlines()) == 1
     assert len(stream.getvalue()) <= 81
+
+
+def test_a_load_that_was_stopped_is_not_ticked_off() -> None:
+    stream = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Progress(stream, Terminal()) as progress:
+        progress.event(LaunchEvent(stage="starting", message="starting mlx"))
+        progress.event(LaunchEvent(stage="loading", message="POST /v1/chat/completions 404"))
+        progress.event(LaunchEvent(stage="stopping", message="stopping mlx"))
+        raise KeyboardInterrupt
+    assert "✓ start" in stream.getvalue()
+    assert "✗ load     no token came back" in stream.getvalue()
+    assert "a token" not in stream.getvalue()
+
+
+def test_a_load_that_is_ready_is_ticked_off() -> None:
+    stream = io.StringIO()
+    with Progress(stream, Terminal()) as progress:
+        progress.event(LaunchEvent(stage="loading", message="loading"))
+        progress.event(LaunchEvent(stage="ready", message="it answers"))
+        progress.event(LaunchEvent(stage="stopping", message="stopping"))
+    assert "✓ load     a token came back" in stream.getvalue()
+    assert "✗" not in stream.getvalue()

@@ -208,6 +208,57 @@ def test_output_that_cannot_be_written_is_said(arguments: list[str], unbuffered:
     assert b"fault of autolaunch" not in done.stderr
 
 
+@pytest.mark.parametrize(("arguments", "code"), [(["hardware"], 0), (["plan", "nothing"], 2)])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_lead_nowhere(arguments: list[str], code: int, closed: str) -> None:
+    command = f'exec "$0" -c "$1" {" ".join(arguments)} {closed}'
+    done = subprocess.run(
+        ("/bin/sh", "-c", command, sys.executable, MAIN), capture_output=True, cwd=ROOT, timeout=20, check=False
+    )
+    assert done.returncode == code
+    assert b"fault of autolaunch" not in done.stderr + done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_messages_that_nobody_can_take_do_not_change_the_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        for arguments, code in ((["plan", "nothing"], 2), (["hardware"], 0)):
+            done = subprocess.run(
+                (sys.executable, "-c", MAIN, *arguments),
+                stdout=subprocess.PIPE,
+                stderr=full,
+                cwd=ROOT,
+                timeout=20,
+                check=False,
+            )
+            assert done.returncode == code
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_hang_up_is_129_also_when_no_stream_can_be_written() -> None:
+    code = """
+import os, sys, time
+import autolaunch.cli.main as main
+def waiting(arguments):
+    print("lost", file=sys.stdout)
+    os.write(int(arguments[0]), b"here")
+    time.sleep(30)
+main._run = waiting
+main.main()
+"""
+    read, written = os.pipe()
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.Popen(
+            (sys.executable, "-c", code, str(written)), stdout=full, stderr=full, pass_fds=(written,), cwd=ROOT
+        )
+    with process:
+        os.close(written)
+        assert os.read(read, 4) == b"here"
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 129
+    os.close(read)
+
+
 def test_a_plan_in_json_loads_nothing_heavy() -> None:
     code = f"""
 import sys
