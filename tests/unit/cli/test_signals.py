@@ -249,7 +249,12 @@ main.main()
     read, written = os.pipe()
     with Path("/dev/full").open("w") as full:
         process = subprocess.Popen(
-            (sys.executable, "-c", code, str(written)), stdout=full, stderr=full, pass_fds=(written,), cwd=ROOT
+            (sys.executable, "-c", code, str(written)),
+            stdout=full,
+            stderr=full,
+            pass_fds=(written,),
+            env={**os.environ, "PYTHONUNBUFFERED": ""},  # what is lost is lost at the end
+            cwd=ROOT,
         )
     with process:
         os.close(written)
