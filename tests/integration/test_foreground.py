@@ -32,7 +32,7 @@ from selector.errors import EngineStartError, NoFeasiblePlan, PortTaken, UsageEr
 from selector.facts import ModelFacts
 from tests.fakes.plans import candidate, plan
 
-FAKE = Path(__file__).parents[2] / "fakes" / "engine.py"
+FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 
 
 class FakeEngine(Engine):

@@ -247,7 +247,7 @@ argv = (sys.executable, "-c", program, sys.argv[1])
 with on_leash(argv, environment=dict(os.environ), stdout=subprocess.DEVNULL) as process:
     process.wait()
 """
-    with subprocess.Popen((sys.executable, "-c", code, str(pids)), cwd=Path(__file__).parents[3]) as launcher:
+    with subprocess.Popen((sys.executable, "-c", code, str(pids)), cwd=Path(__file__).parents[2]) as launcher:
         deadline = time.monotonic() + 20
         while not (pids.exists() and pids.read_text()):
             assert time.monotonic() < deadline

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 #: The entry point with a command line that waits inside the part named first, and says when it does.
 WAITING = """
