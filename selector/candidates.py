@@ -19,7 +19,7 @@ _EXPERT_FORMATS = frozenset({"awq", "gptq", "int4"})
 
 
 class Layout(NamedTuple):
-    """Ranks of one replica. ``spread`` engines put whole layers on ``pipeline`` devices of one process."""
+    """Ranks of one replica. Engines without stages of their own put whole layers on ``pipeline`` devices."""
 
     tensor: int
     pipeline: int

@@ -92,8 +92,7 @@ class CheckpointFacts(Value, frozen=True, kw_only=True):
     """One repository (or, for GGUF, one quantization of it: ``file_prefix``).
 
     ``download_bytes`` is the size on the hub; ``download_basis`` says how it is known.
-    ``loses_accuracy`` is how far it stands below the original weights, 0 to 1, a published or assumed
-    figure whose source is ``quality_source``.
+    ``quality`` is how near it stands to the original weights, 0 to 1; ``quality_source`` says what that rests on.
     """
 
     repo: str
