@@ -105,11 +105,14 @@ class Memory(Value, frozen=True, kw_only=True):
 class Speed(Value, frozen=True, kw_only=True):
     """Tokens a second: decode of one sequence, output of all at the concurrency, prefill of one prompt.
 
-    Unknown is ``None`` (an accelerator whose bandwidth nobody published).
+    ``throughput`` is of a benchmark's run with ``concurrency`` requests at a time, its end included; ``sustained`` is
+    what a server gives that is kept full (:mod:`selector.throughput`). Unknown is ``None`` (an accelerator whose
+    bandwidth nobody published).
     """
 
     decode_tokens_per_second: float | None
     throughput_tokens_per_second: float | None
+    sustained_tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None
     time_to_first_token_seconds: float | None
     load_seconds: float | None

@@ -267,14 +267,43 @@ class BatchDefault(Value, frozen=True, kw_only=True):
     source: str
 
 
+class CollectiveRule(Value, frozen=True, kw_only=True):
+    """What ranks cost each other: seconds of a small all-reduce and the share of a link's rate that large ones reach.
+
+    ``unknown_gb_per_second`` stands for a PCIe rate that no profile tells. ``handover_seconds`` is what the next
+    pipeline stage waits for on the same node, ``network_seconds`` on another. ``pipeline_efficiency`` is the share of
+    the time that all stages of a full pipeline are busy.
+    """
+
+    link_seconds: float
+    link_efficiency: float
+    pcie_seconds: float
+    pcie_efficiency: float
+    unknown_gb_per_second: float
+    handover_seconds: float
+    network_seconds: float
+    pipeline_efficiency: float
+    source: str
+
+
+class MtpRule(Value, frozen=True, kw_only=True):
+    """Speculative decoding with one proposed token: how often it is right, and what proposing costs a step."""
+
+    acceptance: float
+    step_seconds: float
+    source: str
+
+
 class SpeedRule(Value, frozen=True, kw_only=True):
-    """Constants of the speed model of :mod:`selector.throughput`, one engine.
+    """Constants of the speed model of :mod:`selector.steps` and :mod:`selector.throughput`, one engine.
 
     ``bandwidth_efficiency`` is the share of a device's memory bandwidth that decoding reaches, ``cpu_*`` the
     same for a host without an accelerator, whose bandwidth is assumed. ``layer_seconds`` is the latency of a
-    layer launched from graphs, ``eager_layer_seconds`` without. ``prefill_efficiency`` and
-    ``decode_efficiency`` are shares of the dense arithmetic rate in prefill and for each further sequence of a
-    batch. Below ``full_rate_columns`` of an expert's width on a rank, arithmetic slows in proportion.
+    layer launched from graphs, ``eager_layer_seconds`` of one launched by the host. ``sequence_seconds`` is what each
+    sequence adds to a step, ``request_seconds`` what each request costs the server. ``prefill_efficiency`` and
+    ``decode_efficiency`` are shares of the kernel's dense rate, ``attention_efficiency`` of the 16-bit one.
+    ``first_step_seconds`` passes before the first token of an idle server beside the prompt's own time.
+    ``start_seconds`` is a start without the weights, which are read at ``read_gb_per_second``.
     """
 
     bandwidth_efficiency: float
@@ -282,11 +311,17 @@ class SpeedRule(Value, frozen=True, kw_only=True):
     cpu_tflops: float | None = None
     layer_seconds: float
     eager_layer_seconds: float
+    sequence_seconds: float
+    request_seconds: float
     prefill_efficiency: float
     decode_efficiency: float
-    full_rate_columns: int
+    attention_efficiency: float
+    first_step_seconds: float
+    eager_first_step_seconds: float
     start_seconds: float
     read_gb_per_second: float
+    collectives: CollectiveRule | None = None
+    mtp: MtpRule | None = None
     source: str
 
 

@@ -168,14 +168,25 @@ def _batch(key: str, default: BatchDefault) -> Iterator[Fault]:
 
 
 def _speed(rule: SpeedRule) -> Iterator[Fault]:
-    for name in ("bandwidth_efficiency", "prefill_efficiency", "decode_efficiency"):
+    for name in ("bandwidth_efficiency", "prefill_efficiency", "decode_efficiency", "attention_efficiency"):
         yield from _share(f"speed.{name}", getattr(rule, name))
     for name in (
-        *("cpu_bandwidth_gb_per_second", "cpu_tflops", "layer_seconds", "eager_layer_seconds", "full_rate_columns"),
-        "read_gb_per_second",
+        *("cpu_bandwidth_gb_per_second", "cpu_tflops", "layer_seconds", "eager_layer_seconds", "read_gb_per_second"),
     ):
         yield from _positive(f"speed.{name}", getattr(rule, name))
-    yield from _not_negative("speed.start_seconds", rule.start_seconds)
+    for name in (
+        *("sequence_seconds", "request_seconds", "first_step_seconds", "eager_first_step_seconds", "start_seconds"),
+    ):
+        yield from _not_negative(f"speed.{name}", getattr(rule, name))
+    if rule.collectives is not None:
+        for name in ("link_efficiency", "pcie_efficiency", "pipeline_efficiency"):
+            yield from _share(f"speed.collectives.{name}", getattr(rule.collectives, name))
+        yield from _positive("speed.collectives.unknown_gb_per_second", rule.collectives.unknown_gb_per_second)
+        for name in ("link_seconds", "pcie_seconds", "handover_seconds", "network_seconds"):
+            yield from _not_negative(f"speed.collectives.{name}", getattr(rule.collectives, name))
+    if rule.mtp is not None:
+        yield from _share("speed.mtp.acceptance", rule.mtp.acceptance)
+        yield from _not_negative("speed.mtp.step_seconds", rule.mtp.step_seconds)
 
 
 # --- accelerators -----------------------------------------------------------------------------------

@@ -283,7 +283,9 @@ ENGINE = "engines/vllm.toml"
         ("memory.utilizations[1]", 1.5, "must be above 0 and at most 1, is 1.5"),
         ("memory.utilizations[0]", float("nan"), "must be above 0 and at most 1, is nan"),
         ("memory.runtime_bytes", -1, "must be 0 or more, is -1"),
-        ("speed.full_rate_columns", 0, "must be above 0, is 0"),
+        ("speed.collectives.link_efficiency", 1.5, "must be above 0 and at most 1, is 1.5"),
+        ("speed.mtp.step_seconds", -0.1, "must be 0 or more, is -0.1"),
+        ("speed.sequence_seconds", -1.0, "must be 0 or more, is -1.0"),
         ("speed.bandwidth_efficiency", 0.0, "must be above 0 and at most 1, is 0.0"),
         ("speed.prefill_efficiency", -0.1, "must be above 0 and at most 1, is -0.1"),
         ("speed.decode_efficiency", 0.0, "must be above 0 and at most 1, is 0.0"),
@@ -314,12 +316,12 @@ def test_a_shipped_engine_has_no_slip(catalog: Catalog, name: str) -> None:
 def test_a_slip_in_a_users_engine_is_told_with_its_file_each_time(tmp_path: Path) -> None:
     (tmp_path / "engines").mkdir()
     shutil.copy(DIRECTORY / ENGINE, tmp_path / "engines")
-    path = edit(tmp_path, "full_rate_columns = 384", "full_rate_columns = 0", ENGINE)
+    path = edit(tmp_path, "layer_seconds = 0.00014", "layer_seconds = 0.0", ENGINE)
     known = Catalog((DIRECTORY, tmp_path))
     for _ in range(2):
         with pytest.raises(ProfileError) as caught:
             known.engine("vllm")
-        assert str(caught.value) == f"{path}: speed.full_rate_columns: must be above 0, is 0"
+        assert str(caught.value) == f"{path}: speed.layer_seconds: must be above 0, is 0.0"
         assert caught.value.exit_code == 78
 
 

@@ -1,0 +1,235 @@
+"""How long one step takes: the time model under every speed. Seconds.
+
+A pass of ``s`` sequences through the model, each adding one token, takes on every rank
+
+    gpu(s)  = weights(s) / (bandwidth x bandwidth_efficiency)       weights that s sequences touch, and their KV cache
+            + 2 x active parameters x s / (rate x decode_efficiency)
+            + 2 x layers x (collective latency + all-reduced bytes / link)         with tensor parallelism
+    pass(s) = gpu(s) + layers x layer_seconds                        with CUDA graphs
+            = max(gpu(s), layers x eager_layer_seconds)              without: the host launches, the GPU overlaps
+            + s x sequence_seconds                                   sampling, scheduling and detokenizing a sequence
+
+``weights(s)``: attention, shared parts and head once; of the routed experts the expected number of different ones,
+``E x (1 - (1 - k/E)^s)`` of them when each of ``s`` tokens picks ``k`` of ``E`` at random. Over ``tensor`` ranks each
+reads its share. Pipeline stages pass one sequence on in turn; a full pipeline holds as many batches as stages.
+A prompt's token costs ``2 x active parameters`` operations at ``prefill_efficiency`` of the rate of the kernel,
+``4 x layers x heads x head_dim x position`` for attention at ``attention_efficiency`` of the 16-bit rate, and its
+share of the all-reduces. With MTP a pass verifies one proposed token more for each sequence.
+
+Why each term is there: for one sequence at tensor parallel 4 and more the latency term is nearly all (14.8 ms a
+token over 92 layers, whatever the bandwidth); on a Mac the bandwidth; at concurrency 16 to 100 the touched experts;
+beyond, the sequences' own cost; for prompts of 32,000 tokens attention. The constants stand in ``profiles/engines``
+with their sources, and ``docs/accuracy.md`` holds what they give against what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from selector.architecture import StoredWeights, active_parameters
+from selector.contract import Limits, Parallel
+from selector.devices import Device, Group
+from selector.facts import Architecture, EngineFacts, Loads
+
+#: Bytes of a hidden state's element: 16 bits in every engine.
+HIDDEN_BYTES = 2
+#: All-reduces a layer under tensor parallelism: after attention and after the experts.
+COLLECTIVES_PER_LAYER = 2
+
+
+class Rates(NamedTuple):
+    """One rank's share of a device, at full efficiency: bytes and operations a second.
+
+    ``None`` is unknown. ``wide_flops`` is the 16-bit rate that attention runs at.
+    """
+
+    bandwidth: float | None
+    flops: float | None
+    wide_flops: float | None
+    assumed: bool
+
+
+class Link(NamedTuple):
+    """The way between the ranks of a tensor-parallel group: latency of a small all-reduce, bytes a second."""
+
+    seconds: float
+    bytes_per_second: float
+    assumed: bool
+
+
+class Pass(NamedTuple):
+    """The coefficients of one candidate's passes, ready for many batch sizes.
+
+    Bytes and operations are of one tensor rank, all stages together; ``kv_bytes`` a sequence at the mean context.
+    """
+
+    experts_bytes: float
+    rest_bytes: float
+    expert_share: float
+    kv_bytes: float
+    bandwidth: float
+    operations_seconds: float
+    reduce_seconds: float
+    reduce_latency: float
+    launch_seconds: float
+    eager: bool
+    sequence_seconds: float
+    handover_seconds: float
+    tokens: int
+    gain: float
+    draft_share: float
+    draft_seconds: float
+    stages: int
+    pipeline_efficiency: float
+
+    def seconds(self, sequences: float) -> float:
+        """One pass of so many sequences."""
+        tokens = sequences * self.tokens
+        touched = 1.0 - math.pow(1.0 - self.expert_share, tokens)
+        gpu = (self.rest_bytes + self.experts_bytes * touched + sequences * self.kv_bytes) / self.bandwidth
+        gpu += tokens * (self.operations_seconds + self.reduce_seconds) + self.reduce_latency
+        taken = max(gpu, self.launch_seconds) if self.eager else gpu + self.launch_seconds
+        taken += sequences * self.sequence_seconds + self.handover_seconds
+        return taken * self.draft_share + self.draft_seconds
+
+    def round_seconds(self, sequences: float) -> float:
+        """Seconds in which ``sequences`` that run together each get their next ``gain`` tokens."""
+        if self.stages == 1:
+            return self.seconds(sequences)
+        # Every stage works on another batch; with fewer sequences than stages some stand idle.
+        return self.seconds(max(1.0, sequences / self.stages)) / (
+            self.pipeline_efficiency if sequences >= self.stages else 1.0
+        )
+
+
+def rates(engine: EngineFacts, device: Device, kernel: str) -> Rates:
+    """What the device gives a kernel. A host's bandwidth and rate are assumed: nobody probes them."""
+    if device.kind == "cpu":
+        rule = engine.speed
+        bandwidth = None if rule.cpu_bandwidth_gb_per_second is None else rule.cpu_bandwidth_gb_per_second * 1e9
+        flops = None if rule.cpu_tflops is None else rule.cpu_tflops * 1e12
+        return Rates(bandwidth, flops, flops, assumed=True)
+    return Rates(device.bandwidth_bytes_per_second, device.flops(kernel), device.flops("bf16"), assumed=False)
+
+
+def link(engine: EngineFacts, group: Group, device: Device) -> Link:
+    """The link of a tensor-parallel group, by the slowest way between two of its devices."""
+    rule = engine.speed.collectives
+    if rule is None or group.link == "none":
+        return Link(0.0, math.inf, assumed=False)
+    facts = device.facts
+    if group.link == "fast":
+        known = None if facts is None else facts.link_gb_per_second
+        if known is not None:
+            return Link(rule.link_seconds, known * 1e9 * rule.link_efficiency, assumed=False)
+    known = None if facts is None else facts.pcie_gb_per_second
+    each = rule.unknown_gb_per_second if known is None else known
+    return Link(rule.pcie_seconds, each * 1e9 * rule.pcie_efficiency, assumed=known is None)
+
+
+def all_reduce_bytes(arch: Architecture, tensor: int) -> float:
+    """Bytes that one token's all-reduces move over a rank's link, all layers: a ring sends ``2 (n - 1) / n``."""
+    if tensor == 1:
+        return 0.0
+    return (
+        COLLECTIVES_PER_LAYER * arch.num_hidden_layers * arch.hidden_size * HIDDEN_BYTES * 2.0 * (tensor - 1) / tensor
+    )
+
+
+@lru_cache(maxsize=64)
+def operations_per_token(arch: Architecture) -> float:
+    """Operations of one token outside attention's scores: two for each active parameter."""
+    return 2.0 * active_parameters(arch)
+
+
+def passes(
+    *,
+    arch: Architecture,
+    weights: StoredWeights,
+    engine: EngineFacts,
+    loads: Loads,
+    group: Group,
+    device: Device,
+    parallel: Parallel,
+    limits: Limits,
+    kv_bytes_per_token: float,
+    context_tokens: float,
+    speed_factor: float,
+) -> Pass | None:
+    """The coefficients of a candidate's passes at a mean context, or ``None`` where the bandwidth is unknown.
+
+    An unknown arithmetic rate leaves its term out: what one sequence takes is bound by bandwidth and latency.
+    """
+    rule = engine.speed
+    rate = rates(engine, device, loads.kernel)
+    if rate.bandwidth is None:
+        return None
+    tensor, layers = parallel.tensor, arch.num_hidden_layers
+    sparse_layers = layers - arch.first_k_dense_replace
+    experts = weights.sparse_layer.get("routed_experts", 0.0)
+    rest = (
+        sparse_layers * (sum(weights.sparse_layer.values()) - experts)
+        + arch.first_k_dense_replace * sum(weights.dense_layer.values())
+        + weights.lm_head
+    )
+    between = link(engine, group, device)
+    mtp = rule.mtp if limits.speculative == "mtp" else None
+    stages = parallel.pipeline if "pipeline" in engine.parallel else 1
+    collectives = rule.collectives
+    handover = 0.0
+    if parallel.pipeline > 1 and collectives is not None:
+        each = collectives.network_seconds if parallel.nodes > 1 else collectives.handover_seconds
+        handover = (parallel.pipeline - 1) * each
+    flops = None if rate.flops is None else rate.flops * tensor * speed_factor * rule.decode_efficiency
+    return Pass(
+        experts_bytes=sparse_layers * experts / tensor,
+        rest_bytes=rest / tensor,
+        expert_share=arch.num_experts_per_tok / arch.n_routed_experts,
+        kv_bytes=context_tokens * kv_bytes_per_token / min(tensor, arch.num_key_value_heads),
+        bandwidth=rate.bandwidth * rule.bandwidth_efficiency * speed_factor,
+        operations_seconds=0.0 if flops is None else operations_per_token(arch) / flops,
+        reduce_seconds=all_reduce_bytes(arch, tensor) / between.bytes_per_second,
+        reduce_latency=COLLECTIVES_PER_LAYER * layers * between.seconds if tensor > 1 else 0.0,
+        launch_seconds=layers * (rule.eager_layer_seconds if limits.eager else rule.layer_seconds),
+        eager=limits.eager,
+        sequence_seconds=rule.sequence_seconds,
+        handover_seconds=handover,
+        tokens=1 if mtp is None else 2,
+        gain=1.0 if mtp is None else 1.0 + mtp.acceptance,
+        draft_share=1.0 if mtp is None else 1.0 + arch.num_nextn_predict_layers / layers,
+        draft_seconds=0.0 if mtp is None else mtp.step_seconds,
+        stages=stages,
+        pipeline_efficiency=1.0 if stages == 1 or collectives is None else collectives.pipeline_efficiency,
+    )
+
+
+def prefill_seconds_per_token(
+    *,
+    arch: Architecture,
+    engine: EngineFacts,
+    loads: Loads,
+    group: Group,
+    device: Device,
+    parallel: Parallel,
+    prompt_tokens: int,
+    speed_factor: float,
+) -> float | None:
+    """Seconds a token of a prompt takes, mean over the prompt; ``None`` where the arithmetic rate is unknown.
+
+    Stages of a pipeline work on consecutive chunks.
+    """
+    rule = engine.speed
+    rate = rates(engine, device, loads.kernel)
+    if rate.flops is None:
+        return None
+    tensor = parallel.tensor
+    linear = operations_per_token(arch) / (rate.flops * rule.prefill_efficiency * tensor * speed_factor)
+    scores = 4.0 * arch.num_hidden_layers * arch.num_attention_heads * arch.head_dim * prompt_tokens / 2
+    attention = scores / ((rate.wide_flops or rate.flops) * rule.attention_efficiency * tensor)
+    between = link(engine, group, device)
+    seconds = linear + attention + all_reduce_bytes(arch, tensor) / between.bytes_per_second
+    if parallel.pipeline > 1 and "pipeline" in engine.parallel and rule.collectives is not None:
+        seconds /= parallel.pipeline * rule.collectives.pipeline_efficiency
+    return seconds
