@@ -71,7 +71,7 @@ class Catalog:
             path = self._files("models").get(model_id)
             if path is None:
                 raise self._unknown_model(model_id)
-            known = _read(path, ModelFacts)
+            known = read_profile(path, ModelFacts)
             _check_model(path, known)
             self._models[model_id] = known
         return known
@@ -128,7 +128,7 @@ class Catalog:
                 near = nearest(name, self.engine_names())
                 hint = f"known engines: {', '.join(self.engine_names())}" if near is None else f"did you mean {near}?"
                 raise UsageError(f"no engine is called {shown(name)}", hint=hint)
-            known = _read(path, EngineFacts)
+            known = read_profile(path, EngineFacts)
             _check_name(path, "name", known.name)
             _refuse(path, engine_faults(known))
             self._engines[name] = known
@@ -196,7 +196,7 @@ class Catalog:
                 except FileNotFoundError:
                     continue
                 except OSError as error:
-                    raise ProfileError(f"{_place(directory / kind)}: {error.strerror}") from error
+                    raise ProfileError(f"{place_of(directory / kind)}: {error.strerror}") from error
                 for path in entries:
                     if path.suffix == ".toml" and not path.name.startswith(".") and path.is_file():
                         found[path.stem] = path
@@ -257,39 +257,44 @@ def _slice(facts: AcceleratorFacts, device: Accelerator, profile: str) -> Accele
 # --- reading -----------------------------------------------------------------------------------------
 
 
-def _read(path: Path, kind: type[_T]) -> _T:
+def read_profile(path: Path, kind: type[_T]) -> _T:
+    """One file of facts, read strictly.
+
+    Raises:
+        ProfileError: it cannot be read, or a key is wrong; the message holds the file and the path of the key.
+    """
     import tomli  # tomllib's parser, compiled: it reads a plan's profiles in a third of the time
 
     try:
         with path.open("rb") as file:
             content = file.read(MAXIMUM_BYTES + 1)
         if len(content) > MAXIMUM_BYTES:
-            raise ProfileError(f"{_place(path)}: larger than {MAXIMUM_BYTES // _MIB} MiB, which no profile is")
+            raise ProfileError(f"{place_of(path)}: larger than {MAXIMUM_BYTES // _MIB} MiB, which no profile is")
         document = tomli.loads(content.decode())
     except OSError as error:
-        raise ProfileError(f"{_place(path)}: {error.strerror}") from error
+        raise ProfileError(f"{place_of(path)}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ProfileError(f"{_place(path)}: not UTF-8 (byte {error.start})") from error
+        raise ProfileError(f"{place_of(path)}: not UTF-8 (byte {error.start})") from error
     except tomli.TOMLDecodeError as error:
-        raise ProfileError(f"{_place(path)}: not TOML: {error}") from error
+        raise ProfileError(f"{place_of(path)}: not TOML: {error}") from error
     except RecursionError as error:
-        raise ProfileError(f"{_place(path)}: nested too deeply") from error
+        raise ProfileError(f"{place_of(path)}: nested too deeply") from error
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         from selector.mismatch import explain
 
-        raise ProfileError(f"{_place(path)}: {explain(error, kind)}") from error
+        raise ProfileError(f"{place_of(path)}: {explain(error, kind)}") from error
 
 
-def _place(path: Path) -> str:
+def place_of(path: Path) -> str:
     """A file as a person should see it: ours from ``profiles/`` on, others in full."""
     return str(path.relative_to(DIRECTORY.parent)) if path.is_relative_to(DIRECTORY) else str(path)
 
 
 def _check_name(path: Path, key: str, name: str) -> None:
     if name != path.stem:
-        raise ProfileError(f"{_place(path)}: {key}: is {shown(name)}, but the file's name says {shown(path.stem)}")
+        raise ProfileError(f"{place_of(path)}: {key}: is {shown(name)}, but the file's name says {shown(path.stem)}")
 
 
 def _check_model(path: Path, model: ModelFacts) -> None:
@@ -300,27 +305,27 @@ def _check_model(path: Path, model: ModelFacts) -> None:
         or not model.id.isascii()
         or not model.id.replace("-", "").replace(".", "").isalnum()
     ):
-        raise ProfileError(f"{_place(path)}: id: use lower-case letters, digits, dots and hyphens")
+        raise ProfileError(f"{place_of(path)}: id: use lower-case letters, digits, dots and hyphens")
     _refuse(path, model_faults(model))
 
 
 def _refuse(path: Path, faults: Iterator[Fault]) -> None:
     """One fault is told at a time: the first is often the cause of the others."""
     for key, reason in faults:
-        raise ProfileError(f"{_place(path)}: {key}: {reason}")
+        raise ProfileError(f"{place_of(path)}: {key}: {reason}")
 
 
 def _accelerator_file(path: Path, vendor: Vendor) -> tuple[AcceleratorFacts, ...]:
-    accelerators = _read(path, AcceleratorFile).accelerators
+    accelerators = read_profile(path, AcceleratorFile).accelerators
     names: dict[str, int] = {}
     for index, facts in enumerate(accelerators):
         key = f"accelerators[{index}]"
         if facts.vendor != vendor:
-            raise ProfileError(f"{_place(path)}: {key}.vendor: is {facts.vendor}, but the file's name says {vendor}")
+            raise ProfileError(f"{place_of(path)}: {key}.vendor: is {facts.vendor}, but the file's name says {vendor}")
         _refuse(path, accelerator_faults(key, facts))
         for name in (facts.id, *facts.aliases):
             if (first := names.setdefault(name.lower(), index)) != index:
-                raise ProfileError(f"{_place(path)}: {key}: {shown(name)} is a name of accelerators[{first}] already")
+                raise ProfileError(f"{place_of(path)}: {key}: {shown(name)} is a name of accelerators[{first}] already")
     return accelerators
 
 

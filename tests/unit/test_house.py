@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("autolaunch", "engines", "selector", "profiles")
 
 #: The modules of ``selector`` that may touch the system. Every other one is held to be pure by import-linter.
-READERS = {"selector.catalog", "selector.machines", "selector.probe"}
+READERS = {"selector.catalog", "selector.machines", "selector.measurements", "selector.probe"}
 
 
 @cache

@@ -375,9 +375,9 @@ def test_a_model_without_checkpoints_is_refused(own: Path) -> None:
 
 
 def test_a_shipped_file_is_shown_from_profiles_on() -> None:
-    from selector.catalog import _place
+    from selector.catalog import place_of
 
-    assert _place(DIRECTORY / "models" / "glm-4.6.toml") == str(Path("profiles/models/glm-4.6.toml"))
+    assert place_of(DIRECTORY / "models" / "glm-4.6.toml") == str(Path("profiles/models/glm-4.6.toml"))
 
 
 # --- engines -----------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The plan's figures beside published measurements: what ``scripts/validate`` prints."""
