@@ -8,9 +8,12 @@ is known (``tests/unit/selector/test_architecture.py``).
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from selector.facts import Architecture, CheckpointFacts, Component, Storage, Vision
+
+#: What tensor parallelism divides of a matrix: its outputs, its inputs, or the KV heads among its outputs.
+Division = Literal["outputs", "inputs", "kv_heads"]
 
 
 class Matrix(NamedTuple):
@@ -19,6 +22,7 @@ class Matrix(NamedTuple):
     rows: int
     columns: int
     copies: int = 1
+    division: Division = "outputs"
 
     @property
     def weights(self) -> int:
@@ -29,11 +33,13 @@ class Part(NamedTuple):
     """Matrices that a checkpoint may quantize, and parameters (biases, norms) that it never does.
 
     ``float32`` are parameters kept in 32 bits whatever the checkpoint (the router's correction bias).
+    ``plain_whole`` of the ``plain`` parameters are not divided by tensor parallelism.
     """
 
     matrices: tuple[Matrix, ...] = ()
     plain: int = 0
     float32: int = 0
+    plain_whole: int = 0
 
     @property
     def parameters(self) -> int:
@@ -51,17 +57,22 @@ class Layer(NamedTuple):
 
 
 def _mlp(hidden: int, intermediate: int, count: int = 1) -> tuple[Matrix, ...]:
-    return (Matrix(intermediate, hidden, 2 * count), Matrix(hidden, intermediate, count))
+    return (Matrix(intermediate, hidden, 2 * count), Matrix(hidden, intermediate, count, "inputs"))
 
 
 def attention(arch: Architecture) -> Part:
     """One layer's projections (head_dim is its own figure: not hidden_size / heads), biases and QK norms."""
     queries = arch.num_attention_heads * arch.head_dim
     keys = arch.num_key_value_heads * arch.head_dim
-    plain = (queries + 2 * keys if arch.attention_bias else 0) + (2 * arch.head_dim if arch.use_qk_norm else 0)
+    norms = 2 * arch.head_dim if arch.use_qk_norm else 0
     return Part(
-        (Matrix(queries, arch.hidden_size), Matrix(keys, arch.hidden_size, 2), Matrix(arch.hidden_size, queries)),
-        plain,
+        (
+            Matrix(queries, arch.hidden_size),
+            Matrix(keys, arch.hidden_size, 2, "kv_heads"),
+            Matrix(arch.hidden_size, queries, 1, "inputs"),
+        ),
+        plain=(queries + 2 * keys if arch.attention_bias else 0) + norms,
+        plain_whole=norms,
     )
 
 
@@ -90,7 +101,11 @@ def vision(tower: Vision) -> Part:
     fixed = (patch * hidden + hidden) + positions * hidden + 2 * hidden
     downsample = hidden * tower.spatial_merge_size**2 * out + out
     merger = out * out + 2 * out + sum(matrix.weights for matrix in _mlp(out, tower.intermediate_size))
-    return Part(plain=tower.depth * block.parameters + fixed + downsample + merger)
+    return Part(
+        plain=tower.depth * block.parameters + fixed + downsample + merger,
+        # Engines divide the blocks' matrices and the merger's; convolutions, positions and norms are whole.
+        plain_whole=tower.depth * block.plain + fixed + downsample + 2 * out,
+    )
 
 
 def mtp_layer(arch: Architecture) -> Layer:
@@ -140,17 +155,34 @@ def kv_bytes_per_token(arch: Architecture, *, element_bytes: float, mtp: bool = 
 # --- bytes ------------------------------------------------------------------------------------------
 
 
+def matrix_bytes(
+    matrix: Matrix, component: Component, storage: Storage, *, quantized: bool = True
+) -> tuple[float, float]:
+    """Stored bytes of a matrix: its packed weights, and beside them its scales and zero points."""
+    if not (quantized and component in storage.quantized):
+        return matrix.weights * storage.plain_bits / 8, 0.0
+    groups = matrix.rows * (1 if storage.group_size is None else -(-matrix.columns // storage.group_size))
+    scales = matrix.copies * groups * (storage.scale_bits + storage.zero_bits) / 8
+    return matrix.weights * storage.bits / 8, scales
+
+
 def part_bytes(part: Part, component: Component, storage: Storage, *, quantized: bool = True) -> float:
     """Stored bytes of a part: packed weights with their scales and zero points, the rest plain."""
     total = part.plain * storage.plain_bits / 8 + part.float32 * 4.0
-    for matrix in part.matrices:
-        if quantized and component in storage.quantized:
-            groups = matrix.rows * (1 if storage.group_size is None else -(-matrix.columns // storage.group_size))
-            total += matrix.weights * storage.bits / 8
-            total += matrix.copies * groups * (storage.scale_bits + storage.zero_bits) / 8
-        else:
-            total += matrix.weights * storage.plain_bits / 8
-    return total
+    return total + sum(sum(matrix_bytes(each, component, storage, quantized=quantized)) for each in part.matrices)
+
+
+def bitsandbytes_nf4(*, experts_are_linear: bool) -> Storage:
+    """What bitsandbytes makes of 16-bit weights at load time, in NF4 with double quantization.
+
+    4 bits, one 8-bit absmax for 64 weights and one 32-bit scale for 256 of those (Dettmers et al., "QLoRA",
+    https://arxiv.org/abs/2305.14314, section 3: 0.127 bits a weight). It replaces ``nn.Linear`` alone, and never the
+    head: from Transformers 5 the routed experts are three-dimensional parameters, no linear layers, and stay as they
+    are (https://github.com/huggingface/transformers, models/glm4_moe/modeling_glm4_moe.py).
+    """
+    linear: tuple[Component, ...] = ("attention", "dense_mlp", "shared_experts")
+    quantized = (*linear, "routed_experts") if experts_are_linear else linear
+    return Storage(bits=4, quantized=quantized, group_size=64, scale_bits=8 + 32 / 256)
 
 
 def layer_bytes(one: Layer, storage: Storage, *, quantized: bool = True) -> dict[Component, float]:
@@ -161,7 +193,8 @@ class StoredWeights(NamedTuple):
     """A checkpoint's bytes, by where they go. Layers are dictionaries by component.
 
     ``scale`` is what the sum was multiplied by to equal the size on the hub: 1.0 where the layout is known
-    exactly, 1.007 for GLM-4.6-FP8, whose files are 0.7 % larger than its described layout.
+    exactly, 1.007 for GLM-4.6-FP8, whose files are 0.7 % larger than its described layout. ``storage`` is that
+    layout, or the even one that stands for it; :mod:`selector.weights` tells what a rank holds of it.
     """
 
     embedding: float
@@ -174,6 +207,7 @@ class StoredWeights(NamedTuple):
     total: float
     scale: float
     exact: bool
+    storage: Storage
 
 
 def uniform_storage(arch: Architecture, checkpoint: CheckpointFacts) -> Storage:
@@ -224,4 +258,5 @@ def stored_weights(arch: Architecture, checkpoint: CheckpointFacts) -> StoredWei
         total=computed * scale,
         scale=scale,
         exact=checkpoint.storage is not None,
+        storage=storage,
     )

@@ -81,8 +81,8 @@ class Storage(Value, frozen=True, kw_only=True):
     bits: float
     quantized: tuple[Component, ...] = ()
     group_size: int | None = None
-    scale_bits: int = 0
-    zero_bits: int = 0
+    scale_bits: float = 0
+    zero_bits: float = 0
     plain_bits: int = 16
     mtp: bool = False
     mtp_quantized: bool = False
@@ -242,11 +242,27 @@ class MemoryRule(Value, frozen=True, kw_only=True):
 
     ``kind`` is the engine's own rule: ``utilization`` (a share of what CUDA can allocate, vLLM),
     ``static_fraction`` (a reserve computed from the batch, SGLang), ``demand`` (nothing is set aside: MLX
-    within its wired limit, llama.cpp within its margin, Transformers).
+    within its wired limit, llama.cpp within its margin, Transformers). ``utilizations`` are tried in turn; below
+    version ``earlier_before`` they are ``earlier_utilizations``, and CUDA graphs lie outside of them.
+    ``stages`` is how layers are dealt out over devices: ``pipeline`` (vLLM's get_pp_indices), ``even``
+    (llama.cpp), ``balanced`` (accelerate's device map). ``router_bits`` is the width the engine holds the
+    router in, where it is not the checkpoint's. ``mtp_shares_embedding`` says that the MTP layer's own embedding
+    and head, where it has them, give way to the main model's; ``vision_on_every_stage`` that each pipeline stage
+    holds the vision tower; ``host_embedding`` that the input embedding stays in main memory. ``block_tokens`` is
+    what the KV cache is counted in; ``vision_tokens`` the largest image or video that the engine's profile encodes.
     """
 
     kind: Literal["utilization", "static_fraction", "demand"]
     utilizations: tuple[float, ...]
+    earlier_utilizations: tuple[float, ...] = ()
+    earlier_before: str | None = None
+    stages: Literal["pipeline", "even", "balanced"] = "pipeline"
+    router_bits: int | None = None
+    mtp_shares_embedding: bool = False
+    vision_on_every_stage: bool = False
+    host_embedding: bool = False
+    block_tokens: int = 1
+    vision_tokens: int = 0
     runtime_bytes: int
     collective_bytes: int
     graphs_bytes_per_layer: int
@@ -258,12 +274,16 @@ class MemoryRule(Value, frozen=True, kw_only=True):
 
 
 class BatchDefault(Value, frozen=True, kw_only=True):
-    """An engine's default batch on devices of at least ``minimum_device_bytes``."""
+    """An engine's default batch on devices of at least ``minimum_device_bytes``.
+
+    ``narrow_sequences`` stands for ``sequences`` below tensor parallel 4, where that makes a difference.
+    """
 
     minimum_device_bytes: int
     not_on: tuple[str, ...] = ()
     batched_tokens: int
     sequences: int
+    narrow_sequences: int | None = None
     source: str
 
 
