@@ -5,9 +5,9 @@ A pass of ``s`` sequences through the model, each adding one token, takes on eve
     gpu(s)  = weights(s) / (bandwidth x bandwidth_efficiency)       weights that s sequences touch, and their KV cache
             + 2 x active parameters x s / (rate x decode_efficiency)
             + 2 x layers x (collective latency + all-reduced bytes / link)         with tensor parallelism
+            + s x sequence_seconds                                   sampling and scheduling a sequence
     pass(s) = gpu(s) + layers x layer_seconds                        with CUDA graphs
-            = max(gpu(s), layers x eager_layer_seconds)              without: the host launches, the GPU overlaps
-            + s x sequence_seconds                                   sampling, scheduling and detokenizing a sequence
+            = max(gpu(s), layers x eager_layer_seconds)              without: the host launches, all else hides behind
 
 ``weights(s)``: attention, shared parts and head once; of the routed experts the expected number of different ones,
 ``E x (1 - (1 - k/E)^s)`` of them when each of ``s`` tokens picks ``k`` of ``E`` at random. Over ``tensor`` ranks each
@@ -90,9 +90,9 @@ class Pass(NamedTuple):
         touched = 1.0 - math.pow(1.0 - self.expert_share, tokens)
         gpu = (self.rest_bytes + self.experts_bytes * touched + sequences * self.kv_bytes) / self.bandwidth
         gpu += tokens * (self.operations_seconds + self.reduce_seconds) + self.reduce_latency
+        gpu += sequences * self.sequence_seconds
         taken = max(gpu, self.launch_seconds) if self.eager else gpu + self.launch_seconds
-        taken += sequences * self.sequence_seconds + self.handover_seconds
-        return taken * self.draft_share + self.draft_seconds
+        return (taken + self.handover_seconds) * self.draft_share + self.draft_seconds
 
     def round_seconds(self, sequences: float) -> float:
         """Seconds in which ``sequences`` that run together each get their next ``gain`` tokens."""
