@@ -23,7 +23,8 @@ from typing import NamedTuple
 from selector.contract import Parallel
 from selector.devices import GIB, MIB, Device
 from selector.facts import Architecture, BatchDefault, EngineFacts
-from selector.legality import Refusal, version_key
+from selector.legality import Refusal
+from selector.versions import version_key
 
 #: Kept free beside other processes' memory, so that the engine's own check of free memory passes.
 FREE_MARGIN_BYTES = 512 * MIB

@@ -11,7 +11,7 @@ from typing import Literal
 from selector.hardware import MemoryKind, Vendor
 from selector.values import Value
 
-Format = Literal["bf16", "fp32", "fp8", "awq", "gptq", "int4", "nvfp4", "mlx", "gguf"]
+Format = Literal["bf16", "fp32", "fp8", "awq", "gptq", "int4", "nvfp4", "bnb", "mlx", "gguf"]
 Hub = Literal["huggingface", "modelscope"]
 Basis = Literal["measured", "derived", "assumed"]
 Component = Literal[
@@ -207,12 +207,31 @@ class Loads(Value, frozen=True, kw_only=True):
     source: str
 
 
+class Unsupported(Value, frozen=True, kw_only=True):
+    """Why an engine loads a format not at all, or no longer: the sentence of a refusal that no ``loads`` row spares.
+
+    It concerns the versions ``[since, before)`` and, where they are named, the architectures.
+    """
+
+    formats: tuple[Format, ...]
+    architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...] = ()
+    since: str | None = None
+    before: str | None = None
+    message: str
+    source: str
+
+
 class Rule(Value, frozen=True, kw_only=True):
     """A known fault or limit of an engine. It applies when every condition that is set holds.
 
-    ``check`` names a structural predicate of :mod:`selector.legality` (such as a tile that must divide).
-    ``severity`` ``crash`` and ``oom`` refuse the candidate; the others become notes. ``speed_factor`` is what a
-    fault leaves of the speed.
+    ``since`` and ``before`` bound the engine's version, ``[since, before)``, ``minimum_capability`` and
+    ``below_capability`` NVIDIA's compute capability in the same way. ``accelerators`` are ids of
+    ``profiles/accelerators``, ``repos`` a checkpoint's ids on either hub. ``below_driver`` holds for a host whose
+    driver is known to be older. ``check`` names a structural predicate of :mod:`selector.legality` (such as a tile
+    that must divide).
+
+    ``severity`` ``crash``, ``oom`` and ``silent`` (answers that are wrong and say nothing) refuse the candidate; the
+    others become notes. ``speed_factor`` is what a fault leaves of the speed.
     """
 
     code: str
@@ -225,6 +244,9 @@ class Rule(Value, frozen=True, kw_only=True):
     architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...] = ()
     models: tuple[str, ...] = ()
     repos: tuple[str, ...] = ()
+    devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...] = ()
+    accelerators: tuple[str, ...] = ()
+    below_driver: str | None = None
     minimum_capability: tuple[int, int] | None = None
     below_capability: tuple[int, int] | None = None
     minimum_tensor: int | None = None
@@ -232,6 +254,7 @@ class Rule(Value, frozen=True, kw_only=True):
     minimum_pipeline: int | None = None
     speculative: bool | None = None
     expert: bool | None = None
+    eager: bool | None = None
     check: str | None = None
     workaround: str | None = None
     speed_factor: float = 1.0
@@ -387,6 +410,7 @@ class EngineFacts(Value, frozen=True, kw_only=True):
     choices: tuple[Choice, ...] = ()
     kv_cache_dtypes: tuple[Literal["bf16", "fp8", "fp32"], ...]
     loads: tuple[Loads, ...]
+    unsupported: tuple[Unsupported, ...] = ()
     rules: tuple[Rule, ...] = ()
     memory: MemoryRule
     batch_defaults: tuple[BatchDefault, ...] = ()

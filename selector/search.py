@@ -245,6 +245,8 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
         group=one.group,
         parallel=parallel,
         speculative=speculative,
+        eager=bool(request.pins.eager),
+        driver=next((each.version for each in one.report.drivers if each.vendor == one.group.kind), None),
     )
     if isinstance(verdict, Refusal):
         return verdict
