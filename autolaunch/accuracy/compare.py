@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from autolaunch import api
-from selector.architecture import stored_weights
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError
@@ -142,8 +141,7 @@ class Planner:
         checkpoint = _checkpoint(model, run)
         if checkpoint is None:
             return Prediction(None, f"the catalogue has no {run.repo}")
-        stored = stored_weights(model.architecture, checkpoint)
-        return Prediction(stored.total / stored.scale if stored.exact else float(checkpoint.download_bytes))
+        return Prediction(float(checkpoint.download_bytes))
 
     def _planned(self, measurement: Measurement) -> Prediction:
         _, run, result = measurement

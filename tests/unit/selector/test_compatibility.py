@@ -434,6 +434,8 @@ OTHERS = [
     Published("vllm", "zai-org/GLM-4.5-Air", "2xh200", 2),
     Published("vllm", "zai-org/GLM-4.5-Air-FP8", "1xh200", 1),
     Published("vllm", "zai-org/GLM-4.5", "2x8xh100", 8, pipeline=2),
+    Published("vllm", "zai-org/GLM-4.5", "16xh100", 16),
+    Published("sglang", "zai-org/GLM-4.5", "16xh100", 16),
     Published("vllm", "zai-org/GLM-4.5", "8xmi300x", 8),
     # model cards of QuantTrio, whose options of memory are gone since
     Published("vllm", "QuantTrio/GLM-4.6-GPTQ-Int4-Int8Mix", "8xa100-80gb", 8, expert=True),

@@ -18,9 +18,23 @@ from selector.throughput import LONGEST_ANSWER_TOKENS, answer_scale, drain_secon
 
 
 def chosen(
-    catalog: Catalog, model: str, machine: str | HardwareReport, pins: Pins, concurrency: int | None = None
+    catalog: Catalog,
+    model: str,
+    machine: str | HardwareReport,
+    pins: Pins,
+    concurrency: int | None = None,
+    tokens: tuple[int, int] | None = None,
 ) -> Candidate:
-    plan = api.plan(model, hardware=machine, known=catalog, pins=pins, concurrency=concurrency)
+    prompt, answer = (None, None) if tokens is None else tokens
+    plan = api.plan(
+        model,
+        hardware=machine,
+        known=catalog,
+        pins=pins,
+        concurrency=concurrency,
+        input_tokens=prompt,
+        output_tokens=answer,
+    )
     assert plan.chosen is not None, plan.explain()
     return plan.chosen
 
@@ -34,9 +48,9 @@ def figures(speed: Speed) -> tuple[float, float]:
 def test_two_replicas_of_four_beat_one_of_eight_in_throughput_and_lose_in_latency(catalog: Catalog) -> None:
     """Measured on 8xH200, GLM-4.6-FP8 on SGLang: 2 x 3416 against 3792 tokens/s (gpustack), 1000 prompts each."""
     pins = Pins(engine="sglang", quantization="FP8", tensor_parallel=8, speculative="off")
-    one = chosen(catalog, "glm-4.6", "8xh200", pins, 1000)
+    one = chosen(catalog, "glm-4.6", "8xh200", pins, 1000, (214, 200))
     halves = msgspec.structs.replace(pins, tensor_parallel=4, data_parallel=2)
-    two = chosen(catalog, "glm-4.6", "8xh200", halves, 2000)
+    two = chosen(catalog, "glm-4.6", "8xh200", halves, 2000, (214, 200))
     (one_decode, one_throughput), (two_decode, two_throughput) = figures(one.speed), figures(two.speed)
     assert two_throughput > 1.3 * one_throughput
     assert one_decode > two_decode
