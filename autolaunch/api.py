@@ -17,7 +17,7 @@ from selector.contract import Candidate, LaunchPlan
 from selector.errors import UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.machines import report_from_file, report_from_spec
+from selector.machines import hardware_names, report_from_file, report_from_spec
 from selector.plan import launch_plan
 from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadName
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
@@ -75,6 +75,8 @@ def plan(
     pins: Pins | None = None,
     known: Catalog | None = None,
     keep_all: bool = False,
+    thorough: bool = False,
+    local: frozenset[str] | None = None,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
 
@@ -83,12 +85,15 @@ def plan(
         hardware: a report, a machine's name, a file's path, or ``None`` for this machine.
         objective: what counts most.
         context_tokens: tokens one request must be able to use; ``None`` takes what fits.
-        concurrency: sequences that must be able to run at once.
+        concurrency: requests that come at once; those that do not run together wait.
         input_tokens: mean prompt, in tokens; ``output_tokens``: mean answer.
         workload: a name for such figures; given figures win over it.
         pins: what is fixed. A pin narrows the list and is never changed.
         known: the catalogue; ``None`` reads the shipped one and the user's.
         keep_all: keep every candidate and refusal, not only the best and nearest.
+        thorough: advise also what would do better than the plan, and which smallest machines serve the model.
+        local: the weights that are here, by repository (``repository:file_prefix`` of a GGUF file); ``None`` looks
+            into the hub's cache where the plan is for this machine, and leaves it unknown for another.
 
     Returns:
         The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
@@ -128,7 +133,9 @@ def plan(
         concurrency=WORKLOADS[workload or "chat"].concurrency if concurrency is None else concurrency,
         workload=workload_of(workload, input_tokens, output_tokens, context_tokens, match.model),
         pins=pins,
+        local=weights_here(match.model.id, known, pins.revision) if local is None and hardware is None else local,
     )
+    shelf = advice.Shelf(hardware_names(known), lambda name: report_from_spec(name, known))
     decided = launch_plan(
         match.model,
         report,
@@ -140,13 +147,25 @@ def plan(
             request,
             known,
             decision,
-            lambda name: report_from_spec(name, known),
+            shelf,
             hardware if isinstance(hardware, str) else _specified(report),
+            thorough=thorough,
         ),
         keep_all=keep_all,
     )
     decided = with_commands(decided, match.model)
     return with_installed(decided, known) if hardware is None else decided
+
+
+def weights_here(model: str, known: Catalog, revision: str | None = None) -> frozenset[str]:
+    """The checkpoints of a model that lie whole in the hub's cache of this machine; nothing of them is read.
+
+    Raises:
+        UnknownModel: nobody described this model.
+    """
+    from autolaunch.hub_cache import cache_directory, weights_here
+
+    return weights_here(known.find_model(model).model, cache_directory(os.environ), revision)
 
 
 def _specified(report: HardwareReport) -> str | None:

@@ -12,10 +12,11 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from autolaunch.hub_cache import cache_directory
 from engines.leash import on_leash
 from selector.contract import Candidate, Checkpoint
 from selector.errors import DownloadError, NoRoomOnDisk
@@ -223,15 +224,6 @@ def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, str]:
 
 
 # --- Hugging Face -----------------------------------------------------------------------------------
-
-
-def cache_directory(environ: Mapping[str, str]) -> Path:
-    """Where the hub's client keeps repositories: ``HF_HUB_CACHE`` by either name, ``HF_HOME``, or its default."""
-    explicit = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    if explicit:
-        return Path(explicit).expanduser()
-    home = environ.get("HF_HOME") or str(Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(home).expanduser() / "hub"
 
 
 def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress) -> Path:

@@ -23,7 +23,10 @@ Number = int | float
 
 
 class Checkpoint(Value, frozen=True, kw_only=True):
-    """``download_bytes`` is the size of the files; ``file_prefix`` names one quantization of a GGUF repository."""
+    """``download_bytes`` is the size of the files; ``file_prefix`` names one quantization of a GGUF repository.
+
+    ``local`` is whether they are on the machine already; ``None`` where that is not known (another machine's plan).
+    """
 
     repo: str
     hub: Hub
@@ -32,6 +35,7 @@ class Checkpoint(Value, frozen=True, kw_only=True):
     quantization: str
     download_bytes: int
     file_prefix: str | None = None
+    local: bool | None = None
 
 
 class EngineChoice(Value, frozen=True, kw_only=True):
@@ -141,6 +145,7 @@ class ScoreTerms(Value, frozen=True, kw_only=True):
     speed: float
     context: float
     headroom: float
+    download: float = 1.0
 
 
 class Candidate(Value, frozen=True, kw_only=True):
@@ -170,7 +175,10 @@ class Rejection(Value, frozen=True, kw_only=True):
 
 
 class Advice(Value, frozen=True, kw_only=True):
-    """What would make it fit. ``command`` can be typed as it stands."""
+    """What would make it fit, or serve more.
+
+    ``numbers`` are of the plan that was made for it; ``command`` can be typed as it stands.
+    """
 
     kind: AdviceKind
     message: str
@@ -189,6 +197,21 @@ class Request(Value, frozen=True, kw_only=True):
     pinned: dict[str, str | int | float | bool | tuple[int, ...]]
 
 
+class Advised(Value, frozen=True, kw_only=True):
+    """What ``autolaunch advise --json`` says: what fits now (``chosen``), and the advice."""
+
+    schema: Literal[1] = 1
+    model: str
+    feasible: bool
+    request: Request
+    chosen: Candidate | None
+    advice: tuple[Advice, ...]
+
+    def to_json(self) -> str:
+        """Indented JSON, ending without a newline. The same advice gives the same bytes."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+
 class LaunchPlan(Value, frozen=True, kw_only=True):
     """The answer: one chosen configuration, the ranked others, and every refusal with its numbers."""
 
@@ -205,6 +228,16 @@ class LaunchPlan(Value, frozen=True, kw_only=True):
     def to_json(self) -> str:
         """The plan as indented JSON, ending without a newline. The same plan gives the same bytes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    def advised(self) -> Advised:
+        """The advice of the plan, with what it is about."""
+        return Advised(
+            model=self.model,
+            feasible=self.feasible,
+            request=self.request,
+            chosen=self.chosen,
+            advice=self.advice,
+        )
 
     def explain(self) -> str:
         """Why this plan, in plain sentences (:mod:`selector.explain`)."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from selector import score
 from selector.contract import Candidate, LaunchPlan, ScoreTerms
 from selector.devices import GIB
-from selector.score import WEIGHTS
+from selector.request import Objective
 
 
 def layout(candidate: Candidate) -> str:
@@ -33,12 +34,15 @@ def _title(candidate: Candidate) -> str:
     )
 
 
-def _largest_difference(first: ScoreTerms, second: ScoreTerms, weights: tuple[float, ...]) -> str:
-    names = ("quality", "speed", "context", "headroom")
-    gaps = {
-        name: weight * (getattr(first, name) - getattr(second, name))
-        for name, weight in zip(names, weights, strict=True)
-    }
+def score_rows(candidate: Candidate, objective: Objective) -> list[str]:
+    """A row a term: ``quality 0.960 x weight 0.35 = 0.336``; they add up to the score."""
+    rows = score.rows(candidate.score_terms, score.WEIGHTS[objective])
+    return [f"  {name} {value:.3f} x weight {weight:.2f} = {part:.3f}" for name, weight, value, part in rows]
+
+
+def _largest_difference(first: ScoreTerms, second: ScoreTerms, weights: score.Weights) -> str:
+    ours, theirs = score.rows(first, weights), score.rows(second, weights)
+    gaps = {name: part - other for (name, _, _, part), (_, _, _, other) in zip(ours, theirs, strict=True)}
     leading = max(gaps, key=lambda name: gaps[name])
     trailing = min(gaps, key=lambda name: gaps[name])
     sentence = f"behind mostly in {leading}"
@@ -68,13 +72,18 @@ def explain(plan: LaunchPlan) -> str:
             f"Expected: {speed.decode_tokens_per_second:,.0f} tokens/s for one sequence, "
             f"{speed.throughput_tokens_per_second:,.0f} with {speed.concurrency} at once ({speed.basis})."
         )
+    objective = plan.request.objective
+    lines.append(f"Its score is {chosen.score:.3f} of 1 for the objective {objective}:")
+    lines += score_rows(chosen, objective)
     if plan.alternatives:
         second = plan.alternatives[0]
-        difference = _largest_difference(chosen.score_terms, second.score_terms, WEIGHTS[plan.request.objective])
+        difference = _largest_difference(chosen.score_terms, second.score_terms, score.WEIGHTS[objective])
         lines.append(
             f"Second: {_title(second)}; {chosen.score - second.score:.3f} points {difference} "
-            f"(objective {plan.request.objective})."
+            f"(score {second.score:.3f})."
         )
+        lines += score_rows(second, objective)
+        lines += [f"The second {note.message}." for note in second.notes if note.code == "second"]
     lines += [f"{note.severity}: {note.message}." for note in chosen.notes]
     lines += [each.message if each.command is None else f"{each.message}: {each.command}" for each in plan.advice]
     return "\n".join(lines)

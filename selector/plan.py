@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
+from selector import runner_up
 from selector.contract import Advice, Candidate, LaunchPlan, Rejection, Request
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
@@ -57,6 +60,22 @@ def shown_request(request: PlanRequest) -> Request:
     )
 
 
+def with_what_it_lacks(
+    others: tuple[Candidate, ...], ranked: tuple[Candidate, ...], model: ModelFacts, request: PlanRequest
+) -> tuple[Candidate, ...]:
+    """The others, the first of them with a note on what would put it in front (:mod:`selector.runner_up`)."""
+    if not others:
+        return others
+    quality = {
+        (repo, each.quantization): each.quality for each in model.checkpoints for repo in (each.repo, each.modelscope)
+    }
+    scored = tuple((each, quality[each.checkpoint.repo, each.checkpoint.quantization]) for each in ranked)
+    note = runner_up.note(runner_up.changes(scored, others[0], request, model.context_tokens))
+    if note is None:
+        return others
+    return (msgspec.structs.replace(others[0], notes=(*others[0].notes, note)), *others[1:])
+
+
 def launch_plan(
     model: ModelFacts,
     report: HardwareReport,
@@ -77,6 +96,7 @@ def launch_plan(
     if not keep_all and chosen is not None:
         others = tuple(each for each in varied(decision.ranked, ALTERNATIVES_SHOWN + 1) if each is not chosen)
         others = others[:ALTERNATIVES_SHOWN]
+    others = with_what_it_lacks(others, decision.ranked, model, request)
     return LaunchPlan(
         model=model.id,
         feasible=chosen is not None,

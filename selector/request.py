@@ -57,7 +57,12 @@ class Pins(Value, frozen=True, kw_only=True):
 
 
 class PlanRequest(Value, frozen=True, kw_only=True):
-    """``context_tokens`` and ``concurrency`` are wishes of the user: kept, or the plan is refused."""
+    """What is wanted, and what the planner is told beside it.
+
+    ``context_tokens`` is a wish of the user: kept, or the plan is refused. ``concurrency`` is a load that is offered:
+    what does not run at once waits. ``local`` holds the weights that are here already
+    (:func:`selector.score.checkpoint_id`); ``None`` where nobody looked.
+    """
 
     model: str
     objective: Objective = "balanced"
@@ -65,3 +70,4 @@ class PlanRequest(Value, frozen=True, kw_only=True):
     concurrency: int | None = None
     workload: Workload = WORKLOADS["chat"]
     pins: Pins = Pins()
+    local: frozenset[str] | None = None

@@ -1,10 +1,11 @@
-"""Ranks candidates: four terms from 0 to 1 and their weights by objective.
+"""Ranks candidates: five terms from 0 to 1 and their weights by objective.
 
 ``quality``   how near the weights stand to the original, ``1 - (1 - quality) x 8`` of the profile's figure.
 ``speed``     logarithmic against the fastest candidate of the list, 0 at a thirty-second of it: tokens a second
-              of one sequence (latency), of all (throughput), or the geometric mean of both (the others).
+              of one request's answer (latency), of all (throughput), or the geometric mean of both (the others).
 ``context``   logarithmic between 4,096 tokens and what was asked for, or the model's own limit.
-``headroom``  KV cache for four full contexts is 1.
+``headroom``  1 where the KV cache holds four full contexts, and all the requests that were asked for at once.
+``download``  1 where the weights are here already, else ``1 / (1 + hours to fetch them)``.
 
 A logarithm keeps the order of any two candidates whatever else is in the list. Ties break by fewer devices,
 then checkpoint, engine and layout by name and number, so that the same input gives the same bytes.
@@ -12,44 +13,80 @@ then checkpoint, engine and layout by name and number, so that the same input gi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import log2
+from typing import NamedTuple
 
-from selector.contract import Candidate, ScoreTerms
+import msgspec
+
+from selector.contract import Candidate, Checkpoint, ScoreTerms
 from selector.memory import MINIMUM_CONTEXT_TOKENS
 from selector.request import Objective, PlanRequest
 
-#: Weights by objective: quality, speed, context, headroom. A choice of ours, not a measurement: whoever asks
-#: for throughput still wants answers, so no weight is 0.
-WEIGHTS: dict[Objective, tuple[float, float, float, float]] = {
-    "balanced": (0.35, 0.40, 0.15, 0.10),
-    "latency": (0.20, 0.65, 0.10, 0.05),
-    "throughput": (0.20, 0.65, 0.05, 0.10),
-    "context": (0.25, 0.15, 0.50, 0.10),
-    "quality": (0.75, 0.15, 0.05, 0.05),
+
+class Weights(NamedTuple):
+    """What each term counts for one objective; they add up to 1. The fields are those of ``ScoreTerms``."""
+
+    quality: float
+    speed: float
+    context: float
+    headroom: float
+    download: float
+
+
+#: A choice of ours, not a measurement: whoever asks for throughput still wants answers, so no weight is 0; a download
+#: happens once, so it decides between plans that are otherwise close.
+WEIGHTS: dict[Objective, Weights] = {
+    "balanced": Weights(quality=0.35, speed=0.40, context=0.14, headroom=0.09, download=0.02),
+    "latency": Weights(quality=0.20, speed=0.64, context=0.09, headroom=0.05, download=0.02),
+    "throughput": Weights(quality=0.20, speed=0.64, context=0.05, headroom=0.09, download=0.02),
+    "context": Weights(quality=0.25, speed=0.15, context=0.49, headroom=0.09, download=0.02),
+    "quality": Weights(quality=0.74, speed=0.15, context=0.05, headroom=0.04, download=0.02),
 }
+#: The line that weights come over: a gigabit (assumed; no machine tells).
+DOWNLOAD_BYTES_PER_SECOND = 125_000_000
 
-_QUALITY_SLOPE = 8.0
-_SPEED_OCTAVES = 5.0
+QUALITY_SLOPE = 8.0
+SPEED_OCTAVES = 5.0
 _FULL_HEADROOM_CONTEXTS = 4
+_HOUR = 3600
+_DIGITS = 4
 
 
-def speed_figure(candidate: Candidate, objective: Objective) -> float:
-    """Tokens a second that this objective looks at; 0 where the speed is unknown."""
-    decode = candidate.speed.decode_tokens_per_second or 0.0
+def answer_rate(candidate: Candidate, request: PlanRequest) -> float:
+    """Tokens a second of the mean request's answer, from the question on; 0 where the speed is unknown.
+
+    ``output / (time to first token + output / decode)``: a long prompt is part of the wait.
+    """
+    decode = candidate.speed.decode_tokens_per_second
+    if not decode:
+        return 0.0
+    tokens = request.workload.output_tokens
+    return tokens / ((candidate.speed.time_to_first_token_seconds or 0.0) + tokens / decode)
+
+
+def speed_figure(candidate: Candidate, request: PlanRequest) -> float:
+    """Tokens a second that the objective looks at; 0 where the speed is unknown."""
+    one = answer_rate(candidate, request)
     throughput = candidate.speed.throughput_tokens_per_second or 0.0
-    if objective == "latency":
-        return decode
-    if objective == "throughput":
+    if request.objective == "latency":
+        return one
+    if request.objective == "throughput":
         return throughput
-    return float((decode * (throughput or decode)) ** 0.5)
+    return float((one * (throughput or one)) ** 0.5)
+
+
+def download_seconds(checkpoint: Checkpoint) -> float:
+    """How long the weights take to come; 0 where they are here or made on the spot."""
+    return 0.0 if checkpoint.local else checkpoint.download_bytes / DOWNLOAD_BYTES_PER_SECOND
 
 
 def terms(
     candidate: Candidate, quality: float, fastest: float, request: PlanRequest, model_context_tokens: int
 ) -> ScoreTerms:
-    """The four terms of a candidate; ``fastest`` is the best :func:`speed_figure` of the list."""
-    figure = speed_figure(candidate, request.objective)
-    speed = 0.0 if figure <= 0 or fastest <= 0 else max(0.0, 1 + log2(figure / fastest) / _SPEED_OCTAVES)
+    """The terms of a candidate; ``fastest`` is the best :func:`speed_figure` of the list."""
+    figure = speed_figure(candidate, request)
+    speed = 0.0 if figure <= 0 or fastest <= 0 else max(0.0, 1 + log2(figure / fastest) / SPEED_OCTAVES)
     wanted = request.context_tokens or model_context_tokens
     if wanted <= MINIMUM_CONTEXT_TOKENS:
         context = 1.0
@@ -57,28 +94,111 @@ def terms(
         reach = log2(max(1.0, candidate.limits.context_tokens / MINIMUM_CONTEXT_TOKENS))
         context = min(1.0, reach / log2(wanted / MINIMUM_CONTEXT_TOKENS))
     room = candidate.memory.kv_cache_tokens * candidate.parallel.data
+    together = (request.concurrency or 0) * (request.workload.input_tokens + request.workload.output_tokens)
+    full = max(_FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
     return ScoreTerms(
-        quality=round(max(0.0, 1 - (1 - quality) * _QUALITY_SLOPE), 4),
-        speed=round(speed, 4),
-        context=round(context, 4),
-        headroom=round(min(1.0, room / (_FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens))), 4),
+        quality=round(max(0.0, 1 - (1 - quality) * QUALITY_SLOPE), _DIGITS),
+        speed=round(speed, _DIGITS),
+        context=round(context, _DIGITS),
+        headroom=round(min(1.0, room / full), _DIGITS),
+        download=round(1 / (1 + download_seconds(candidate.checkpoint) / _HOUR), _DIGITS),
     )
 
 
 def total(score_terms: ScoreTerms, objective: Objective) -> float:
+    """The weighted mean of the terms."""
     weights = WEIGHTS[objective]
-    values = (score_terms.quality, score_terms.speed, score_terms.context, score_terms.headroom)
-    return round(sum(weight * value for weight, value in zip(weights, values, strict=True)), 4)
+    return round(
+        weights.quality * score_terms.quality
+        + weights.speed * score_terms.speed
+        + weights.context * score_terms.context
+        + weights.headroom * score_terms.headroom
+        + weights.download * score_terms.download,
+        _DIGITS,
+    )
 
 
-def order(candidate: Candidate) -> tuple[float, int, str, str, str, tuple[int, ...]]:
+def rows(score_terms: ScoreTerms, weights: Weights) -> tuple[tuple[str, float, float, float], ...]:
+    """Name, weight, value and contribution of every term; the contributions add up to the score."""
+    values = (
+        score_terms.quality,
+        score_terms.speed,
+        score_terms.context,
+        score_terms.headroom,
+        score_terms.download,
+    )
+    return tuple(
+        (name, weight, value, weight * value)
+        for name, weight, value in zip(Weights._fields, weights, values, strict=True)
+    )
+
+
+def checkpoint_id(repo: str, file_prefix: str | None) -> str:
+    """What tells one set of weights from another: the repository, and the files of it where it holds several."""
+    return repo if file_prefix is None else f"{repo}:{file_prefix}"
+
+
+def ranked(
+    feasible: Iterable[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
+) -> tuple[Candidate, ...]:
+    """Candidates with their checkpoints' quality, scored and in order; ``rank`` counts from 1."""
+    here = [(_placed(candidate, request.local), quality) for candidate, quality in feasible]
+    scored = [
+        msgspec.structs.replace(candidate, score=points, score_terms=found)
+        for candidate, found, points in _scored(here, request, model_context_tokens)
+    ]
+    scored.sort(key=order)
+    return tuple(
+        msgspec.structs.replace(candidate, rank=position) for position, candidate in enumerate(scored, start=1)
+    )
+
+
+def best(
+    feasible: Iterable[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
+) -> Candidate | None:
+    """The first of :func:`ranked`, as it was given: for asking often what a change would do."""
+    here = [(_placed(candidate, request.local), quality) for candidate, quality in feasible]
+    scored = _scored(here, request, model_context_tokens)
+    most = max((points for _, _, points in scored), default=0.0)
+    return min((candidate for candidate, _, points in scored if points == most), key=_tie, default=None)
+
+
+def _scored(
+    feasible: list[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
+) -> list[tuple[Candidate, ScoreTerms, float]]:
+    fastest = max((speed_figure(candidate, request) for candidate, _ in feasible), default=0.0)
+    found = [
+        (candidate, terms(candidate, quality, fastest, request, model_context_tokens))
+        for candidate, quality in feasible
+    ]
+    return [(candidate, each, total(each, request.objective)) for candidate, each in found]
+
+
+def _placed(candidate: Candidate, local: frozenset[str] | None) -> Candidate:
+    """The candidate, telling whether its weights are here; unknown stays unknown (nobody looks for ModelScope's)."""
+    checkpoint = candidate.checkpoint
+    if local is None or checkpoint.hub != "huggingface":
+        return candidate
+    here = checkpoint_id(checkpoint.repo, checkpoint.file_prefix) in local
+    return msgspec.structs.replace(candidate, checkpoint=msgspec.structs.replace(checkpoint, local=here))
+
+
+def order(candidate: Candidate) -> tuple[float, tuple[int | str, ...]]:
     """The key that candidates are sorted by, best first."""
+    return -candidate.score, _tie(candidate)
+
+
+def _tie(candidate: Candidate) -> tuple[int | str, ...]:
+    """What decides between equal scores."""
     parallel = candidate.parallel
     return (
-        -candidate.score,
         len(parallel.devices),
         candidate.checkpoint.repo,
         candidate.checkpoint.quantization,
         candidate.engine.name,
-        (parallel.pipeline, parallel.tensor, parallel.data, int(parallel.expert)),
+        parallel.pipeline,
+        parallel.tensor,
+        parallel.data,
+        int(parallel.expert),
+        candidate.limits.speculative,
     )

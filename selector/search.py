@@ -350,17 +350,7 @@ def _quality_note(checkpoint: CheckpointFacts) -> tuple[Note, ...]:
 def _ranked(
     feasible: list[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
 ) -> tuple[Candidate, ...]:
-    fastest = max((score.speed_figure(candidate, request.objective) for candidate, _ in feasible), default=0.0)
-    scored = []
-    for candidate, quality in feasible:
-        terms = score.terms(candidate, quality, fastest, request, model_context_tokens)
-        scored.append(
-            msgspec.structs.replace(candidate, score=score.total(terms, request.objective), score_terms=terms)
-        )
-    scored.sort(key=score.order)
-    return tuple(
-        msgspec.structs.replace(candidate, rank=position) for position, candidate in enumerate(scored, start=1)
-    )
+    return score.ranked(feasible, request, model_context_tokens)
 
 
 def _rejection(

@@ -16,6 +16,7 @@ from selector.errors import AutolaunchError, UsageError
 LAUNCH = "launch"
 _COMMANDS = {
     "plan": ("autolaunch.cli.plan", "What would run here, and why; nothing is started."),
+    "advise": ("autolaunch.cli.advise", "What would make it fit, or serve more; and the smallest machines."),
     "probe": ("autolaunch.cli.probe", "What this machine is."),
     "models": ("autolaunch.cli.known", "The models this release knows."),
     "engines": ("autolaunch.cli.known", "The inference engines, and which are installed."),
@@ -24,7 +25,7 @@ _COMMANDS = {
 }
 _LATER = frozenset(
     (
-        *("advise", "bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "serve", "service"),
+        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "serve", "service"),
         *("status", "stop", "wait"),
     )
 )
@@ -35,6 +36,7 @@ Examples:
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
   autolaunch glm-4.6                         the best that fits; Ctrl-C stops
   autolaunch plan glm-4.6 --hardware 8xh200  what would run there, and why
+  autolaunch advise glm-4.6                  what would do more, or make it fit
   autolaunch glm-4.5v --objective latency --context 32k
 
 Every option of a launch: autolaunch glm-4.6 --help

@@ -291,7 +291,7 @@ def wanted_options(function: _Function) -> _Function:
             "--concurrency",
             type=Whole(),
             metavar="N",
-            help="How many requests run at once. Kept, or the plan is refused.",
+            help="How many requests come at once; those that do not run together wait.",
         ),
         option(WANTED, "--input-tokens", type=Tokens(), metavar="TOKENS", help="The mean length of a prompt."),
         option(WANTED, "--output-tokens", type=Tokens(), metavar="TOKENS", help="The mean length of an answer."),

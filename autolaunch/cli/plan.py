@@ -47,8 +47,8 @@ def plan(**given: Any) -> None:
     show_plan(planned(asked), asked)
 
 
-def planned(asked: Asked, known: Catalog | None = None) -> LaunchPlan:
-    """The plan for what was asked."""
+def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = False) -> LaunchPlan:
+    """The plan for what was asked; ``thorough`` with all the advice there is."""
     from autolaunch import api
 
     known = api.catalog() if known is None else known
@@ -70,6 +70,8 @@ def planned(asked: Asked, known: Catalog | None = None) -> LaunchPlan:
         pins=asked.pins(report),
         known=known,
         keep_all=asked.show_all,
+        thorough=thorough,
+        local=api.weights_here(asked.model, known, asked.revision) if report is not None and hardware is None else None,
     )
     # What is installed is told of this machine only, and a report that is handed in may be another's.
     return api.with_installed(decided, known) if report is not None and hardware is None else decided

@@ -23,7 +23,8 @@ from autolaunch.cli.terminal import (
     table,
     wrapped,
 )
-from selector.contract import Advice, Candidate, Command, LaunchPlan, Note, Parallel, Rejection
+from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan, Note, Parallel, Rejection
+from selector.score import download_seconds
 
 _LABEL = 11
 _SEVERITIES = ("crash", "oom", "silent", "performance", "info")
@@ -33,7 +34,7 @@ _SHOWN_REFUSALS = 6
 
 def render_plan(plan: LaunchPlan, terminal: Terminal, *, show_all: bool = False, verbose: bool = False) -> str:
     """The whole plan. Sections are a blank line apart; nothing is wider than ``terminal.width_columns``."""
-    parts = [_head(plan, terminal)]
+    parts = [render_head(plan, terminal)]
     if plan.chosen is None:
         parts += _infeasible(plan, terminal)
     else:
@@ -45,14 +46,15 @@ def render_plan(plan: LaunchPlan, terminal: Terminal, *, show_all: bool = False,
         parts += _alternatives(plan, terminal, show_all=show_all)
     parts += _refusals(plan.rejected, terminal, show_all=show_all)
     if plan.chosen is not None:
-        parts += _advice("Worth knowing", plan.advice, terminal)
+        parts += render_advice("Worth knowing", plan.advice, terminal)
     if verbose:
         sentences = (wrapped(clean(line), terminal, first="  ", rest="    ") for line in plan.explain().splitlines())
         parts.append("\n".join((heading("In words"), *sentences)))
     return "\n\n".join(parts)
 
 
-def _head(plan: LaunchPlan, terminal: Terminal) -> str:
+def render_head(plan: LaunchPlan, terminal: Terminal) -> str:
+    """The machine, or that nothing fits it; what could not be asked; what was pinned."""
     if plan.chosen is None:
         machine = clean(machine_line(plan.hardware))
         told = f"No plan for {plan.model} fits this machine."
@@ -136,10 +138,19 @@ def render_choice(chosen: Candidate, terminal: Terminal) -> str:
         ("speed", _speed(chosen)),
     ]
     if speed.load_seconds is not None:
-        rows.append(("start", f"about {duration(round(speed.load_seconds, -1))} to load, once the weights are here"))
+        rows.append(("start", f"about {duration(round(speed.load_seconds, -1))} to load, {_weights(checkpoint)}"))
     return "\n".join(
         wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
     )
+
+
+def _weights(checkpoint: Checkpoint) -> str:
+    """Whether they are here, or how long they take to come; of a machine that nobody looked at only the latter."""
+    if checkpoint.local:
+        return "the weights are here"
+    seconds = download_seconds(checkpoint)
+    fetched = duration(round(seconds / 60) * 60 if seconds >= 60 else seconds)
+    return "once the weights are here" + (f" ({fetched} at 1 Gbit/s)" if seconds else "")
 
 
 def _speed(chosen: Candidate) -> str:
@@ -216,7 +227,13 @@ def _alternatives(plan: LaunchPlan, terminal: Terminal, *, show_all: bool) -> li
     body = table(head, rows, right=(0, 4, 5, 6, 7), flex=1, width=terminal.width_columns)
     left = len(others) - len(shown)
     more = f"\n  and {left:,} more: --all lists them" if left else ""
-    return [f"{title}\n{body}{more}"]
+    lacks = [
+        wrapped(f"#{each.rank} {clean(note.message)}.", terminal, first="  ", rest="    ")
+        for each in shown
+        for note in each.notes
+        if note.code == "second"
+    ]
+    return ["\n".join((f"{title}\n{body}{more}", *lacks))]
 
 
 def _checkpoint(candidate: Candidate, *, wide: bool) -> str:
@@ -266,25 +283,60 @@ def nearest(rejected: list[Rejection]) -> Rejection:
 
 
 def _infeasible(plan: LaunchPlan, terminal: Terminal) -> list[str]:
-    machines = tuple(each for each in plan.advice if each.kind == "hardware")
-    changes = tuple(each for each in plan.advice if each.kind != "hardware")
-    parts = []
-    if plan.rejected:
-        text = wrapped(_refusal(nearest(list(plan.rejected))), terminal, first="  ")
-        parts.append(f"{heading('What comes nearest')}\n{text}")
-    parts += _advice("What would make it fit here", changes, terminal)
-    parts += _advice("The nearest machines", machines, terminal)
-    if plan.model not in ("glm-tiny", "glm-tiny-v"):
-        parts.append(f"  {click.style('autolaunch glm-tiny', bold=True)} proves this stack on the machine you have.")
-    return parts
+    parts = nearest_refusal(plan, terminal)
+    parts += render_advice("What would make it fit here", changes(plan), terminal)
+    parts += render_machines(plan, terminal)
+    return [*parts, *_miniature(plan)]
 
 
-def _advice(title: str, advice: tuple[Advice, ...], terminal: Terminal) -> list[str]:
+def nearest_refusal(plan: LaunchPlan, terminal: Terminal) -> list[str]:
+    """What comes nearest of all that was refused, if anything was."""
+    if not plan.rejected:
+        return []
+    text = wrapped(_refusal(nearest(list(plan.rejected))), terminal, first="  ")
+    return [f"{heading('What comes nearest')}\n{text}"]
+
+
+def _miniature(plan: LaunchPlan) -> list[str]:
+    if plan.model in ("glm-tiny", "glm-tiny-v"):
+        return []
+    return [f"  {click.style('autolaunch glm-tiny', bold=True)} proves this stack on the machine you have."]
+
+
+def changes(plan: LaunchPlan) -> tuple[Advice, ...]:
+    """The advice that starts from what is here."""
+    return tuple(each for each in plan.advice if not _names_a_machine(each))
+
+
+def _names_a_machine(advice: Advice) -> bool:
+    """Another machine that serves the model; not what more devices would hold."""
+    return advice.kind == "hardware" and "requests" not in advice.numbers
+
+
+def render_machines(plan: LaunchPlan, terminal: Terminal) -> list[str]:
+    """The machines that were advised, and one command for all of them."""
+    machines = tuple(each for each in plan.advice if _names_a_machine(each))
+    if not machines:
+        return []
+    together = plan.request.concurrency
+    title = "The smallest machines that serve it"
+    lines = [heading(title if together is None else f"{title}, {together:,} requests at once")]
+    lines += [wrapped(clean(each.message), terminal, first="  • ", rest="    ") for each in machines]
+    lines += [_command(machines[0].command)] if machines[0].command is not None else []
+    return ["\n".join(lines)]
+
+
+def render_advice(title: str, advice: tuple[Advice, ...], terminal: Terminal) -> list[str]:
+    """Each with the command that can be typed, below it."""
     if not advice:
         return []
     lines = [heading(title)]
     for each in advice:
         lines.append(wrapped(clean(each.message), terminal, first="  • ", rest="    "))
         if each.command is not None:
-            lines.append(click.style(f"      {clean(shortened(each.command, 200))}", dim=True))
+            lines.append(_command(each.command))
     return ["\n".join(lines)]
+
+
+def _command(command: str) -> str:
+    return click.style(f"      {clean(shortened(command, 200))}", dim=True)

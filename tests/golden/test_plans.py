@@ -176,7 +176,7 @@ def test_the_contract_names_are_kept(catalog: Catalog, model: str, machine: str)
         assert {"rank", "score", "score_terms", "checkpoint", "engine", "parallel", "limits", "memory"} <= set(
             candidate
         )
-        assert set(candidate["score_terms"]) == {"quality", "speed", "context", "headroom"}
+        assert set(candidate["score_terms"]) == {"quality", "speed", "context", "headroom", "download"}
         assert {"repo", "hub", "revision", "format", "quantization", "download_bytes"} <= set(candidate["checkpoint"])
         assert {"name", "version", "installed"} <= set(candidate["engine"])
         assert {"tensor", "pipeline", "data", "expert", "nodes", "devices"} <= set(candidate["parallel"])

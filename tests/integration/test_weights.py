@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from autolaunch import weights
-from autolaunch.weights import cache_directory, checked, local_checkpoint
+from autolaunch.hub_cache import cache_directory
+from autolaunch.weights import checked, local_checkpoint
 from engines import miniature
 from selector.catalog import Catalog
 from selector.errors import DownloadError, NoRoomOnDisk

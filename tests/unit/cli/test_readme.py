@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from autolaunch.cli.app import autolaunch
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n\$ uv run autolaunch (plan .*?)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```\n\$ uv run autolaunch ((?:plan|advise) .*?)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_shows_a_plan() -> None:
-    assert BLOCKS
+def test_the_readme_shows_a_plan_and_an_advice() -> None:
+    assert {arguments.split()[0] for arguments, _ in BLOCKS} == {"plan", "advise"}
 
 
 @pytest.mark.parametrize(("arguments", "shown"), BLOCKS, ids=[arguments for arguments, _ in BLOCKS])
-def test_a_plan_in_the_readme_is_what_is_printed(arguments: str, shown: str) -> None:
+def test_what_the_readme_shows_is_what_is_printed(arguments: str, shown: str) -> None:
     result = CliRunner(env={"COLUMNS": "80"}).invoke(autolaunch, arguments.split())
     assert result.exit_code == 0
     printed = result.stdout.splitlines()
