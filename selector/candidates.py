@@ -1,113 +1,113 @@
-"""What could be tried: every checkpoint with every engine on every group of devices, in every sensible layout.
+"""What could be tried: the dimensions of a layout, and which of their values can win.
 
-Layouts are not enumerated blindly. Tensor parallelism takes powers of two up to a node (and the whole node, so
-that a host of six GPUs reads why six do not divide); pipeline stages are tried where tensor parallelism
-alone has not fitted, or spans the nodes; replicas fill what is left. What a user pinned is tried as it is.
+Nothing is enumerated blindly. Each function states which values it leaves out and why none of them can be the best;
+``tests/property/test_search_laws.py`` compares with a search that leaves out nothing. What a user pinned is tried as
+it is.
+
+Tensor parallelism   every size up to a node that the heads divide by, and the whole node, so that a host of six GPUs
+                     reads why six do not divide. Other sizes are refused by the heads anyway.
+Stages               one after the other, the fewest first. Fewer than the weights alone fill cannot fit. Once the
+                     cache holds what could be asked for (``roomy``), one more stage only costs latency; where stages
+                     work side by side, those counts are left that fill the devices with 1, 2, 3 ... replicas:
+                     any other has as many replicas as the next larger of these, and fewer devices at work.
+Replicas             they are independent, so that more of them are never slower together; the counts tried are one,
+                     the most, and each after which the next replica would have less free memory or slower links.
+                     More than requests at once are never of use.
+Experts              whole experts on a rank are tried where a fault of the engine refuses or slows slices of them.
+MTP                  off, and on where the engine and the checkpoint have it and the layout fits without: it only
+                     takes memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from selector.contract import Parallel
-from selector.devices import Device, Group
-from selector.facts import CheckpointFacts, EngineFacts
+from selector.devices import Group
+from selector.facts import Architecture, EngineFacts
+from selector.placement import Floor
 from selector.request import Pins
 
-_EXPERT_FORMATS = frozenset({"awq", "gptq", "int4"})
+#: Up to so many stages (and replicas beside each other) are looked at one by one; beyond, powers of two and what
+#: fills the devices evenly.
+_EVERY_STAGE_COUNT_TO = 8
 
 
-class Layout(NamedTuple):
-    """Ranks of one replica. Engines without stages of their own put whole layers on ``pipeline`` devices."""
+class Stages(NamedTuple):
+    """Numbers of pipeline stages for a size of tensor parallelism, the fewest first.
+
+    ``filling`` are those that may still win once fewer fit, ``side_by_side`` whether they may even when there is room
+    enough. Engines without stages of their own put whole layers on the devices.
+    """
 
     tensor: int
-    pipeline: int
-    expert: bool
+    counts: tuple[int, ...]
+    filling: frozenset[int]
+    side_by_side: bool
 
 
 def _powers(limit: int) -> tuple[int, ...]:
-    powers = []
-    power = 1
-    while power <= limit:
-        powers.append(power)
-        power *= 2
-    return tuple(powers)
+    return tuple(1 << bit for bit in range(max(1, limit).bit_length()))
 
 
-def tensor_sizes(engine: EngineFacts, group: Group, pins: Pins) -> tuple[int, ...]:
+def room(group: Group, pins: Pins) -> int:
+    """Devices of a group that a plan may use: all, or ``--gpus COUNT``."""
+    here = len(group.devices)
+    return here if pins.gpu_count is None or group.kind == "cpu" else min(here, pins.gpu_count)
+
+
+def tensor_sizes(arch: Architecture, engine: EngineFacts, group: Group, pins: Pins) -> tuple[int, ...]:
+    """Sizes of tensor parallelism, the widest first."""
     if pins.tensor_parallel is not None:
         return (pins.tensor_parallel,)
     if "tensor" not in engine.parallel:
         return (1,)
-    sizes = _powers(group.per_node)
-    return sizes if group.per_node in sizes else (*sizes, group.per_node)
+    widest = min(group.per_node, room(group, pins))
+    heads, kv_heads = arch.num_attention_heads, arch.num_key_value_heads
+    dividing = {size for size in range(1, widest + 1) if not heads % size and not (kv_heads % size and size % kv_heads)}
+    return tuple(sorted(dividing | {widest}, reverse=True))
 
 
-def pipeline_sizes(engine: EngineFacts, group: Group, tensor: int, pins: Pins) -> tuple[int, ...]:
-    """Stages to try for a tensor size, the smallest first."""
+def shapes(arch: Architecture, engine: EngineFacts, floor: Floor, pins: Pins) -> tuple[Stages, ...]:
+    """Every size of tensor parallelism with its numbers of stages, the widest first."""
+    return tuple([stages(engine, floor, tensor, pins) for tensor in tensor_sizes(arch, engine, floor.group, pins)])
+
+
+def stages(engine: EngineFacts, floor: Floor, tensor: int, pins: Pins) -> Stages:
+    """Numbers of stages for a size of tensor parallelism."""
     if pins.pipeline_parallel is not None:
-        return (pins.pipeline_parallel,)
+        return _only(tensor, pins.pipeline_parallel)
     if "pipeline" not in engine.parallel and "layers" not in engine.parallel:
-        return (1,)
-    most = max(1, len(group.devices) // tensor)
+        return _only(tensor, 1)
+    group = floor.group
+    most = max(1, room(group, pins) // tensor)
     if "layers" in engine.parallel:
-        return tuple(dict.fromkeys((*_powers(min(most, group.per_node)), min(most, group.per_node))))
-    return tuple(dict.fromkeys((*_powers(most), most)))
+        most = min(most, group.per_node)
+    # As many as the devices are, and as many as there are without the fuller ones.
+    sound = {most, *(count for count in floor.stage_counts(tensor) if count < most)}
+    filling = {count // share for count in sound for share in range(1, min(count, _EVERY_STAGE_COUNT_TO) + 1)}
+    filling |= {*_powers(most), most} if most > _EVERY_STAGE_COUNT_TO else set()
+    counts = sorted({*range(1, min(most, _EVERY_STAGE_COUNT_TO) + 1), *filling})
+    return _stages(tensor, counts, filling, side_by_side="pipeline" in engine.parallel)
 
 
-def expert_choices(engine: EngineFacts, checkpoint: CheckpointFacts, tensor: int, pins: Pins) -> tuple[bool, ...]:
-    """Whole experts on a rank pay where slices of 4-bit experts are too thin; elsewhere they decide a few percent."""
-    if pins.expert_parallel is not None:
-        return (pins.expert_parallel,)
-    able = "expert" in engine.parallel and tensor > 1 and checkpoint.format in _EXPERT_FORMATS
-    return (False, True) if able else (False,)
+def _only(tensor: int, count: int) -> Stages:
+    return _stages(tensor, [count], {count}, side_by_side=False)
 
 
-def replica_counts(engine: EngineFacts, group: Group, ranks: int, pins: Pins) -> tuple[int, ...]:
-    """One replica, and as many as the group holds."""
-    if pins.data_parallel is not None:
-        return (pins.data_parallel,)
+def _stages(tensor: int, counts: list[int], filling: set[int], *, side_by_side: bool) -> Stages:
+    return Stages(tensor, tuple(counts), frozenset(filling), side_by_side)
+
+
+def speculative_choices(engine: EngineFacts, *, has_mtp: bool, pins: Pins) -> tuple[bool, ...]:
+    """Speculative decoding off and on, off first."""
+    if pins.speculative is not None:
+        return (pins.speculative == "mtp",)
+    return (False, True) if has_mtp and "mtp" in engine.speculative else (False,)
+
+
+def most_replicas(engine: EngineFacts, group: Group, ranks: int, pins: Pins, concurrency: int | None) -> int:
+    """The largest number of replicas that can be of use: one for each request at once, as far as devices reach."""
     if group.kind == "cpu" or "data" not in engine.parallel:
-        return (1,)
-    most = len(group.devices) // ranks
-    return tuple(dict.fromkeys((1, max(1, most))))
-
-
-def place(group: Group, parallel: Parallel) -> tuple[Device, ...] | None:
-    """Devices for every rank, replica after replica, tensor ranks of a stage inside one node.
-
-    The emptiest devices of a node come first. ``None`` when the group is too small.
-    """
-    if group.kind == "cpu":
-        return group.devices if parallel.ranks * parallel.data == 1 else None
-    stages = parallel.data * parallel.pipeline
-    placed: list[Device] = []
-    position = 0
-    while len(placed) < stages * parallel.tensor and position < len(group.devices):
-        stage = group.devices[position : position + parallel.tensor]
-        if len(stage) == parallel.tensor and stage[0].node == stage[-1].node:
-            placed += stage
-            position += parallel.tensor
-        else:
-            position += 1  # a stage would begin in one node and end in the next
-    return tuple(placed) if len(placed) == stages * parallel.tensor else None
-
-
-def nodes_of_a_replica(placed: tuple[Device, ...], parallel: Parallel) -> int:
-    return max(1, len({device.node for device in placed[: parallel.ranks]}))
-
-
-def layouts(engine: EngineFacts, checkpoint: CheckpointFacts, group: Group, pins: Pins) -> Iterator[Layout]:
-    """Layouts to try, the widest tensor parallelism first and the fewest stages first."""
-    for tensor in sorted(tensor_sizes(engine, group, pins), reverse=True):
-        for pipeline in pipeline_sizes(engine, group, tensor, pins):
-            for expert in expert_choices(engine, checkpoint, tensor, pins):
-                yield Layout(tensor, pipeline, expert)
-
-
-def select_group(group: Group, pins: Pins) -> Group:
-    """Cut a group to ``--gpus COUNT``: the emptiest devices, node by node."""
-    if pins.gpu_count is None or group.kind == "cpu":
-        return group
-    return group.first(pins.gpu_count)
+        return 1
+    most = max(1, room(group, pins) // ranks)
+    return most if concurrency is None else min(most, concurrency)

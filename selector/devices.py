@@ -1,12 +1,18 @@
 """What the planner makes of a HardwareReport: devices with what may be allocated on each, in groups.
 
 A group is what one replica may span: devices of one kind and size. The host's processor is a group of one
-device, so that every engine is planned the same way.
+device, so that every engine is planned the same way. Where a machine has several kinds of NVIDIA GPU, they form
+joint groups as well: every member counts as a device that has the least of each figure (memory, bandwidth, rates,
+compute capability), because ranks wait for the slowest and an engine gives all of them the same share and layout.
+
+An island is a set of devices of one node of which every two have a fast link; a device without one is an island
+of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -28,6 +34,9 @@ UNIFIED_RESERVE_BYTES = 8 * GIB
 #: Share of main memory that a CPU engine may fill (assumed).
 HOST_SHARE = 0.9
 
+_FAST = frozenset({"nvlink", "nvswitch", "infinity-fabric"})
+_RATES = ("bf16_tflops", "fp16_tflops", "fp8_tflops", "int8_tops", "fp4_tflops", "pcie_gb_per_second")
+
 
 class Device(msgspec.Struct, frozen=True):
     """One place for a rank.
@@ -35,7 +44,10 @@ class Device(msgspec.Struct, frozen=True):
     ``allocatable_bytes`` is what the runtime hands out on the device when it is empty, ``free_bytes`` what is
     left of that now. ``counted_bytes`` is the total
     that a runtime reports and an engine's share refers to: more than is allocatable where memory is shared with the
-    system. ``None`` bandwidths and rates are unknown, and stay unknown in the estimate.
+    system. ``None`` bandwidths and rates are unknown, and stay unknown in the estimate; ``free_known`` is false
+    where nobody told what is free and ``free_bytes`` is that of an empty device.
+    ``island`` and ``numa`` tell devices of one node that are near each other; ``family`` counts the kinds of device
+    of a report.
     """
 
     index: int | None
@@ -50,10 +62,19 @@ class Device(msgspec.Struct, frozen=True):
     facts: AcceleratorFacts | None
     sliced: bool = False
     holders: tuple[str, ...] = ()
+    island: int = 0
+    numa: int = -1
+    family: int = 0
+    free_known: bool = True
 
     @property
     def bandwidth_bytes_per_second(self) -> float | None:
-        return None if self.facts is None else self.facts.bandwidth_gb_per_second * 1e9
+        # A profile's bandwidth of 0 says that nobody knows it: nothing may be divided by it.
+        return (
+            None
+            if self.facts is None or self.facts.bandwidth_gb_per_second <= 0
+            else (self.facts.bandwidth_gb_per_second * 1e9)
+        )
 
     def flops(self, kernel: str) -> float | None:
         """Dense operations a second for a kernel: weight-only kernels compute in 16 bits."""
@@ -61,21 +82,28 @@ class Device(msgspec.Struct, frozen=True):
             return None
         wide = self.facts.bf16_tflops or self.facts.fp16_tflops
         rate = {"fp8": self.facts.fp8_tflops or wide, "fp4": self.facts.fp8_tflops or wide}.get(kernel, wide)
-        return None if rate is None else rate * 1e12
+        return rate * 1e12 if rate else None
+
+
+Way = Literal["fast", "pcie", "none"]
 
 
 class Group(NamedTuple):
-    """Devices that may serve together, the emptiest first within a node. ``link`` is the slowest way between two."""
+    """Devices that may serve together, the emptiest first within a node. ``link`` is the slowest way between two.
+
+    ``joint`` groups hold several kinds of device.
+    """
 
     kind: DeviceKind
     name: str
     devices: tuple[Device, ...]
-    link: Literal["fast", "pcie", "none"]
+    link: Way
     nodes: tuple[int, ...]
     per_node: int
+    joint: bool = False
 
     @classmethod
-    def of(cls, devices: tuple[Device, ...], link: Literal["fast", "pcie", "none"]) -> Group:
+    def of(cls, devices: tuple[Device, ...], link: Way) -> Group:
         """A group of devices that are alike; how many a node holds is counted once."""
         counts: dict[int, int] = {}
         for device in devices:
@@ -96,11 +124,13 @@ class Unusable(msgspec.Struct, frozen=True):
     reason: str
 
 
-def _accelerator(device: Accelerator, facts: AcceleratorFacts | None) -> Device | Unusable:
-    total = device.memory_total_bytes
+def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: int) -> Device | Unusable:
+    total, told = device.memory_total_bytes, device.memory_free_bytes
     if total is None or total <= 0:
         return Unusable(device.name, device.index, "its driver does not tell how much memory it has")
-    free = total if device.memory_free_bytes is None else min(device.memory_free_bytes, total)
+    if told is not None and not 0 <= told <= total:
+        return Unusable(device.name, device.index, f"its driver tells {told:,} bytes free of {total:,}")
+    free = total if told is None else told
     if device.metal is not None:
         metal = device.metal
         allocatable = metal.wired_limit_bytes or metal.recommended_working_set_bytes or total * 3 // 4
@@ -111,7 +141,7 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None) -> Device 
         known = None if facts is None or facts.cuda_total_mib is None else facts.cuda_total_mib * MIB
         # A profile's figure is for the card of that name; one with another memory has the usual reserve.
         alike = known is not None and 0 <= total - known <= 2 * DRIVER_RESERVE_BYTES
-        allocatable = known if known is not None and alike else total - DRIVER_RESERVE_BYTES
+        allocatable = known if known is not None and alike else max(total - DRIVER_RESERVE_BYTES, 0)
     else:
         allocatable = total
     taken = total - free if device.metal is None else 0
@@ -128,23 +158,47 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None) -> Device 
         facts=facts,
         sliced=device.mig_parent_uuid is not None,
         holders=tuple(f"{process.name or 'process'} ({process.pid})" for process in device.processes),
+        island=island,
+        numa=-1 if device.numa_node is None else device.numa_node,
+        free_known=told is not None,
     )
 
 
-def _link(devices: Iterable[Device], links: tuple[Link, ...]) -> Literal["fast", "pcie", "none"]:
-    inside = {device.index for device in devices}
-    if len(inside) < 2:
-        return "none"
-    fast = {
-        frozenset((link.from_, link.to))
-        for link in links
-        if link.kind in ("nvlink", "nvswitch", "infinity-fabric") and link.from_ in inside and link.to in inside
-    }
-    nodes: dict[int, int] = {}
+def islands(accelerators: Iterable[Accelerator], links: Iterable[Link]) -> dict[int, int]:
+    """The island of every device, by its index: the first of the earlier devices that it has fast links with.
+
+    A device joins an island only when it is linked with every member, so the cube of an eight-GPU machine whose
+    halves alone are fully linked gives two islands. Islands are named by their lowest index.
+    """
+    fast: dict[int, set[int]] = {}
+    for link in links:
+        if link.kind in _FAST:
+            fast.setdefault(link.from_, set()).add(link.to)
+            fast.setdefault(link.to, set()).add(link.from_)
+    node = {each.index: each.node for each in accelerators}
+    found: dict[int, int] = {}
+    members: dict[int, list[int]] = {}
+    for index in sorted(node):
+        near = fast.get(index, set())
+        first = sorted({found[other] for other in near if other in found and node[other] == node[index]})
+        home = next((island for island in first if near.issuperset(members[island])), index)
+        found[index] = home
+        members.setdefault(home, []).append(index)
+    return found
+
+
+def slowest(devices: Iterable[Device]) -> Way:
+    """The slowest way between two of the devices; ``none`` when there is one only, ``pcie`` for other nodes too."""
+    homes: dict[int, int] = {}
+    count, way = 0, "pcie"
     for device in devices:
-        nodes[device.node] = nodes.get(device.node, 0) + 1
-    pairs = sum(count * (count - 1) // 2 for count in nodes.values())
-    return "fast" if pairs and len(fast) >= pairs else "pcie"
+        count += 1
+        home = homes.setdefault(device.node, device.island)
+        if home != device.island:
+            return "pcie"
+        if count > len(homes):
+            way = "fast"
+    return "none" if count < 2 else "fast" if way == "fast" else "pcie"
 
 
 def groups(
@@ -152,36 +206,110 @@ def groups(
 ) -> tuple[tuple[Group, ...], tuple[Unusable, ...]]:
     """Sort a report's devices into groups; ``only`` are the indices a user allowed.
 
-    Ordered by memory, largest first, the host's processor last.
+    Ordered by memory, largest first, then the joint groups, the host's processor last. The order of the report's
+    accelerators does not matter.
     """
-    usable: dict[tuple[str, int], list[Device]] = {}
+    usable: dict[tuple[str, str, int, bool], list[Device]] = {}
     unusable: list[Unusable] = []
-    for accelerator in report.accelerators:
+    known: dict[tuple[object, ...], AcceleratorFacts | None] = {}
+    home = islands(report.accelerators, report.links)
+    for accelerator in sorted(report.accelerators, key=lambda each: each.index):
         if only is not None and accelerator.index not in only:
             continue
-        device = _accelerator(accelerator, lookup(accelerator))
+        alike = (
+            accelerator.vendor,
+            accelerator.name,
+            accelerator.memory_total_bytes,
+            accelerator.compute_capability,
+            accelerator.metal,
+            accelerator.mig_parent_uuid,
+        )
+        if alike not in known:
+            known[alike] = lookup(accelerator)
+        device = _accelerator(accelerator, known[alike], home[accelerator.index])
         if isinstance(device, Unusable):
             unusable.append(device)
         else:
-            usable.setdefault((device.name, device.total_bytes // GIB), []).append(device)
-    found = []
-    for devices in usable.values():
-        ordered = tuple(sorted(devices, key=lambda each: (each.node, -each.free_bytes, each.index or 0)))
-        found.append(Group.of(ordered, _link(ordered, report.links)))
-    found.sort(key=lambda group: (-sum(device.allocatable_bytes for device in group.devices), group.name))
+            usable.setdefault((device.kind, device.name, device.total_bytes // GIB, device.sliced), []).append(device)
+    found = [_group(devices) for devices in usable.values()]
+    found.sort(
+        key=lambda group: (-sum(each.allocatable_bytes for each in group.devices), group.name, group.devices[0].index)
+    )
+    joint = [_joint(kinds) for kinds in _unions([group for group in found if _joins(group)])]
     host = _host(report) if only is None else None
-    return (*found, *([] if host is None else [host])), tuple(unusable)
+    return (*found, *joint, *([] if host is None else [host])), tuple(unusable)
+
+
+def _group(devices: Iterable[Device]) -> Group:
+    ordered = tuple(sorted(devices, key=lambda each: (each.node, -each.free_bytes, each.index or 0)))
+    return Group.of(ordered, slowest(ordered))
+
+
+def _joins(group: Group) -> bool:
+    """Whether devices of this kind may serve with another kind's: whole NVIDIA GPUs with memory of their own."""
+    first = group.devices[0]
+    unified = first.counted_bytes == first.total_bytes
+    return group.kind == "nvidia" and not first.sliced and not unified
+
+
+def _unions(kinds: list[Group]) -> tuple[tuple[Group, ...], ...]:
+    """Kinds to join: every two, and all of them."""
+    pairs = tuple(combinations(kinds, 2))
+    return (*pairs, tuple(kinds)) if len(kinds) > 2 else pairs
+
+
+def _joint(kinds: tuple[Group, ...]) -> Group:
+    """Devices of several kinds as one group, each as small, slow and old as the least of them."""
+    name = " + ".join(sorted(group.name for group in kinds))
+    everyone = [(family, device) for family, group in enumerate(kinds) for device in group.devices]
+    least = [group.devices[0] for group in kinds]
+    total = min(each.total_bytes for each in least)
+    allocatable = min(each.allocatable_bytes for each in least)
+    counted = min(each.counted_bytes for each in least)
+    capabilities = [each.capability for each in least if each.capability is not None]
+    capability = min(capabilities) if len(capabilities) == len(least) else None
+    facts = _slowest_facts([each.facts for each in least], name)
+    return _group(
+        msgspec.structs.replace(
+            device,
+            name=name,
+            total_bytes=total,
+            allocatable_bytes=allocatable,
+            counted_bytes=counted,
+            # An engine takes one share of every device: a larger one that others half fill allows half of that share.
+            free_bytes=min(device.free_bytes, counted * device.free_bytes // max(1, device.counted_bytes)),
+            capability=capability,
+            facts=facts,
+            family=family,
+        )
+        for family, device in everyone
+    )._replace(joint=True)
+
+
+def _slowest_facts(each: list[AcceleratorFacts | None], name: str) -> AcceleratorFacts | None:
+    """The least of every rate; a rate that one of them does not have, or that nobody published, is unknown."""
+    known = [facts for facts in each if facts is not None]
+    if len(known) < len(each):
+        return None
+    slow = min(known, key=lambda facts: (facts.bandwidth_gb_per_second, facts.id))
+    least = {}
+    for rate in _RATES:
+        values = [getattr(facts, rate) for facts in known]
+        least[rate] = None if None in values else min(values)
+    return msgspec.structs.replace(slow, id=name, name=name, **least)
 
 
 def _host(report: HardwareReport) -> Group | None:
     total = report.host.memory_total_bytes
     shared = any(device.memory_kind == "unified" for device in report.accelerators)
-    if total is None or report.nodes > 1 or shared:
+    if total is None or total <= 0 or report.nodes > 1 or shared:
         # Memory shared with a GPU is planned on the GPU, which is never the slower of the two.
         return None
     allocatable = int(total * HOST_SHARE)
     available = report.host.memory_available_bytes
-    free = allocatable if available is None else min(available, allocatable)
+    free = allocatable if available is None else max(0, min(available, allocatable))
     brand = report.host.cpu.brand or "CPU"
-    device = Device(None, "cpu", brand, 0, total, allocatable, free, allocatable, None, None)
+    device = Device(
+        None, "cpu", brand, 0, total, allocatable, free, allocatable, None, None, free_known=available is not None
+    )
     return Group.of((device,), "none")

@@ -1,4 +1,10 @@
-"""Tries every candidate and ranks what fits: candidates, legality, memory, throughput, score."""
+"""Tries every candidate that may win and ranks what fits: candidates, legality, memory, throughput, score.
+
+The dimensions are checkpoint (with its quantization), engine, tensor and pipeline parallelism, whole experts,
+replicas, speculative decoding and the devices that these lie on; context and sequences are limits that
+:mod:`selector.memory` finds, at most what was asked. The precision of the KV cache is the weights' own unless it is
+pinned. What cannot win is left out by rules that :mod:`selector.candidates` and :mod:`selector.placement` state.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +12,23 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from selector import candidates, legality, memory, score, throughput
-from selector.architecture import StoredWeights, stored_weights
-from selector.contract import (
-    Candidate,
-    Checkpoint,
-    EngineChoice,
-    Memory,
-    Note,
-    Parallel,
-    Rejection,
-    ScoreTerms,
-)
+from selector import candidates, memory, notes, score, throughput
+from selector.contract import Candidate, Parallel, Rejection, ScoreTerms
 from selector.devices import GIB, Group, Unusable, groups
-from selector.facts import AcceleratorFacts, CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts, Package
+from selector.facts import AcceleratorFacts, EngineFacts, ModelFacts
+from selector.ground import Ground, Lot
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
+from selector.placement import Floor, Placement
+from selector.ready import LOWEST_QUALITY_UNASKED, Ready, names, ready, rejection, repository, unwanted
 from selector.request import Pins, PlanRequest
 
-#: Checkpoints below this quality are shown as refused unless the user pins them: accuracy is never lowered
-#: silently. Three bits a weight are the lowest that is offered unasked.
-LOWEST_QUALITY_UNASKED = 0.9
-#: Below this, the chosen plan says what is lost.
-QUALITY_WORTH_A_NOTE = 0.985
+__all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
+
+#: KV cache for so many requests of the whole context is as much as is ever rewarded (:mod:`selector.score`).
+ROOMY_CONTEXTS = 4
+
+_UNRATED = ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0, download=0.0)
 
 
 class Facts(Protocol):
@@ -46,20 +46,32 @@ class Decision(NamedTuple):
     rejected: tuple[Rejection, ...]
 
 
-class _Try(NamedTuple):
-    """What stays the same for all layouts of one checkpoint with one engine on one group."""
+class _Ask(NamedTuple):
+    """What stays the same for a whole plan."""
 
     model: ModelFacts
-    checkpoint: CheckpointFacts
-    weights: StoredWeights
-    engine: EngineFacts
-    choice: EngineChoice
-    loads: Loads
-    group: Group
     request: PlanRequest
-    hub: Hub
-    repo: str
     report: HardwareReport
+    wanted_tokens: int
+    drivers: dict[str, str | None]
+
+
+class _Found:
+    """What one checkpoint on one engine and group came to."""
+
+    def __init__(self) -> None:
+        self.good: list[Candidate] = []
+        self.bad: list[tuple[Parallel, Refusal]] = []
+        #: Free memory, in steps, under the sizes of tensor parallelism that fit over fast links.
+        self.fast: dict[int, int] = {}
+
+    def wider(self, lot: Lot) -> bool:
+        """Whether a wider size does the work of these stages: as many ranks or more, on devices no fuller."""
+        tensor, ranks = lot.bare.tensor, lot.bare.ranks
+        return any(
+            size > tensor and (size >= ranks or ranks % size == 0) and level >= lot.level
+            for size, level in self.fast.items()
+        )
 
 
 def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, facts: Facts) -> Decision:
@@ -78,49 +90,41 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
             f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted:,} were asked for",
             {"needed_tokens": wanted, "room_tokens": model.context_tokens},
         )
+    ask = _Ask(model, request, report, wanted, {each.vendor: each.version for each in report.drivers})
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
+    floors = [Floor(group) for group in found]
+    rows = {
+        engine.name: [
+            (
+                Ground(model.architecture, engine, floor, pins, request.concurrency),
+                ready(model, engine, floor.group, pins),
+            )
+            for floor in floors
+        ]
+        for engine in engines
+    }
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
-    for checkpoint in model.checkpoints:
-        repo, hub = _repository(checkpoint, pins)
-        refusal = beyond or _unwanted(checkpoint, pins) or (None if found or unusable else _NO_DEVICE)
-        weights = stored_weights(model.architecture, checkpoint)
+    for place, checkpoint in enumerate(model.checkpoints):
+        repo, _ = repository(checkpoint, pins)
+        refusal = beyond or unwanted(checkpoint, pins) or (None if found or unusable else _NO_DEVICE)
         for engine in engines:
             if refusal is not None:
-                rejected.append(_rejection(repo, checkpoint, engine, None, refusal))
+                rejected.append(rejection(repo, checkpoint, engine, None, refusal))
                 continue
-            rejected += [_rejection(repo, checkpoint, engine, None, _unknown_device(each)) for each in unusable]
-            for whole in found:
-                group = candidates.select_group(whole, pins)
-                ready = _choice(engine, model, checkpoint, group, pins)
-                if isinstance(ready, Refusal):
-                    if group.kind != "cpu" or len(found) == 1:
-                        rejected.append(_rejection(repo, checkpoint, engine, None, ready))
+            rejected += [rejection(repo, checkpoint, engine, None, _unknown_device(each)) for each in unusable]
+            for ground, answers in rows[engine.name]:
+                one = answers[place]
+                if isinstance(one, Rejection):
+                    if ground.group.kind != "cpu" or len(found) == 1:
+                        rejected.append(one)
                     continue
-                choice, loads = ready
-                good, bad = _layouts(
-                    _Try(model, checkpoint, weights, engine, choice, loads, group, request, hub, repo, report)
-                )
-                feasible += [(candidate, checkpoint.quality) for candidate in good]
-                rejected += bad
-    return Decision(_ranked(feasible, request, model.context_tokens), _unique(rejected))
-
-
-def _choice(
-    engine: EngineFacts, model: ModelFacts, checkpoint: CheckpointFacts, group: Group, pins: Pins
-) -> tuple[EngineChoice, Loads] | Refusal:
-    """The engine in the version and environment that would load this checkpoint here, or why it would not."""
-    package = _package(engine, model, group)
-    version = pins.engine_version or package.version or engine.version
-    loads = legality.loader(engine, version, checkpoint, model.architecture, group)
-    if isinstance(loads, Refusal):
-        return loads
-    refusal = (
-        legality.too_old(engine, package, version)
-        or legality.unkept_pin(engine, pins)
-        or _below_floor(checkpoint, pins)
-    )
-    return refusal or (EngineChoice(name=engine.name, version=version, package=package.name), loads)
+                tried = _layouts(ask, one, ground)
+                feasible += [(candidate, checkpoint.quality) for candidate in tried.good]
+                rejected += [rejection(repo, checkpoint, engine, *each) for each in tried.bad]
+    alone = len(found) + len(unusable) == 1  # nothing can be refused twice
+    ranked = score.ranked(feasible, request, model.context_tokens)
+    return Decision(ranked, tuple(rejected) if alone else _unique(rejected))
 
 
 def _modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
@@ -128,43 +132,6 @@ def _modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
     if pins.engine is None and pins.gpus is None and pins.gpu_count is None:
         found = tuple(group for group in found if group.kind in ("cpu", "apple")) or found
     return tuple(group.first(1) if pins.gpu_count is None else group for group in found)
-
-
-def _repository(checkpoint: CheckpointFacts, pins: Pins) -> tuple[str, Hub]:
-    if pins.hub == "modelscope" and checkpoint.modelscope is not None:
-        return checkpoint.modelscope, "modelscope"
-    return checkpoint.repo, "huggingface"
-
-
-def names(checkpoint: CheckpointFacts) -> tuple[str, ...]:
-    """The checkpoint's ids on the hubs, in lower case."""
-    return tuple(name.lower() for name in (checkpoint.repo, checkpoint.modelscope) if name is not None)
-
-
-def _unwanted(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
-    """Whether a pin leaves this checkpoint out."""
-    if pins.hub == "modelscope" and checkpoint.modelscope is None:
-        return Refusal("pin.hub", "this checkpoint is not known to be on ModelScope", {})
-    if pins.repo is not None and pins.repo.lower() not in names(checkpoint):
-        return Refusal("pin.repo", f"{pins.repo} was asked for", {})
-    if pins.format is not None and pins.format != checkpoint.format:
-        return Refusal("pin.format", f"format {pins.format} was asked for", {})
-    if pins.quantization is not None and pins.quantization.lower() != checkpoint.quantization.lower():
-        return Refusal("pin.quantization", f"quantization {pins.quantization} was asked for", {})
-    return None
-
-
-def _below_floor(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
-    """Accuracy is never lowered unasked."""
-    asked = pins.quantization is not None or (pins.repo is not None and checkpoint.file_prefix is None)
-    if checkpoint.quality < LOWEST_QUALITY_UNASKED and not asked:
-        return Refusal(
-            "quality.floor",
-            f"{checkpoint.quantization} loses too much accuracy to be chosen unasked; "
-            f"--quantization {checkpoint.quantization} asks for it",
-            {"quality": checkpoint.quality, "least_quality": LOWEST_QUALITY_UNASKED},
-        )
-    return None
 
 
 _NO_DEVICE = Refusal("device.none", "there is no device here whose memory is known", {})
@@ -175,89 +142,159 @@ def _unknown_device(device: Unusable) -> Refusal:
     return Refusal("device.unknown_memory", f"{where} cannot be planned with: {device.reason}", {})
 
 
-def _layouts(one: _Try) -> tuple[list[Candidate], list[Rejection]]:
-    """All layouts of one checkpoint, engine and group, the widest tensor parallelism first.
-
-    More pipeline stages are tried only while fewer do not fit; and where the links are fast, stages inside a node
-    only while no wider tensor parallelism is legal, which is quicker for one sequence and no slower for many.
-    """
-    pins = one.request.pins
-    good: list[Candidate] = []
-    bad: list[Rejection] = []
-    fitted: set[tuple[int, bool]] = set()
-    legal: set[int] = set()
-    for layout in candidates.layouts(one.engine, one.checkpoint, one.group, pins):
-        key = (layout.tensor, layout.expert)
-        wider = one.group.link == "fast" and any(tensor > layout.tensor for tensor in legal)
-        if key in fitted or (layout.pipeline > 1 and wider and pins.pipeline_parallel is None):
-            continue
-        ranks = layout.tensor * layout.pipeline
-        for data in candidates.replica_counts(one.engine, one.group, ranks, pins):
-            parallel = Parallel(tensor=layout.tensor, pipeline=layout.pipeline, data=data, expert=layout.expert)
-            answer = _candidate(one, parallel)
-            if isinstance(answer, Refusal):
-                bad.append(_rejection(one.repo, one.checkpoint, one.engine, parallel, answer))
-                if answer.code.startswith("memory."):
-                    legal.add(layout.tensor)
-                if one.request.concurrency is None:
-                    break  # replicas do not help each other, unless what is asked for is shared out over them
+def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
+    """All layouts of one checkpoint, engine and group that may win, the widest tensor parallelism first."""
+    found = _Found()
+    pins = ask.request.pins
+    free = pins.pipeline_parallel is None
+    # Ranks below which the weights alone are more than the devices hold; where no more are there, all is worked out.
+    least = min(ground.room, 1 + int(one.least_bytes / max(1, ground.usable_bytes))) if free else 0
+    for stages in ground.shapes:
+        fitted: set[bool] = set()
+        roomy: set[bool] = set()
+        hopeless = None
+        for pipeline in stages.counts:
+            if stages.tensor * pipeline < least:
+                hopeless = pipeline
                 continue
-            good.append(answer)
-            fitted.add(key)
-            legal.add(layout.tensor)
-    return good, bad
+            bare = ground.lot(stages.tensor, pipeline, expert=False)
+            if free and pipeline > 1 and found.wider(bare):
+                continue
+            for expert in _experts(ask, one, ground.group, bare.bare):
+                if (expert in roomy and not stages.side_by_side) or (
+                    expert in fitted and pipeline not in stages.filling
+                ):
+                    continue
+                lot = ground.lot(stages.tensor, pipeline, expert=True) if expert else bare
+                best = _replicas(ask, one, ground, lot, found, most_only=expert in roomy)
+                if best is not None:
+                    fitted.add(expert)
+                    if _roomy(best, ask, 1):
+                        roomy.add(expert)
+        if hopeless is not None:
+            found.bad.append(_hopeless(one, ground, stages.tensor, hopeless))
+    return found
 
 
-def _speculative(one: _Try, parallel: Parallel) -> bool:
-    """MTP pays for one sequence at a time: on when asked for, or for latency where it works."""
-    pinned = one.request.pins.speculative
-    if pinned is not None:
-        return pinned == "mtp"
-    able = "mtp" in one.engine.speculative and bool(one.weights.mtp_layer) and parallel.pipeline == 1
-    return able and one.request.objective == "latency"
-
-
-def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
-    model, arch, request = one.model, one.model.architecture, one.request
-    refusal = legality.layout(arch, one.engine, parallel, one.group)
-    if refusal is not None:
-        return refusal
-    placed = candidates.place(one.group, parallel)
-    if placed is None:
-        needed = parallel.ranks * parallel.data
-        return Refusal(
-            "layout.devices",
-            f"needs {needed} devices, {len(one.group.devices)} are there",
-            {"needed_devices": needed, "devices": len(one.group.devices)},
-        )
-    speculative = _speculative(one, parallel)
-    if speculative and not one.weights.mtp_layer:
-        return Refusal("rule.no_mtp", f"{one.repo} holds no MTP layer for speculative decoding", {})
-    pinned_dtype = request.pins.kv_cache_dtype
-    if pinned_dtype is not None and pinned_dtype not in one.engine.kv_cache_dtypes:
-        return Refusal("engine.kv_cache_dtype", f"{one.engine.title} has no {pinned_dtype} KV cache", {})
-    verdict = legality.rules(
-        one.engine,
-        version=one.choice.version,
-        model_id=model.id,
-        checkpoint=one.checkpoint,
-        arch=arch,
-        group=one.group,
-        parallel=parallel,
-        speculative=speculative,
-        eager=bool(request.pins.eager),
-        driver=next((each.version for each in one.report.drivers if each.vendor == one.group.kind), None),
+def _hopeless(one: Ready, ground: Ground, tensor: int, pipeline: int) -> tuple[Parallel, Refusal]:
+    """What the weights alone rule out. Of fewer stages and still less memory nothing is told."""
+    share = int(one.least_bytes / (tensor * pipeline))
+    usable = ground.usable_bytes
+    return Parallel(tensor=tensor, pipeline=pipeline), Refusal(
+        "memory.weights",
+        f"needs {share / GIB:.1f} GiB a GPU for its weights alone; {usable / GIB:.1f} usable at most",
+        {"needed_bytes": share, "usable_bytes": usable, "weights_bytes": share},
     )
+
+
+def _experts(ask: _Ask, one: Ready, group: Group, bare: Parallel) -> tuple[bool, ...]:
+    """Whole experts on a rank are tried where slices of them are refused or slowed."""
+    pinned = ask.request.pins.expert_parallel
+    if pinned is not None:
+        return (pinned,)
+    if bare.tensor == 1 or "expert" not in one.engine.parallel:
+        return (False,)
+    sliced = one.verdict(group, bare, speculative=False, driver=ask.drivers.get(group.kind))
+    return (False, True) if isinstance(sliced, Refusal) or sliced.speed_factor < 1 else (False,)
+
+
+def _roomy(candidate: Candidate, ask: _Ask, replicas: int) -> bool:
+    """Whether more memory would be of no use: the whole context, and a cache for as many as count."""
+    enough = ROOMY_CONTEXTS * ask.wanted_tokens
+    return (
+        candidate.limits.context_tokens >= ask.wanted_tokens and candidate.memory.kv_cache_tokens * replicas >= enough
+    )
+
+
+def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *, most_only: bool) -> Candidate | None:
+    """Every placement, number of replicas and kind of decoding of a layout; returns the first on the best devices.
+
+    ``most_only`` leaves out a single replica where more would stand beside it: fewer stages do it as well.
+    """
+    if lot.refusal is not None:
+        pinned = ask.request.pins.data_parallel
+        parallel = lot.bare if pinned is None else msgspec.structs.replace(lot.bare, data=pinned)
+        found.bad.append((parallel, lot.refusal))
+        return None
+    refused: dict[int, tuple[Parallel, Refusal]] = {}
+    first: dict[int, Candidate] = {}
+    for places in lot.tries:
+        for position, (parallel, placed) in enumerate(places):
+            count = parallel.data
+            if most_only and position == 0 and len(places) > 1:
+                continue
+            if placed is None:
+                refused[count] = (parallel, _too_small(ground.group, parallel.ranks * count))
+                break
+            answers = _decodings(ask, one, ground.group, parallel, placed)
+            if isinstance(answers, Refusal):
+                refused[count] = (parallel, answers)
+                if position == 0:
+                    break  # further replicas lie on fuller devices
+                continue
+            found.good += answers
+            first.setdefault(count, answers[0])
+            if (position > 0 or most_only) and _roomy(answers[0], ask, count):
+                break  # there is room enough on the fullest devices: fewer replicas have no use for more
+    found.bad += [each for count, each in refused.items() if count not in first]
+    if first and lot.fast is not None:
+        found.fast[lot.bare.tensor] = max(lot.fast, found.fast.get(lot.bare.tensor, 0))
+    return first[min(first)] if first else None
+
+
+def _too_small(group: Group, needed: int) -> Refusal:
+    return Refusal(
+        "layout.devices",
+        f"needs {needed} devices, {len(group.devices)} are there",
+        {"needed_devices": needed, "devices": len(group.devices)},
+    )
+
+
+def _decodings(
+    ask: _Ask, one: Ready, group: Group, parallel: Parallel, placed: Placement
+) -> tuple[Candidate, ...] | Refusal:
+    """The candidates of a placement, one a kind of decoding; the refusal when none of them can be.
+
+    Speculative decoding that nobody asked for and that cannot be is no refusal: the layout stands without it.
+    """
+    on_devices = msgspec.structs.replace(parallel, devices=placed.indices)
+    lying = group if group.link == placed.link else group._replace(link=placed.link)
+    made: list[Candidate] = []
+    for speculative in candidates.speculative_choices(one.engine, has_mtp=one.has_mtp, pins=ask.request.pins):
+        answer = _candidate(ask, one, lying, parallel, on_devices, placed, speculative=speculative)
+        if not isinstance(answer, Refusal):
+            made.append(answer)
+        elif not made:
+            return answer
+    return tuple(made)
+
+
+def _candidate(
+    ask: _Ask,
+    one: Ready,
+    group: Group,
+    parallel: Parallel,
+    on_devices: Parallel,
+    placed: Placement,
+    *,
+    speculative: bool,
+) -> Candidate | Refusal:
+    arch, request, engine = ask.model.architecture, ask.request, one.engine
+    if speculative and not one.has_mtp:
+        return Refusal("rule.no_mtp", f"{one.checkpoint.repo} holds no MTP layer for speculative decoding", {})
+    pinned_dtype = request.pins.kv_cache_dtype
+    if pinned_dtype is not None and pinned_dtype not in engine.kv_cache_dtypes:
+        return Refusal("engine.kv_cache_dtype", f"{engine.title} has no {pinned_dtype} KV cache", {})
+    verdict = one.verdict(group, parallel, speculative=speculative, driver=ask.drivers.get(group.kind))
     if isinstance(verdict, Refusal):
         return verdict
-    fullest = min(placed, key=lambda device: device.free_bytes)
     fit = memory.fit(
         arch=arch,
-        model_context_tokens=model.context_tokens,
+        model_context_tokens=ask.model.context_tokens,
         weights=one.weights,
         checkpoint_format=one.checkpoint.format,
-        engine=one.engine,
-        device=fullest,
+        engine=engine,
+        device=placed.weakest,
         parallel=parallel,
         speculative=speculative,
         eager=bool(request.pins.eager),
@@ -268,10 +305,10 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
     speed = throughput.estimate(
         arch=arch,
         weights=one.weights,
-        engine=one.engine,
+        engine=engine,
         loads=one.loads,
-        group=one.group,
-        device=fullest,
+        group=group,
+        device=placed.weakest,
         parallel=parallel,
         limits=fit.limits,
         kv_bytes_per_token=fit.memory.kv_bytes_per_token,
@@ -281,89 +318,22 @@ def _candidate(one: _Try, parallel: Parallel) -> Candidate | Refusal:
         download_bytes=one.checkpoint.download_bytes,
         speed_factor=verdict.speed_factor,
     )
+    needs = fit.memory if placed.free_known else msgspec.structs.replace(fit.memory, basis="assumed")
     return Candidate(
         rank=0,
         score=0.0,
-        score_terms=ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0),
-        checkpoint=Checkpoint(
-            repo=one.repo,
-            hub=one.hub,
-            revision=request.pins.revision,
-            format=one.checkpoint.format,
-            quantization=one.checkpoint.quantization,
-            download_bytes=one.checkpoint.download_bytes,
-            file_prefix=one.checkpoint.file_prefix,
-        ),
+        score_terms=_UNRATED,
+        checkpoint=one.checkpoint,
         engine=one.choice,
-        parallel=msgspec.structs.replace(
-            parallel,
-            nodes=candidates.nodes_of_a_replica(placed, parallel),
-            devices=tuple(device.index for device in placed if device.index is not None),
-        ),
+        parallel=on_devices,
         limits=fit.limits,
-        memory=fit.memory,
+        memory=needs,
         speed=speed,
-        notes=(*_quality_note(one.checkpoint), *_tight_notes(fit.memory, one.report), *verdict.notes),
-    )
-
-
-def _package(engine: EngineFacts, model: ModelFacts, group: Group) -> Package:
-    """The environment that serves this architecture on these devices; the first where none is known for them."""
-    fitting = [
-        package
-        for package in engine.packages
-        if model.architecture.model_type in package.architectures and group.kind in package.devices
-    ]
-    return (fitting or engine.packages)[0]
-
-
-def _tight_notes(needs: Memory, report: HardwareReport) -> tuple[Note, ...]:
-    """Where the estimate leaves little room: on the device at its upper end, and in main memory."""
-    notes = []
-    device = needs.per_device
-    if needs.high_bytes > device.usable_bytes:
-        message = (
-            f"the estimate's upper end is {needs.high_bytes / GIB:.1f} GiB without the KV cache, "
-            f"{device.usable_bytes / GIB:.1f} are usable"
-        )
-        notes.append(Note(severity="oom", code="tight", message=message))
-    host = report.host.memory_total_bytes
-    if host is not None and needs.host_bytes > host:
-        message = f"about {needs.host_bytes / GIB:.0f} GiB of main memory are needed, {host / GIB:.1f} are here"
-        notes.append(Note(severity="oom", code="host_memory", message=message))
-    return tuple(notes)
-
-
-def _quality_note(checkpoint: CheckpointFacts) -> tuple[Note, ...]:
-    if checkpoint.quality >= QUALITY_WORTH_A_NOTE:
-        return ()
-    return (
-        Note(
-            severity="info",
-            code="accuracy",
-            message=f"{checkpoint.quantization} keeps about {checkpoint.quality:.1%} of the original weights' quality",
-            source=checkpoint.quality_source,
+        notes=(
+            *one.notes,
+            *notes.of(request, ask.report, placed, parallel, fit.limits, needs, speed),
+            *verdict.notes,
         ),
-    )
-
-
-def _ranked(
-    feasible: list[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
-) -> tuple[Candidate, ...]:
-    return score.ranked(feasible, request, model_context_tokens)
-
-
-def _rejection(
-    repo: str, checkpoint: CheckpointFacts, engine: EngineFacts, parallel: Parallel | None, refusal: Refusal
-) -> Rejection:
-    return Rejection(
-        repo=repo,
-        quantization=checkpoint.quantization,
-        engine=engine.name,
-        parallel=parallel,
-        code=refusal.code,
-        message=refusal.message,
-        numbers=refusal.numbers,
     )
 
 

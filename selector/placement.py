@@ -1,0 +1,252 @@
+"""Where ranks lie: which devices of a group make the stages of a replica, and which replicas come first.
+
+A stage is the devices of one tensor-parallel group, always inside one node. Two ways of cutting a node into stages
+are looked at, and no third one can be better than both:
+
+``near``      inside islands of fast links first; what is left over inside a NUMA node; then anywhere. Within an
+              island the emptiest devices go together, so for any bound on free memory as many stages as possible
+              keep it: it is the best of all placements whose stages have fast links.
+``emptiest``  the emptiest devices of the node together, whatever the links: the best of all for memory.
+
+The stages of a replica stay in one node where a node has enough of them (consecutive ones, the emptiest first, for
+the same reason), and only else span nodes. Replicas stand with the emptiest first, so that the first ``n`` are the
+best ``n``, and a device that others fill only spoils a plan that needs it.
+
+Differences of free memory below :data:`FREE_STEP_BYTES` are noise: near wins over emptiest, and lower indices over
+higher ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from selector.devices import MIB, Device, Group, Way, slowest
+
+#: Idle devices of one kind differ by tens of MiB; a plan is not laid out by that.
+FREE_STEP_BYTES = 256 * MIB
+#: Up to so many levels of free memory are all tried; of more, fewer and fewer.
+_LEVELS = 16
+
+
+class Stage(NamedTuple):
+    """The devices of one tensor-parallel group, by index; ``weakest`` has the least free memory."""
+
+    devices: tuple[Device, ...]
+    weakest: Device
+    link: Way
+
+
+class Placement(NamedTuple):
+    """The first replicas of a way: device indices in the order of ranks, the fullest device, the slowest link.
+
+    ``nodes`` is how many the widest replica spans, ``families`` how many kinds of device there are in it.
+    """
+
+    indices: tuple[int, ...]
+    weakest: Device
+    link: Way
+    nodes: int
+    families: int
+    free_known: bool
+
+
+class _Replica(NamedTuple):
+    devices: tuple[Device, ...]
+    weakest: Device
+    link: Way
+    nodes: int
+
+
+class Replicas:
+    """All replicas of one shape that a group holds, cut in one way: those with fast links first, then the emptiest."""
+
+    def __init__(self, replicas: list[_Replica]) -> None:
+        self._replicas = replicas
+        self._made: dict[int, Placement] = {}
+        self._weakest: list[Device] = []
+        #: After so many replicas: free memory of the fullest device in steps, and whether a link is slow.
+        self.levels: list[tuple[int, bool]] = []
+        slow = False
+        for replica in replicas:
+            weakest = self._weakest[-1] if self._weakest else replica.weakest
+            if replica.weakest.free_bytes < weakest.free_bytes:
+                weakest = replica.weakest
+            slow = slow or replica.link == "pcie"
+            self._weakest.append(weakest)
+            self.levels.append((steps(weakest), slow))
+        ends = [n for n in range(1, len(replicas)) if self.levels[n - 1] != self.levels[n]]
+        if len(ends) > _LEVELS:  # a large cluster whose devices all differ: powers of two apart
+            ends = [end for n, end in enumerate(ends, start=1) if n & (n - 1) == 0]
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._replicas)
+
+    def level_ends(self, most: int) -> list[int]:
+        """One, ``most``, and every count after which the next replica would have less memory or a slower link."""
+        most = min(most, len(self))
+        return sorted({1, most, *(end for end in self._ends if end < most)}) if most else []
+
+    def first(self, count: int) -> Placement | None:
+        """The placement of ``count`` replicas; ``None`` when there is no room."""
+        if not 1 <= count <= len(self._replicas):
+            return None
+        made = self._made.get(count)
+        if made is None:
+            chosen = self._replicas[:count]
+            devices = [device for replica in chosen for device in replica.devices]
+            made = self._made[count] = Placement(
+                tuple([device.index for device in devices if device.index is not None]),
+                self._weakest[count - 1],
+                "pcie" if self.levels[count - 1][1] else chosen[0].link,
+                max(replica.nodes for replica in chosen),
+                len({device.family for device in devices}),
+                all(device.free_known for device in devices),
+            )
+        return made
+
+
+class Floor:
+    """The placements of a group, each made once."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self._nodes: list[list[Device]] = []
+        for device in group.devices:  # they stand node by node
+            if self._nodes and self._nodes[-1][0].node == device.node:
+                self._nodes[-1].append(device)
+            else:
+                self._nodes.append([device])
+        self._plain = all(len({device.island for device in node}) == 1 for node in self._nodes)
+        self._stages: dict[tuple[int, bool], list[list[Stage]]] = {}
+        self._ways: dict[tuple[int, int, bool], tuple[Replicas, ...]] = {}
+        self._counts: dict[int, tuple[int, ...]] = {}
+
+    def ways(self, tensor: int, pipeline: int, *, spans: bool) -> tuple[Replicas, ...]:
+        """The replicas of a shape: nearest first, and second the emptiest where that is emptier.
+
+        Where links are as slow in both, only the emptier one is left: nothing is lost by it that could be counted.
+        ``spans`` says whether the engine runs a replica over several nodes.
+        """
+        spans = spans and len(self._nodes) > 1
+        key = (tensor, pipeline, spans)
+        found = self._ways.get(key)
+        if found is None:
+            near = Replicas(_replicas(self._cut(tensor, near=True), pipeline, spans=spans))
+            found = (near,)
+            if tensor > 1 and not self._plain:
+                emptiest = Replicas(_replicas(self._cut(tensor, near=False), pipeline, spans=spans))
+                if [free for free, _ in emptiest.levels] != [free for free, _ in near.levels]:
+                    fast = any(not slow for _, slow in near.levels)
+                    found = (near, emptiest) if fast else (emptiest,)
+            self._ways[key] = found
+        return found
+
+    def stage_counts(self, tensor: int) -> tuple[int, ...]:
+        """Numbers of stages after which the next one would lie on fuller devices."""
+        found = self._counts.get(tensor)
+        if found is None:
+            ways = self.ways(tensor, 1, spans=False)
+            found = self._counts[tensor] = tuple({end for way in ways for end in way.level_ends(len(way))})
+        return found
+
+    def _cut(self, tensor: int, *, near: bool) -> list[list[Stage]]:
+        made = self._stages.get((tensor, near))
+        if made is None:
+            cut = _near if near else _emptiest
+            made = self._stages[tensor, near] = [
+                sorted(map(_stage, cut(node, tensor)), key=_quickest if near else _first) for node in self._nodes
+            ]
+        return made
+
+
+def steps(device: Device) -> int:
+    """Free memory, as far as it tells devices apart."""
+    return device.free_bytes // FREE_STEP_BYTES
+
+
+def _stage(devices: list[Device]) -> Stage:
+    if len(devices) == 1:
+        return Stage((devices[0],), devices[0], "none")
+    weakest = min(devices, key=lambda device: device.free_bytes)
+    return Stage(tuple(sorted(devices, key=_index)), weakest, slowest(devices))
+
+
+def _index(device: Device) -> int:
+    return device.index or 0
+
+
+def _first(part: Stage | _Replica) -> tuple[int, int]:
+    """The emptiest first."""
+    return -steps(part.weakest), part.devices[0].index or 0
+
+
+def _quickest(part: Stage | _Replica) -> tuple[bool, int, int]:
+    """Fast links first, then the emptiest."""
+    return part.link == "pcie", -steps(part.weakest), part.devices[0].index or 0
+
+
+def _emptiest(node: list[Device], tensor: int) -> Iterator[list[Device]]:
+    for start in range(0, len(node) - tensor + 1, tensor):  # a group's devices stand with the emptiest first
+        yield node[start : start + tensor]
+
+
+def _near(node: list[Device], tensor: int) -> Iterator[list[Device]]:
+    """Stages inside islands, then of what is left inside NUMA nodes, then inside kinds of device, then of the rest."""
+    parts: list[list[Device]] = [[device] for device in node]
+    for place in (_island, _home, _family, _node):
+        together: dict[tuple[int, ...], list[Device]] = {}
+        for part in parts:
+            together.setdefault(place(part[0]), []).extend(part)
+        parts = []
+        for devices in together.values():
+            whole = len(devices) - len(devices) % tensor
+            yield from _emptiest(devices, tensor)
+            if whole < len(devices):
+                parts.append(devices[whole:])
+        # What is left of an island stays together: two linked pairs make a better four than halves of four.
+        parts.sort(key=lambda part: (-steps(part[-1]), part[0].index or 0))
+
+
+def _island(device: Device) -> tuple[int, ...]:
+    return (device.island,)
+
+
+def _home(device: Device) -> tuple[int, ...]:
+    return device.family, device.numa
+
+
+def _family(device: Device) -> tuple[int, ...]:
+    return (device.family,)
+
+
+def _node(device: Device) -> tuple[int, ...]:
+    return (device.node,)
+
+
+def _replicas(nodes: list[list[Stage]], pipeline: int, *, spans: bool) -> list[_Replica]:
+    """Replicas inside nodes and, of the stages that are left, over several nodes."""
+    inside: list[_Replica] = []
+    left: list[Stage] = []
+    for stages in nodes:
+        whole = len(stages) - len(stages) % pipeline
+        inside += [_replica(stages[start : start + pipeline]) for start in range(0, whole, pipeline)]
+        left += stages[whole:]
+    inside.sort(key=_quickest)
+    across: list[_Replica] = []
+    if spans and len(left) >= pipeline:
+        left.sort(key=_quickest)
+        whole = len(left) - len(left) % pipeline
+        across = [_replica(left[start : start + pipeline]) for start in range(0, whole, pipeline)]
+    return inside + across
+
+
+def _replica(stages: list[Stage]) -> _Replica:
+    if len(stages) == 1:
+        return _Replica(*stages[0], 1)
+    devices = tuple([device for stage in stages for device in stage.devices])
+    weakest = min((stage.weakest for stage in stages), key=lambda device: device.free_bytes)
+    alone = stages[0].link == "none"  # the ways between stages count where there are none inside them
+    link: Way = slowest(devices) if alone else "pcie" if any(stage.link == "pcie" for stage in stages) else "fast"
+    return _Replica(devices, weakest, link, len({device.node for device in devices}))

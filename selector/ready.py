@@ -1,0 +1,236 @@
+"""What does not depend on a machine's memory, worked out once: which checkpoints an engine runs on a kind of device.
+
+A plan asks for the same answers for every layout, and a thousand hosts ask for those of a few kinds of device, so
+they are kept by model, engine, kind of device and pins. All of it is a function of its arguments.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+from selector import legality
+from selector.architecture import StoredWeights, stored_weights
+from selector.contract import Checkpoint, EngineChoice, Note, Parallel, Rejection
+from selector.devices import Group
+from selector.facts import CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts, Package
+from selector.legality import Refusal, Verdict
+from selector.request import Pins
+
+#: Checkpoints below this quality are shown as refused unless the user pins them: accuracy is never lowered
+#: silently. Three bits a weight are the lowest that is offered unasked.
+LOWEST_QUALITY_UNASKED = 0.9
+#: Below this, the chosen plan says what is lost.
+QUALITY_WORTH_A_NOTE = 0.985
+
+#: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
+LEAST_SHARE_LOADED = 0.9
+
+_T = TypeVar("_T")
+
+
+class _Same(Generic[_T]):
+    """A key by identity: hashing a model's facts by value takes longer than what is looked up."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: _T) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+
+class _Specimen:
+    """A key for a kind of device: everything that legality may ask of a group, and no free memory."""
+
+    __slots__ = ("group", "key")
+
+    def __init__(self, group: Group) -> None:
+        device = group.devices[0]
+        facts = None if device.facts is None else (device.facts.id, device.facts.architecture)
+        # One device stands for all: the cache would else keep every device of a cluster.
+        self.group = group._replace(devices=group.devices[:1], per_node=1, nodes=group.nodes[:1], link="none")
+        self.key = (group.kind, group.name, device.capability, device.sliced, device.total_bytes, facts)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Specimen) and self.key == other.key
+
+
+class Ready:
+    """A checkpoint that an engine loads on a kind of device, and what is legal of its layouts."""
+
+    def __init__(
+        self,
+        model: ModelFacts,
+        facts: CheckpointFacts,
+        engine: EngineFacts,
+        choice: EngineChoice,
+        loads: Loads,
+        hub: tuple[str, Hub],
+        pins: Pins,
+    ) -> None:
+        self.model, self.facts, self.engine, self.choice, self.loads = model, facts, engine, choice, loads
+        self.weights: StoredWeights = stored_weights(model.architecture, facts)
+        self.has_mtp = bool(self.weights.mtp_layer)
+        #: Bytes that lie on the devices of a replica at least, whatever the layout.
+        self.least_bytes = LEAST_SHARE_LOADED * self.weights.total
+        self.checkpoint = Checkpoint(
+            repo=hub[0],
+            hub=hub[1],
+            revision=pins.revision,
+            format=facts.format,
+            quantization=facts.quantization,
+            download_bytes=facts.download_bytes,
+            file_prefix=facts.file_prefix,
+        )
+        self.notes = _quality_note(facts)
+        self._eager = bool(pins.eager)
+        self._verdicts: dict[tuple[int, int, bool, bool, int, int, str, str | None], Refusal | Verdict] = {}
+
+    def verdict(self, group: Group, parallel: Parallel, *, speculative: bool, driver: str | None) -> Refusal | Verdict:
+        """The engine's known faults for a layout. Replicas are independent: their number does not matter."""
+        key = (
+            parallel.tensor,
+            parallel.pipeline,
+            parallel.expert,
+            speculative,
+            group.per_node,
+            len(group.nodes),
+            group.link,
+            driver,
+        )
+        found = self._verdicts.get(key)
+        if found is None:
+            found = self._verdicts[key] = legality.rules(
+                self.engine,
+                version=self.choice.version,
+                model_id=self.model.id,
+                checkpoint=self.facts,
+                arch=self.model.architecture,
+                group=group,
+                parallel=parallel,
+                speculative=speculative,
+                eager=self._eager,
+                driver=driver,
+            )
+        return found
+
+
+def ready(model: ModelFacts, engine: EngineFacts, group: Group, pins: Pins) -> tuple[Ready | Rejection, ...]:
+    """For every checkpoint of the model, in order: how the engine would load it on this kind of device, or why not."""
+    return _ready(_Same(model), _Same(engine), _Specimen(group), pins)
+
+
+@lru_cache(maxsize=1024)
+def _ready(
+    model: _Same[ModelFacts], engine: _Same[EngineFacts], specimen: _Specimen, pins: Pins
+) -> tuple[Ready | Rejection, ...]:
+    found: list[Ready | Rejection] = []
+    for checkpoint in model.it.checkpoints:
+        choice = _choice(engine.it, model.it, checkpoint, specimen.group, pins)
+        hub = repository(checkpoint, pins)
+        if isinstance(choice, Refusal):
+            found.append(rejection(hub[0], checkpoint, engine.it, None, choice))
+        else:
+            found.append(Ready(model.it, checkpoint, engine.it, *choice, hub, pins))
+    return tuple(found)
+
+
+def _choice(
+    engine: EngineFacts, model: ModelFacts, checkpoint: CheckpointFacts, group: Group, pins: Pins
+) -> tuple[EngineChoice, Loads] | Refusal:
+    """The engine in the version and environment that would load this checkpoint here, or why it would not."""
+    package = _package(engine, model, group)
+    version = pins.engine_version or package.version or engine.version
+    loads = legality.loader(engine, version, checkpoint, model.architecture, group)
+    if isinstance(loads, Refusal):
+        return loads
+    refusal = (
+        legality.too_old(engine, package, version)
+        or legality.unkept_pin(engine, pins)
+        or _below_floor(checkpoint, pins)
+    )
+    return refusal or (EngineChoice(name=engine.name, version=version, package=package.name), loads)
+
+
+def _package(engine: EngineFacts, model: ModelFacts, group: Group) -> Package:
+    """The environment that serves this architecture on these devices; the first where none is known for them."""
+    fitting = [
+        package
+        for package in engine.packages
+        if model.architecture.model_type in package.architectures and group.kind in package.devices
+    ]
+    return (fitting or engine.packages)[0]
+
+
+def repository(checkpoint: CheckpointFacts, pins: Pins) -> tuple[str, Hub]:
+    """The checkpoint's id, and the hub that it is taken from."""
+    if pins.hub == "modelscope" and checkpoint.modelscope is not None:
+        return checkpoint.modelscope, "modelscope"
+    return checkpoint.repo, "huggingface"
+
+
+def names(checkpoint: CheckpointFacts) -> tuple[str, ...]:
+    """The checkpoint's ids on the hubs, in lower case."""
+    return tuple(name.lower() for name in (checkpoint.repo, checkpoint.modelscope) if name is not None)
+
+
+def unwanted(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
+    """Whether a pin leaves this checkpoint out."""
+    if pins.hub == "modelscope" and checkpoint.modelscope is None:
+        return Refusal("pin.hub", "this checkpoint is not known to be on ModelScope", {})
+    if pins.repo is not None and pins.repo.lower() not in names(checkpoint):
+        return Refusal("pin.repo", f"{pins.repo} was asked for", {})
+    if pins.format is not None and pins.format != checkpoint.format:
+        return Refusal("pin.format", f"format {pins.format} was asked for", {})
+    if pins.quantization is not None and pins.quantization.lower() != checkpoint.quantization.lower():
+        return Refusal("pin.quantization", f"quantization {pins.quantization} was asked for", {})
+    return None
+
+
+def _below_floor(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
+    """Accuracy is never lowered unasked."""
+    asked = pins.quantization is not None or (pins.repo is not None and checkpoint.file_prefix is None)
+    if checkpoint.quality < LOWEST_QUALITY_UNASKED and not asked:
+        return Refusal(
+            "quality.floor",
+            f"{checkpoint.quantization} loses too much accuracy to be chosen unasked; "
+            f"--quantization {checkpoint.quantization} asks for it",
+            {"quality": checkpoint.quality, "least_quality": LOWEST_QUALITY_UNASKED},
+        )
+    return None
+
+
+def _quality_note(checkpoint: CheckpointFacts) -> tuple[Note, ...]:
+    if checkpoint.quality >= QUALITY_WORTH_A_NOTE:
+        return ()
+    return (
+        Note(
+            severity="info",
+            code="accuracy",
+            message=f"{checkpoint.quantization} keeps about {checkpoint.quality:.1%} of the original weights' quality",
+            source=checkpoint.quality_source,
+        ),
+    )
+
+
+def rejection(
+    repo: str, checkpoint: CheckpointFacts, engine: EngineFacts, parallel: Parallel | None, refusal: Refusal
+) -> Rejection:
+    """A refusal as the plan shows it."""
+    return Rejection(
+        repo=repo,
+        quantization=checkpoint.quantization,
+        engine=engine.name,
+        parallel=parallel,
+        code=refusal.code,
+        message=refusal.message,
+        numbers=refusal.numbers,
+    )
