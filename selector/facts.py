@@ -330,9 +330,10 @@ class CollectiveRule(Value, frozen=True, kw_only=True):
 
 
 class MtpRule(Value, frozen=True, kw_only=True):
-    """Speculative decoding with one proposed token: how often it is right, and what proposing costs a step."""
+    """Speculative decoding: tokens proposed a step, how many of them are right on average, and what proposing costs."""
 
-    acceptance: float
+    proposed_tokens: int
+    accepted_tokens: float
     step_seconds: float
     source: str
 

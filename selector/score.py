@@ -4,7 +4,7 @@
 ``speed``     logarithmic against the fastest candidate of the list, 0 at a thirty-second of it: tokens a second
               of one request's answer (latency), of all (throughput), or the geometric mean of both (the others).
 ``context``   logarithmic between 4,096 tokens and what was asked for, or the model's own limit.
-``headroom``  1 where the KV cache holds four full contexts, and all the requests that were asked for at once.
+``headroom``  1 where the KV cache holds two full contexts, and all the requests that were asked for at once.
 ``download``  1 where the weights are here already, else ``1 / (1 + hours to fetch them)``.
 
 A logarithm keeps the order of any two candidates whatever else is in the list. Ties break by fewer devices,
@@ -48,7 +48,7 @@ DOWNLOAD_BYTES_PER_SECOND = 125_000_000
 
 QUALITY_SLOPE = 8.0
 SPEED_OCTAVES = 5.0
-_FULL_HEADROOM_CONTEXTS = 4
+FULL_HEADROOM_CONTEXTS = 2
 _HOUR = 3600
 _DIGITS = 4
 
@@ -95,7 +95,7 @@ def terms(
         context = min(1.0, reach / log2(wanted / MINIMUM_CONTEXT_TOKENS))
     room = candidate.memory.kv_cache_tokens * candidate.parallel.data
     together = (request.concurrency or 0) * (request.workload.input_tokens + request.workload.output_tokens)
-    full = max(_FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
+    full = max(FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
     return ScoreTerms(
         quality=round(max(0.0, 1 - (1 - quality) * QUALITY_SLOPE), _DIGITS),
         speed=round(speed, _DIGITS),

@@ -185,7 +185,8 @@ def _speed(rule: SpeedRule) -> Iterator[Fault]:
         for name in ("link_seconds", "pcie_seconds", "handover_seconds", "network_seconds"):
             yield from _not_negative(f"speed.collectives.{name}", getattr(rule.collectives, name))
     if rule.mtp is not None:
-        yield from _share("speed.mtp.acceptance", rule.mtp.acceptance)
+        yield from _positive("speed.mtp.proposed_tokens", rule.mtp.proposed_tokens)
+        yield from _not_negative("speed.mtp.accepted_tokens", rule.mtp.accepted_tokens)
         yield from _not_negative("speed.mtp.step_seconds", rule.mtp.step_seconds)
 
 

@@ -5,7 +5,7 @@ A pass of ``s`` sequences through the model, each adding one token, takes on eve
     gpu(s)  = weights(s) / (bandwidth x bandwidth_efficiency)       weights that s sequences touch, and their KV cache
             + 2 x active parameters x s / (rate x decode_efficiency)
             + 2 x layers x (collective latency + all-reduced bytes / link)         with tensor parallelism
-            + s x sequence_seconds                                   sampling and scheduling a sequence
+            + s x sequence_seconds                                   sampling and scheduling a token
     pass(s) = gpu(s) + layers x layer_seconds                        with CUDA graphs
             = max(gpu(s), layers x eager_layer_seconds)              without: the host launches, all else hides behind
 
@@ -14,7 +14,7 @@ A pass of ``s`` sequences through the model, each adding one token, takes on eve
 reads its share. Pipeline stages pass one sequence on in turn; a full pipeline holds as many batches as stages.
 A prompt's token costs ``2 x active parameters`` operations at ``prefill_efficiency`` of the rate of the kernel,
 ``4 x layers x heads x head_dim x position`` for attention at ``attention_efficiency`` of the 16-bit rate, and its
-share of the all-reduces. With MTP a pass verifies one proposed token more for each sequence.
+share of the all-reduces. With MTP a pass verifies the proposed tokens of each sequence beside its last one.
 
 Why each term is there: for one sequence at tensor parallel 4 and more the latency term is nearly all (14.8 ms a
 token over 92 layers, whatever the bandwidth); on a Mac the bandwidth; at concurrency 16 to 100 the touched experts;
@@ -35,6 +35,8 @@ from selector.facts import Architecture, EngineFacts, Loads
 
 #: Bytes of a hidden state's element: 16 bits in every engine.
 HIDDEN_BYTES = 2
+#: Expert parallelism against slices of the experts: +3.5 % to -7 % published, by machine and engine.
+EXPERT_PARALLEL_FACTOR = 0.98
 #: All-reduces a layer under tensor parallelism: after attention and after the experts.
 COLLECTIVES_PER_LAYER = 2
 
@@ -89,8 +91,7 @@ class Pass(NamedTuple):
         tokens = sequences * self.tokens
         touched = 1.0 - math.pow(1.0 - self.expert_share, tokens)
         gpu = (self.rest_bytes + self.experts_bytes * touched + sequences * self.kv_bytes) / self.bandwidth
-        gpu += tokens * (self.operations_seconds + self.reduce_seconds) + self.reduce_latency
-        gpu += sequences * self.sequence_seconds
+        gpu += tokens * (self.operations_seconds + self.reduce_seconds + self.sequence_seconds) + self.reduce_latency
         taken = max(gpu, self.launch_seconds) if self.eager else gpu + self.launch_seconds
         return (taken + self.handover_seconds) * self.draft_share + self.draft_seconds
 
@@ -167,6 +168,8 @@ def passes(
     if rate.bandwidth is None:
         return None
     tensor, layers = parallel.tensor, arch.num_hidden_layers
+    if parallel.expert:
+        speed_factor *= EXPERT_PARALLEL_FACTOR
     sparse_layers = layers - arch.first_k_dense_replace
     experts = weights.sparse_layer.get("routed_experts", 0.0)
     rest = (
@@ -196,9 +199,9 @@ def passes(
         eager=limits.eager,
         sequence_seconds=rule.sequence_seconds,
         handover_seconds=handover,
-        tokens=1 if mtp is None else 2,
-        gain=1.0 if mtp is None else 1.0 + mtp.acceptance,
-        draft_share=1.0 if mtp is None else 1.0 + arch.num_nextn_predict_layers / layers,
+        tokens=1 if mtp is None else 1 + mtp.proposed_tokens,
+        gain=1.0 if mtp is None else 1.0 + mtp.accepted_tokens,
+        draft_share=1.0 if mtp is None else 1.0 + mtp.proposed_tokens * arch.num_nextn_predict_layers / layers,
         draft_seconds=0.0 if mtp is None else mtp.step_seconds,
         stages=stages,
         pipeline_efficiency=1.0 if stages == 1 or collectives is None else collectives.pipeline_efficiency,
