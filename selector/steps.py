@@ -28,10 +28,9 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from selector.architecture import StoredWeights, active_parameters
-from selector.contract import Limits, Parallel
-from selector.devices import Device, Group
-from selector.facts import Architecture, EngineFacts, Loads
+from selector.architecture import active_parameters
+from selector.devices import Device, Way
+from selector.facts import Architecture, EngineFacts
 
 #: Bytes of a hidden state's element: 16 bits in every engine.
 HIDDEN_BYTES = 2
@@ -41,24 +40,21 @@ EXPERT_PARALLEL_FACTOR = 0.98
 COLLECTIVES_PER_LAYER = 2
 
 
-class Rates(NamedTuple):
-    """One rank's share of a device, at full efficiency: bytes and operations a second.
+class Site(NamedTuple):
+    """What a rank works with, at full efficiency: bytes and operations a second, and the way to the other ranks.
 
-    ``None`` is unknown. ``wide_flops`` is the 16-bit rate that attention runs at.
+    ``None`` is unknown. ``wide_flops`` is the 16-bit rate that attention runs at, ``link_seconds`` the latency of a
+    small all-reduce, ``link_bytes_per_second`` what large ones reach. ``assumed`` says that a rate is nobody's figure
+    of this device, ``link_assumed`` that the link's is none.
     """
 
     bandwidth: float | None
     flops: float | None
     wide_flops: float | None
     assumed: bool
-
-
-class Link(NamedTuple):
-    """The way between the ranks of a tensor-parallel group: latency of a small all-reduce, bytes a second."""
-
-    seconds: float
-    bytes_per_second: float
-    assumed: bool
+    link_seconds: float
+    link_bytes_per_second: float
+    link_assumed: bool
 
 
 class Pass(NamedTuple):
@@ -105,29 +101,35 @@ class Pass(NamedTuple):
         )
 
 
-def rates(engine: EngineFacts, device: Device, kernel: str) -> Rates:
-    """What the device gives a kernel. A host's bandwidth and rate are assumed: nobody probes them."""
+def site(engine: EngineFacts, device: Device, way: Way, kernel: str) -> Site:
+    """What the device gives a kernel, and the slowest way between two of a group's devices.
+
+    A host's bandwidth and rate are assumed: nobody probes them.
+    """
     if device.kind == "cpu":
         rule = engine.speed
         bandwidth = None if rule.cpu_bandwidth_gb_per_second is None else rule.cpu_bandwidth_gb_per_second * 1e9
         flops = None if rule.cpu_tflops is None else rule.cpu_tflops * 1e12
-        return Rates(bandwidth, flops, flops, assumed=True)
-    return Rates(device.bandwidth_bytes_per_second, device.flops(kernel), device.flops("bf16"), assumed=False)
+        return Site(bandwidth, flops, flops, True, 0.0, math.inf, False)
+    return Site(
+        device.bandwidth_bytes_per_second,
+        device.flops(kernel),
+        device.flops("bf16"),
+        False,
+        *_link(engine, device, way),
+    )
 
 
-def link(engine: EngineFacts, group: Group, device: Device) -> Link:
-    """The link of a tensor-parallel group, by the slowest way between two of its devices."""
+def _link(engine: EngineFacts, device: Device, way: Way) -> tuple[float, float, bool]:
     rule = engine.speed.collectives
-    if rule is None or group.link == "none":
-        return Link(0.0, math.inf, assumed=False)
+    if rule is None or way == "none":
+        return 0.0, math.inf, False
     facts = device.facts
-    if group.link == "fast":
-        known = None if facts is None else facts.link_gb_per_second
-        if known is not None:
-            return Link(rule.link_seconds, known * 1e9 * rule.link_efficiency, assumed=False)
+    if way == "fast" and facts is not None and facts.link_gb_per_second is not None:
+        return rule.link_seconds, facts.link_gb_per_second * 1e9 * rule.link_efficiency, False
     known = None if facts is None else facts.pcie_gb_per_second
     each = rule.unknown_gb_per_second if known is None else known
-    return Link(rule.pcie_seconds, each * 1e9 * rule.pcie_efficiency, assumed=known is None)
+    return rule.pcie_seconds, each * 1e9 * rule.pcie_efficiency, known is None
 
 
 def all_reduce_bytes(arch: Architecture, tensor: int) -> float:
@@ -145,58 +147,65 @@ def operations_per_token(arch: Architecture) -> float:
     return 2.0 * active_parameters(arch)
 
 
+class Layout(NamedTuple):
+    """How a model's work is cut: ranks, stages, whether stages lie on several nodes, whole experts on a rank."""
+
+    tensor: int
+    pipeline: int
+    across_nodes: bool
+    expert: bool
+
+
+class Decoding(NamedTuple):
+    """How answers are written: with MTP or not, without CUDA graphs or with, and what a token's KV cache takes."""
+
+    mtp: bool
+    eager: bool
+    kv_bytes_per_token: float
+    context_tokens: float
+
+
+@lru_cache(maxsize=1 << 14)  # pure, and the same for every device of a kind
 def passes(
-    *,
     arch: Architecture,
-    weights: StoredWeights,
     engine: EngineFacts,
-    loads: Loads,
-    group: Group,
-    device: Device,
-    parallel: Parallel,
-    limits: Limits,
-    kv_bytes_per_token: float,
-    context_tokens: float,
+    here: Site,
+    layout: Layout,
+    decoding: Decoding,
+    experts_bytes: float,
+    rest_bytes: float,
     speed_factor: float,
 ) -> Pass | None:
     """The coefficients of a candidate's passes at a mean context, or ``None`` where the bandwidth is unknown.
 
+    ``experts_bytes`` and ``rest_bytes`` are what is stored of all routed experts and of all else that a token reads.
     An unknown arithmetic rate leaves its term out: what one sequence takes is bound by bandwidth and latency.
     """
-    rule = engine.speed
-    rate = rates(engine, device, loads.kernel)
-    if rate.bandwidth is None:
+    if here.bandwidth is None:
         return None
-    tensor, layers = parallel.tensor, arch.num_hidden_layers
-    if parallel.expert:
+    rule = engine.speed
+    tensor, layers = layout.tensor, arch.num_hidden_layers
+    if layout.expert:
         speed_factor *= EXPERT_PARALLEL_FACTOR
-    sparse_layers = layers - arch.first_k_dense_replace
-    experts = weights.sparse_layer.get("routed_experts", 0.0)
-    rest = (
-        sparse_layers * (sum(weights.sparse_layer.values()) - experts)
-        + arch.first_k_dense_replace * sum(weights.dense_layer.values())
-        + weights.lm_head
-    )
-    between = link(engine, group, device)
-    mtp = rule.mtp if limits.speculative == "mtp" else None
-    stages = parallel.pipeline if "pipeline" in engine.parallel else 1
+    mtp = rule.mtp if decoding.mtp else None
+    stages = layout.pipeline if "pipeline" in engine.parallel else 1
     collectives = rule.collectives
     handover = 0.0
-    if parallel.pipeline > 1 and collectives is not None:
-        each = collectives.network_seconds if parallel.nodes > 1 else collectives.handover_seconds
-        handover = (parallel.pipeline - 1) * each
-    flops = None if rate.flops is None else rate.flops * tensor * speed_factor * rule.decode_efficiency
+    if layout.pipeline > 1 and collectives is not None:
+        each = collectives.network_seconds if layout.across_nodes else collectives.handover_seconds
+        handover = (layout.pipeline - 1) * each
+    flops = None if here.flops is None else here.flops * tensor * speed_factor * rule.decode_efficiency
     return Pass(
-        experts_bytes=sparse_layers * experts / tensor,
-        rest_bytes=rest / tensor,
+        experts_bytes=experts_bytes / tensor,
+        rest_bytes=rest_bytes / tensor,
         expert_share=arch.num_experts_per_tok / arch.n_routed_experts,
-        kv_bytes=context_tokens * kv_bytes_per_token / min(tensor, arch.num_key_value_heads),
-        bandwidth=rate.bandwidth * rule.bandwidth_efficiency * speed_factor,
+        kv_bytes=decoding.context_tokens * decoding.kv_bytes_per_token / min(tensor, arch.num_key_value_heads),
+        bandwidth=here.bandwidth * rule.bandwidth_efficiency * speed_factor,
         operations_seconds=0.0 if flops is None else operations_per_token(arch) / flops,
-        reduce_seconds=all_reduce_bytes(arch, tensor) / between.bytes_per_second,
-        reduce_latency=COLLECTIVES_PER_LAYER * layers * between.seconds if tensor > 1 else 0.0,
-        launch_seconds=layers * (rule.eager_layer_seconds if limits.eager else rule.layer_seconds),
-        eager=limits.eager,
+        reduce_seconds=all_reduce_bytes(arch, tensor) / here.link_bytes_per_second,
+        reduce_latency=COLLECTIVES_PER_LAYER * layers * here.link_seconds if tensor > 1 else 0.0,
+        launch_seconds=layers * (rule.eager_layer_seconds if decoding.eager else rule.layer_seconds),
+        eager=decoding.eager,
         sequence_seconds=rule.sequence_seconds,
         handover_seconds=handover,
         tokens=1 if mtp is None else 1 + mtp.proposed_tokens,
@@ -208,31 +217,23 @@ def passes(
     )
 
 
+@lru_cache(maxsize=1 << 14)  # pure, and the same for every device of a kind
 def prefill_seconds_per_token(
-    *,
-    arch: Architecture,
-    engine: EngineFacts,
-    loads: Loads,
-    group: Group,
-    device: Device,
-    parallel: Parallel,
-    prompt_tokens: int,
-    speed_factor: float,
+    arch: Architecture, engine: EngineFacts, here: Site, layout: Layout, prompt_tokens: int, speed_factor: float
 ) -> float | None:
     """Seconds a token of a prompt takes, mean over the prompt; ``None`` where the arithmetic rate is unknown.
 
     Stages of a pipeline work on consecutive chunks.
     """
-    rule = engine.speed
-    rate = rates(engine, device, loads.kernel)
-    if rate.flops is None:
+    if here.flops is None:
         return None
-    tensor = parallel.tensor
-    linear = operations_per_token(arch) / (rate.flops * rule.prefill_efficiency * tensor * speed_factor)
+    rule, tensor = engine.speed, layout.tensor
+    if layout.expert:
+        speed_factor *= EXPERT_PARALLEL_FACTOR
+    linear = operations_per_token(arch) / (here.flops * rule.prefill_efficiency * tensor * speed_factor)
     scores = 4.0 * arch.num_hidden_layers * arch.num_attention_heads * arch.head_dim * prompt_tokens / 2
-    attention = scores / ((rate.wide_flops or rate.flops) * rule.attention_efficiency * tensor)
-    between = link(engine, group, device)
-    seconds = linear + attention + all_reduce_bytes(arch, tensor) / between.bytes_per_second
-    if parallel.pipeline > 1 and "pipeline" in engine.parallel and rule.collectives is not None:
-        seconds /= parallel.pipeline * rule.collectives.pipeline_efficiency
+    attention = scores / ((here.wide_flops or here.flops) * rule.attention_efficiency * tensor)
+    seconds = linear + attention + all_reduce_bytes(arch, tensor) / here.link_bytes_per_second
+    if layout.pipeline > 1 and "pipeline" in engine.parallel and rule.collectives is not None:
+        seconds /= layout.pipeline * rule.collectives.pipeline_efficiency
     return seconds

@@ -21,14 +21,12 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-import msgspec
-
 from selector.architecture import StoredWeights
 from selector.contract import Limits, Parallel, Speed
 from selector.devices import Device, Group
 from selector.facts import Architecture, Basis, EngineFacts, Loads
 from selector.request import Workload
-from selector.steps import Pass, link, passes, prefill_seconds_per_token, rates
+from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_token, site
 
 #: Requests a replica of the run that ``throughput`` is of (``vllm bench serve`` sends as many unless told otherwise).
 BENCHMARK_REQUESTS = 1000
@@ -60,6 +58,7 @@ def answer_scale(mean_tokens: int, longest_tokens: int) -> float:
     return low
 
 
+@lru_cache(maxsize=1 << 14)
 def drain_seconds(one: Pass, sequences: float, mean_tokens: int) -> float:
     """Seconds until ``sequences`` that started together have all ended, their lengths spread as described."""
     scale = answer_scale(mean_tokens, LONGEST_ANSWER_TOKENS)
@@ -71,6 +70,31 @@ def drain_seconds(one: Pass, sequences: float, mean_tokens: int) -> float:
         weight * one.round_seconds(max(1.0, sequences * math.exp(-point * steps / scale))) for point, weight in _POINTS
     )
     return steps * mean_step / one.gain
+
+
+def _read_bytes(arch: Architecture, weights: StoredWeights) -> tuple[float, float]:
+    """Stored bytes of all routed experts, and of all else that a token of an answer reads."""
+    sparse_layers = arch.num_hidden_layers - arch.first_k_dense_replace
+    experts = weights.sparse_layer.get("routed_experts", 0.0)
+    rest = (
+        sparse_layers * (sum(weights.sparse_layer.values()) - experts)
+        + arch.first_k_dense_replace * sum(weights.dense_layer.values())
+        + weights.lm_head
+    )
+    return sparse_layers * experts, rest
+
+
+def _unknown(decode: float | None, load: float, running: int, basis: Basis) -> Speed:
+    """What is left where an accelerator's figures are not known."""
+    return Speed(
+        decode_tokens_per_second=decode,
+        throughput_tokens_per_second=None,
+        prefill_tokens_per_second=None,
+        time_to_first_token_seconds=None,
+        load_seconds=load,
+        concurrency=running,
+        basis=basis,
+    )
 
 
 def estimate(
@@ -100,49 +124,20 @@ def estimate(
     if concurrency is not None:
         slots = min(slots, -(-concurrency // parallel.data))
     running = slots * parallel.data if concurrency is None else min(concurrency, slots * parallel.data)
-    rate = rates(engine, device, loads.kernel)
-    assumed = rate.assumed or rate.bandwidth is None or rate.flops is None
-    assumed = assumed or (parallel.tensor > 1 and link(engine, group, device).assumed)
+    here = site(engine, device, group.link, loads.kernel)
+    assumed = here.assumed or here.bandwidth is None or here.flops is None
+    assumed = assumed or (parallel.tensor > 1 and here.link_assumed)
     basis: Basis = "assumed" if assumed else "derived"
-    load = rule.start_seconds + download_bytes / (rule.read_gb_per_second * 1e9)
-    unknown = Speed(
-        decode_tokens_per_second=None,
-        throughput_tokens_per_second=None,
-        sustained_tokens_per_second=None,
-        prefill_tokens_per_second=None,
-        time_to_first_token_seconds=None,
-        load_seconds=round(load, 1),
-        concurrency=running,
-        basis=basis,
-    )
-    one = passes(
-        arch=arch,
-        weights=weights,
-        engine=engine,
-        loads=loads,
-        group=group,
-        device=device,
-        parallel=parallel,
-        limits=limits,
-        kv_bytes_per_token=kv_bytes_per_token,
-        context_tokens=prompt + answer / 2,
-        speed_factor=speed_factor,
-    )
+    load = round(rule.start_seconds + download_bytes / (rule.read_gb_per_second * 1e9), 1)
+    layout = Layout(parallel.tensor, parallel.pipeline, parallel.nodes > 1, parallel.expert)
+    decoding = Decoding(limits.speculative == "mtp", limits.eager, kv_bytes_per_token, prompt + answer / 2)
+    one = passes(arch, engine, here, layout, decoding, *_read_bytes(arch, weights), speed_factor)
     if one is None:
-        return unknown
+        return _unknown(None, load, running, basis)
     decode = one.gain / one.seconds(1.0)
-    prefill = prefill_seconds_per_token(
-        arch=arch,
-        engine=engine,
-        loads=loads,
-        group=group,
-        device=device,
-        parallel=parallel,
-        prompt_tokens=prompt,
-        speed_factor=speed_factor,
-    )
+    prefill = prefill_seconds_per_token(arch, engine, here, layout, prompt, speed_factor)
     if prefill is None:
-        return msgspec.structs.replace(unknown, decode_tokens_per_second=round(decode, 2))
+        return _unknown(round(decode, 2), load, running, basis)
     first_step = rule.eager_first_step_seconds if limits.eager else rule.first_step_seconds
     request = prompt * prefill + rule.request_seconds
     full = answer * one.round_seconds(slots) / one.gain
@@ -154,7 +149,7 @@ def estimate(
         sustained_tokens_per_second=round(parallel.data * slots * answer / (slots * request + full), 1),
         prefill_tokens_per_second=round(1 / prefill, 1),
         time_to_first_token_seconds=round(first_step + request, 3),
-        load_seconds=round(load, 1),
+        load_seconds=load,
         concurrency=running,
         basis=basis,
     )
