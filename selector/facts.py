@@ -23,7 +23,7 @@ EngineName = Literal["vllm", "sglang", "transformers", "mlx", "llamacpp"]
 # --- models -----------------------------------------------------------------------------------------
 
 
-class Vision(Value, frozen=True, kw_only=True):
+class Vision(Value, frozen=True, kw_only=True, cache_hash=True):
     """The vision tower, in the terms of ``vision_config`` of config.json."""
 
     depth: int
@@ -38,7 +38,7 @@ class Vision(Value, frozen=True, kw_only=True):
     intermediate_size: int
 
 
-class Architecture(Value, frozen=True, kw_only=True):
+class Architecture(Value, frozen=True, kw_only=True, cache_hash=True):
     """A model's shape, in the terms of config.json (``text_config`` where there is one)."""
 
     model_type: Literal["glm4_moe", "glm4v_moe"]
@@ -69,7 +69,7 @@ class Architecture(Value, frozen=True, kw_only=True):
     source: str
 
 
-class Storage(Value, frozen=True, kw_only=True):
+class Storage(Value, frozen=True, kw_only=True, cache_hash=True):
     """How a checkpoint stores its matrices.
 
     ``bits`` a weight for the components in ``quantized``, plus one scale of ``scale_bits`` (and one zero
@@ -88,7 +88,7 @@ class Storage(Value, frozen=True, kw_only=True):
     mtp_quantized: bool = False
 
 
-class CheckpointFacts(Value, frozen=True, kw_only=True):
+class CheckpointFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     """One repository (or, for GGUF, one quantization of it: ``file_prefix``).
 
     ``download_bytes`` is the size on the hub; ``download_basis`` says how it is known.
@@ -119,7 +119,7 @@ class Parsers(Value, frozen=True, kw_only=True):
     source: str
 
 
-class ModelFacts(Value, frozen=True, kw_only=True):
+class ModelFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     """A file of ``profiles/models``. ``id`` is the file's name and what the command line takes."""
 
     schema: Literal[1]
@@ -139,7 +139,7 @@ class ModelFacts(Value, frozen=True, kw_only=True):
 # --- accelerators -----------------------------------------------------------------------------------
 
 
-class AcceleratorFacts(Value, frozen=True, kw_only=True):
+class AcceleratorFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     """One accelerator. Rates are dense (no sparsity); ``*_gb_per_second`` are 1e9 bytes.
 
     ``id`` is what ``--hardware`` takes (``8xh100``); ``driver_names`` are the names the driver reports.
@@ -187,7 +187,7 @@ class AcceleratorFile(Value, frozen=True, kw_only=True):
 # --- engines ----------------------------------------------------------------------------------------
 
 
-class Loads(Value, frozen=True, kw_only=True):
+class Loads(Value, frozen=True, kw_only=True, cache_hash=True):
     """What an engine can load: formats, for architectures, on what, from which of its versions.
 
     ``kernel`` names the way the weights are run (it decides the arithmetic rate): for instance ``"marlin"``
@@ -260,7 +260,7 @@ class Rule(Value, frozen=True, kw_only=True):
     speed_factor: float = 1.0
 
 
-class MemoryRule(Value, frozen=True, kw_only=True):
+class MemoryRule(Value, frozen=True, kw_only=True, cache_hash=True):
     """How an engine divides a device (:mod:`selector.memory` tells what it does with each figure).
 
     ``kind`` is the engine's own rule: ``utilization`` (a share of what CUDA can allocate, vLLM),
@@ -392,7 +392,7 @@ class Package(Value, frozen=True, kw_only=True):
 Choice = Literal["kv_cache_dtype", "memory_utilization", "max_sequences", "eager"]
 
 
-class EngineFacts(Value, frozen=True, kw_only=True):
+class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     """A file of ``profiles/engines``.
 
     ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices

@@ -22,6 +22,7 @@ bf16 at TP 8 with expert parallelism, eager, one sequence, needed 2.6 to 3.3 GiB
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 from typing import NamedTuple
 
 from selector.architecture import StoredWeights, kv_bytes_per_token
@@ -36,7 +37,7 @@ from selector.budgets import (
 )
 from selector.contract import Limits, Memory, Number, Parallel, PerDevice
 from selector.devices import GIB, Device
-from selector.facts import Architecture, EngineFacts
+from selector.facts import Architecture, BatchDefault, EngineFacts
 from selector.legality import Refusal, vision_heads_indivisible
 from selector.request import KvDtype, PlanRequest
 from selector.weights import Stage, rank_kv_bytes_per_token, rank_stages
@@ -60,17 +61,32 @@ class Fit(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What one stage's fullest rank holds beside the KV cache, and what a token of that costs there."""
+    """What one stage's fullest rank holds beside the KV cache, and what a token of that costs there.
+
+    ``beside_weights`` is the sum of activations, graphs and runtime.
+    """
 
     weights: int
     activations: int
     graphs: int
     runtime: int
     kv_bytes_per_token: int
+    beside_weights: int
 
-    @property
-    def beside_weights(self) -> int:
-        return self.activations + self.graphs + self.runtime
+
+class _Taken(NamedTuple):
+    """A budget with a number of sequences: the fullest stage, and the tokens that it has room for.
+
+    ``before`` of its needs are taken before a static share is; ``missing`` is what a pinned share leaves too little of.
+    """
+
+    budget: Budget
+    sequences: int
+    batched_tokens: int
+    needs: Needs
+    before: int
+    tokens: int
+    missing: Refusal | None
 
 
 def activation_bytes(
@@ -123,6 +139,43 @@ def kv_dtype(engine: EngineFacts, checkpoint_format: str, pinned: KvDtype | None
     return "fp32" if checkpoint_format == "fp32" and "fp32" in engine.kv_cache_dtypes else "bf16"
 
 
+@lru_cache(maxsize=1 << 14)  # pure, and the same for every device that a layout is tried on
+def _needs(
+    arch: Architecture,
+    engine: EngineFacts,
+    stages: tuple[Stage, ...],
+    tensor: int,
+    pipeline: int,
+    expert: bool,
+    eager: bool,
+    element_bytes: int,
+    batched_tokens: int,
+    max_sequences: int,
+) -> tuple[Needs, ...]:
+    """What the stages need, each that differs from the others once."""
+    rule = engine.memory
+    parallel = Parallel(tensor=tensor, pipeline=pipeline, expert=expert)
+    whole_vision = vision_heads_indivisible(arch, parallel)
+    runtime = rule.runtime_bytes + (rule.collective_bytes if parallel.ranks > 1 else 0)
+    found = []
+    for stage in stages:
+        activations = activation_bytes(
+            arch,
+            engine,
+            parallel,
+            batched_tokens,
+            max_sequences,
+            first=stage.first,
+            last=stage.last,
+            whole_vision=whole_vision,
+        )
+        graphs = 0 if eager else rule.graphs_bytes_per_layer * stage.layers
+        per_token = rank_kv_bytes_per_token(arch, parallel, stage.kv_layers, element_bytes)
+        beside = activations + graphs + runtime
+        found.append(Needs(stage.weight_bytes, activations, graphs, runtime, per_token, beside))
+    return tuple(dict.fromkeys(found))
+
+
 def _room(budget: Budget, needs: Needs, before: int) -> int:
     """Bytes left for the KV cache in a stage; ``before`` of its needs are taken before a static share is."""
     if budget.rest is not None:
@@ -137,6 +190,83 @@ def _tokens(room: int, per_token: int) -> int:
     if per_token:
         return max(0, room) // per_token
     return UNBOUNDED_TOKENS if room >= 0 else 0
+
+
+class _Case(NamedTuple):
+    """A layout on a device: what all budgets and numbers of sequences that are tried have in common."""
+
+    arch: Architecture
+    engine: EngineFacts
+    device: Device
+    parallel: Parallel
+    stages: tuple[Stage, ...]
+    batch: BatchDefault
+    element_bytes: int
+    eager: bool
+    pinned: bool
+    least_tokens: int
+    target_tokens: int
+
+    def taken(self, budget: Budget, sequences: int) -> _Taken:
+        """What a budget leaves for the KV cache beside so many sequences."""
+        rule, parallel = self.engine.memory, self.parallel
+        batched = max(self.batch.batched_tokens, sequences)
+        every = _needs(
+            self.arch,
+            self.engine,
+            self.stages,
+            parallel.tensor,
+            parallel.pipeline,
+            parallel.expert,
+            self.eager,
+            self.element_bytes,
+            batched,
+            sequences,
+        )
+        before, missing = 0, None
+        if budget.rest is not None:
+            before = min(CONTEXT_BYTES, rule.runtime_bytes) + (rule.collective_bytes if parallel.ranks > 1 else 0)
+            beside = max([needs.beside_weights for needs in every]) - before
+            if beside > budget.rest and self.pinned:
+                missing = _no_reserve(budget, beside, self.device)
+            else:
+                budget = relaxed(budget, beside)
+        tokens, fullest = UNBOUNDED_TOKENS + 1, every[0]
+        for needs in every:
+            room = _tokens(_room(budget, needs, before), needs.kv_bytes_per_token)
+            heavier = needs.weights + needs.beside_weights > fullest.weights + fullest.beside_weights
+            if room < tokens or (room == tokens and heavier):
+                tokens, fullest = room, needs
+        tokens -= tokens % rule.block_tokens
+        if rule.kind == "demand":
+            tokens = min(tokens, sequences * self.target_tokens)
+        return _Taken(budget, sequences, batched, fullest, before, tokens, missing)
+
+    def refusal(self, one: _Taken) -> Refusal | None:
+        if one.missing is not None:
+            return one.missing
+        if one.tokens >= self.least_tokens:
+            return None
+        return _short(one.budget, self.device, one.needs, self.least_tokens, one.before)
+
+    def fits(self, one: _Taken, context_tokens: int) -> bool:
+        return one.missing is None and one.tokens >= self.least_tokens and self.context(one) >= context_tokens
+
+    def context(self, one: _Taken) -> int:
+        """Tokens that one request may use, in whole steps below what was asked for."""
+        if one.tokens >= self.target_tokens:
+            return self.target_tokens
+        return max(self.least_tokens, one.tokens // CONTEXT_STEP_TOKENS * CONTEXT_STEP_TOKENS)
+
+    def best(self, found: tuple[Budget, ...], choices: tuple[int, ...]) -> _Taken:
+        """The first budget with the most sequences that reaches the context, or the nearest to fitting."""
+        # Nothing holds more than the last budget with the fewest sequences: what it cannot do need not be tried.
+        most = self.taken(found[-1], choices[-1])
+        if not self.fits(most, 0):
+            return self.taken(found[0], choices[0])
+        reach = self.context(most)
+        tried = (self.taken(budget, sequences) for budget, sequences in itertools.product(found, choices))
+        return next((one for one in tried if self.fits(one, reach)), most)
 
 
 def fit(
@@ -157,101 +287,57 @@ def fit(
     ``device`` stands for all of the candidate's: it is the one with the least free memory.
     """
     rule, pins = engine.memory, request.pins
-    found = budgets(
+    version, pinned = pins.engine_version or engine.version, pins.memory_utilization
+    found = budgets(arch, engine, device, parallel, eager=eager, version=version, pinned=pinned)
+    if isinstance(found, Refusal):
+        return found
+    dtype = kv_dtype(engine, checkpoint_format, pins.kv_cache_dtype)
+    mtp = bool(weights.mtp_layer) and (speculative or rule.loads_mtp)
+    whole_vision = vision_heads_indivisible(arch, parallel)
+    on_host = device.kind == "cpu"
+    batch = batch_default(engine, device)
+    # Requests that are not known to be short need at least this much; a wish replaces the floor.
+    workload = request.workload.input_tokens + request.workload.output_tokens
+    case = _Case(
         arch,
         engine,
         device,
         parallel,
+        rank_stages(arch, weights, parallel, rule, mtp=mtp, whole_vision=whole_vision, on_host=on_host),
+        batch,
+        ELEMENT_BYTES[dtype],
+        eager,
+        pinned is not None,
+        request.context_tokens or min(model_context_tokens, max(MINIMUM_CONTEXT_TOKENS, workload)),
+        request.context_tokens or model_context_tokens,
+    )
+    chosen = case.best(found, _sequence_choices(request, default_sequences(batch, parallel), parallel.data))
+    refusal = case.refusal(chosen)
+    if refusal is not None:
+        return refusal
+    limits = Limits(
+        context_tokens=case.context(chosen),
+        max_sequences=chosen.sequences,
+        kv_cache_dtype=dtype,
+        memory_utilization=chosen.budget.utilization,
+        batched_tokens=chosen.batched_tokens,
+        speculative="mtp" if speculative else "off",
         eager=eager,
-        version=pins.engine_version or engine.version,
-        pinned=pins.memory_utilization,
     )
-    if isinstance(found, Refusal):
-        return found
-    dtype = kv_dtype(engine, checkpoint_format, pins.kv_cache_dtype)
-    element = ELEMENT_BYTES[dtype]
-    mtp = bool(weights.mtp_layer) and (speculative or rule.loads_mtp)
-    whole_vision = vision_heads_indivisible(arch, parallel)
-    stages = rank_stages(
-        arch, weights, parallel, rule, mtp=mtp, whole_vision=whole_vision, on_host=device.kind == "cpu"
+    budget, needs, tokens = chosen.budget, chosen.needs, chosen.tokens
+    memory = _memory(
+        device,
+        budget,
+        needs,
+        kv=tokens * needs.kv_bytes_per_token if rule.kind == "demand" else _room(budget, needs, chosen.before),
+        before=chosen.before,
+        whole_kv=kv_bytes_per_token(arch, element_bytes=case.element_bytes, mtp=mtp),
+        tokens=tokens,
+        host=0 if on_host else HOST_BYTES_PER_RANK * (parallel.ranks + 1),
+        uncertainty=rule.relative_uncertainty,
+        exact=weights.exact,
     )
-    batch = batch_default(engine, device)
-    collectives = rule.collective_bytes if parallel.ranks > 1 else 0
-    target = request.context_tokens or model_context_tokens
-    # Requests that are not known to be short need at least this much; a wish replaces the floor.
-    workload = request.workload.input_tokens + request.workload.output_tokens
-    least = request.context_tokens or min(model_context_tokens, max(MINIMUM_CONTEXT_TOKENS, workload))
-
-    def needs_of(stage: Stage, batched: int, sequences: int) -> Needs:
-        return Needs(
-            stage.weight_bytes,
-            activation_bytes(
-                arch,
-                engine,
-                parallel,
-                batched,
-                sequences,
-                first=stage.first,
-                last=stage.last,
-                whole_vision=whole_vision,
-            ),
-            0 if eager else rule.graphs_bytes_per_layer * stage.layers,
-            rule.runtime_bytes + collectives,
-            rank_kv_bytes_per_token(arch, parallel, stage.kv_layers, element),
-        )
-
-    def attempt(budget: Budget, sequences: int) -> Fit | Refusal:
-        batched = max(batch.batched_tokens, sequences)
-        every = [needs_of(stage, batched, sequences) for stage in stages]
-        before = min(CONTEXT_BYTES, rule.runtime_bytes) + collectives if budget.rest is not None else 0
-        beside = max(needs.beside_weights for needs in every) - before
-        if budget.rest is not None and beside > budget.rest:
-            if pins.memory_utilization is not None:
-                return _no_reserve(budget, beside, device)
-            budget = relaxed(budget, beside)
-        rooms = [(_tokens(_room(budget, each, before), each.kv_bytes_per_token), each) for each in every]
-        tokens, needs = min(rooms, key=lambda room: (room[0], -room[1].weights - room[1].beside_weights))
-        tokens -= tokens % rule.block_tokens
-        if rule.kind == "demand":
-            tokens = min(tokens, sequences * target)
-        if tokens < least:
-            return _short(budget, device, needs, least, before)
-        context = min(target, tokens)
-        if context < target:
-            context = max(least, context // CONTEXT_STEP_TOKENS * CONTEXT_STEP_TOKENS)
-        limits = Limits(
-            context_tokens=context,
-            max_sequences=sequences,
-            kv_cache_dtype=dtype,
-            memory_utilization=budget.utilization,
-            batched_tokens=batched,
-            speculative="mtp" if speculative else "off",
-            eager=eager,
-        )
-        memory = _memory(
-            device,
-            budget,
-            needs,
-            kv=tokens * needs.kv_bytes_per_token if rule.kind == "demand" else _room(budget, needs, before),
-            before=before,
-            whole_kv=kv_bytes_per_token(arch, element_bytes=element, mtp=mtp),
-            tokens=tokens,
-            host=0 if device.kind == "cpu" else HOST_BYTES_PER_RANK * (parallel.ranks + 1),
-            uncertainty=rule.relative_uncertainty,
-            exact=weights.exact,
-        )
-        return Fit(limits, memory)
-
-    choices = _sequence_choices(request, default_sequences(batch, parallel), parallel.data)
-    # Nothing holds more than the last budget with the fewest sequences: what it cannot do need not be tried.
-    most = attempt(found[-1], choices[-1])
-    if isinstance(most, Refusal):
-        return attempt(found[0], choices[0])
-    for budget, sequences in itertools.product(found, choices):
-        answer = attempt(budget, sequences)
-        if isinstance(answer, Fit) and answer.limits.context_tokens >= most.limits.context_tokens:
-            return answer
-    return most
+    return Fit(limits, memory)
 
 
 def _no_reserve(budget: Budget, rest: int, device: Device) -> Refusal:

@@ -71,8 +71,9 @@ class Question(NamedTuple):
 
     def answered_by(self, change: Change) -> bool:
         """Whether the list, scored with the change, has the second in front."""
-        first = applied(self, change)
-        return first is not None and _same(first, self.second)
+        request, scored = _with(self, change)
+        second = [candidate for candidate, _ in scored if _same(candidate, self.second)]
+        return bool(second) and score.leads(second[0], scored, request, self.model_context_tokens)
 
     def quality(self) -> float:
         return next(quality for candidate, quality in self.ranked if _same(candidate, self.second))
@@ -80,6 +81,12 @@ class Question(NamedTuple):
 
 def applied(question: Question, change: Change) -> Candidate | None:
     """What comes first when the whole list is scored again with one thing changed."""
+    request, scored = _with(question, change)
+    return score.best(scored, request, question.model_context_tokens)
+
+
+def _with(question: Question, change: Change) -> tuple[PlanRequest, Scored]:
+    """The request and the list with one thing changed."""
     request, scored = question.request, question.ranked
     if change.kind == "objective":
         objective = next(each for each in OBJECTIVES if each == change.value)
@@ -101,7 +108,7 @@ def applied(question: Question, change: Change) -> Candidate | None:
             _changed(candidate, quality, change) if alike(candidate, question.second) else (candidate, quality)
             for candidate, quality in scored
         )
-    return score.best(scored, request, question.model_context_tokens)
+    return request, scored
 
 
 def _with_context(candidate: Candidate, tokens: int) -> Candidate:

@@ -163,6 +163,25 @@ def best(
     return min((candidate for candidate, _, points in scored if points == most), key=_tie, default=None)
 
 
+def leads(
+    one: Candidate, feasible: Iterable[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
+) -> bool:
+    """Whether ``one`` of the list, as it is in it, is the :func:`best`: none is looked at after the first above it."""
+    here = [(candidate, _placed(candidate, request.local), quality) for candidate, quality in feasible]
+    fastest = max((speed_figure(candidate, request) for _, candidate, _ in here), default=0.0)
+
+    def points(candidate: Candidate, quality: float) -> float:
+        return total(terms(candidate, quality, fastest, request, model_context_tokens), request.objective)
+
+    own = next(points(candidate, quality) for given, candidate, quality in here if given is one)
+    for given, candidate, quality in here:
+        if given is not one:
+            theirs = points(candidate, quality)
+            if theirs > own or (theirs == own and _tie(candidate) < _tie(one)):
+                return False
+    return True
+
+
 def _scored(
     feasible: list[tuple[Candidate, float]], request: PlanRequest, model_context_tokens: int
 ) -> list[tuple[Candidate, ScoreTerms, float]]:
