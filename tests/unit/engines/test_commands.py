@@ -89,7 +89,7 @@ def test_every_pin_is_in_the_command(
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_nothing_that_was_not_decided_is_in_the_command(catalog: Catalog, engine: str) -> None:
-    pins = msgspec.convert({"engine": engine, "tensor_parallel": 8}, Pins)
+    pins = msgspec.convert({"engine": engine, "tensor_parallel": 8, "speculative": "off"}, Pins)
     candidate = chosen(catalog, "glm-4.6", "8xh200", pins)
     for option in ("--speculative-config.method", "--speculative-algorithm", "--kv-cache-dtype", "--enforce-eager"):
         assert not has(candidate, option)
