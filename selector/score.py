@@ -81,6 +81,13 @@ def download_seconds(checkpoint: Checkpoint) -> float:
     return 0.0 if checkpoint.local else checkpoint.download_bytes / DOWNLOAD_BYTES_PER_SECOND
 
 
+def full_headroom_tokens(request: PlanRequest, model_context_tokens: int) -> int:
+    """KV cache, over all replicas, beyond which more of it counts for nothing."""
+    wanted = request.context_tokens or model_context_tokens
+    together = (request.concurrency or 0) * (request.workload.input_tokens + request.workload.output_tokens)
+    return max(FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
+
+
 def terms(
     candidate: Candidate, quality: float, fastest: float, request: PlanRequest, model_context_tokens: int
 ) -> ScoreTerms:
@@ -94,13 +101,11 @@ def terms(
         reach = log2(max(1.0, candidate.limits.context_tokens / MINIMUM_CONTEXT_TOKENS))
         context = min(1.0, reach / log2(wanted / MINIMUM_CONTEXT_TOKENS))
     room = candidate.memory.kv_cache_tokens * candidate.parallel.data
-    together = (request.concurrency or 0) * (request.workload.input_tokens + request.workload.output_tokens)
-    full = max(FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
     return ScoreTerms(
         quality=round(max(0.0, 1 - (1 - quality) * QUALITY_SLOPE), _DIGITS),
         speed=round(speed, _DIGITS),
         context=round(context, _DIGITS),
-        headroom=round(min(1.0, room / full), _DIGITS),
+        headroom=round(min(1.0, room / full_headroom_tokens(request, model_context_tokens)), _DIGITS),
         download=round(1 / (1 + download_seconds(candidate.checkpoint) / _HOUR), _DIGITS),
     )
 

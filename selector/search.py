@@ -25,9 +25,6 @@ from selector.request import Pins, PlanRequest
 
 __all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
 
-#: KV cache for so many requests of the whole context is as much as is ever rewarded (:mod:`selector.score`).
-ROOMY_CONTEXTS = 4
-
 _UNRATED = ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0, download=0.0)
 
 
@@ -53,6 +50,7 @@ class _Ask(NamedTuple):
     request: PlanRequest
     report: HardwareReport
     wanted_tokens: int
+    roomy_tokens: int
     drivers: dict[str, str | None]
 
 
@@ -90,7 +88,8 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
             f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted:,} were asked for",
             {"needed_tokens": wanted, "room_tokens": model.context_tokens},
         )
-    ask = _Ask(model, request, report, wanted, {each.vendor: each.version for each in report.drivers})
+    roomy = score.full_headroom_tokens(request, model.context_tokens)
+    ask = _Ask(model, request, report, wanted, roomy, {each.vendor: each.version for each in report.drivers})
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     rows = {
@@ -199,11 +198,9 @@ def _experts(ask: _Ask, one: Ready, group: Group, bare: Parallel) -> tuple[bool,
 
 
 def _roomy(candidate: Candidate, ask: _Ask, replicas: int) -> bool:
-    """Whether more memory would be of no use: the whole context, and a cache for as many as count."""
-    enough = ROOMY_CONTEXTS * ask.wanted_tokens
-    return (
-        candidate.limits.context_tokens >= ask.wanted_tokens and candidate.memory.kv_cache_tokens * replicas >= enough
-    )
+    """Whether more memory would be of no use: the whole context, and a cache for as much as is ever rewarded."""
+    room = candidate.memory.kv_cache_tokens * replicas
+    return candidate.limits.context_tokens >= ask.wanted_tokens and room >= ask.roomy_tokens
 
 
 def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *, most_only: bool) -> Candidate | None:
