@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -135,7 +136,6 @@ def plan(
         pins=pins,
         local=weights_here(match.model.id, known, pins.revision) if local is None and hardware is None else local,
     )
-    shelf = advice.Shelf(hardware_names(known), lambda name: report_from_spec(name, known))
     decided = launch_plan(
         match.model,
         report,
@@ -147,7 +147,7 @@ def plan(
             request,
             known,
             decision,
-            shelf,
+            _shelf(known),
             hardware if isinstance(hardware, str) else _specified(report),
             thorough=thorough,
         ),
@@ -155,6 +155,12 @@ def plan(
     )
     decided = with_commands(decided, match.model)
     return with_installed(decided, known) if hardware is None else decided
+
+
+@lru_cache(maxsize=8)
+def _shelf(known: Catalog) -> advice.Shelf:
+    """The machines that a catalogue knows."""
+    return advice.Shelf(hardware_names(known), lambda name: report_from_spec(name, known))
 
 
 def weights_here(model: str, known: Catalog, revision: str | None = None) -> frozenset[str]:

@@ -11,7 +11,6 @@ from selector.case import Case, Shelf
 from selector.contract import Advice
 from selector.facts import ModelFacts
 from selector.fitting import (
-    fewer_at_once,
     fewer_pins,
     free_memory,
     lower_quality,
@@ -59,7 +58,6 @@ def advise(
         *free_memory(case),
         *wired_limit(case),
         *smaller_request(case),
-        *fewer_at_once(case),
         *other_weights(case),
         *lower_quality(case, decision),
     )

@@ -95,20 +95,6 @@ def smaller_request(case: Case) -> Iterator[Advice]:
             yield case.advice("kv_cache", message, found.ranked[0], eight_bits)
 
 
-def fewer_at_once(case: Case) -> Iterator[Advice]:
-    """How many requests fit at once, where nothing fits that holds all that were asked for."""
-    asked = case.request.concurrency
-    free = None if asked is None else case.decided(request=msgspec.structs.replace(case.request, concurrency=None))
-    if asked is None or free is None:
-        return
-    count = max(each.speed.concurrency for each in free.ranked)
-    fewer = msgspec.structs.replace(case.request, concurrency=count)
-    found = case.decided(request=fewer) if count < asked else None
-    if found is not None:
-        message = f"{count:,} requests of that length fit at once, {asked:,} do not"
-        yield case.advice("context", message, found.ranked[0], fewer)
-
-
 # --- the machine ------------------------------------------------------------------------------------
 
 

@@ -8,20 +8,20 @@ all requests at once, where a number of them was asked for).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from selector.case import Case, Shelf, figures
 from selector.contract import Advice, Candidate
-from selector.facts import CheckpointFacts
+from selector.facts import CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
+from selector.ready import LEAST_SHARE_LOADED
 from selector.request import Pins, PlanRequest
-from selector.search import LOWEST_QUALITY_UNASKED
+from selector.search import LOWEST_QUALITY_UNASKED, Facts
 from selector.typed import typed
 
 COUNTS = (1, 2, 4, 8)
 NODES = 2
-#: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
-LEAST_SHARE_LOADED = 0.9
 #: Machines of a vendor that are named: in a plan that does not fit, and where advice was asked for.
 FEW: dict[Vendor, int] = {"nvidia": 2, "amd": 1, "apple": 1}
 SEVERAL: dict[Vendor, int] = {"nvidia": 4, "amd": 2, "apple": 2}
@@ -37,23 +37,29 @@ class _Machine(NamedTuple):
     family: str
 
 
-def smallest_machines(case: Case, shelf: Shelf, most: dict[Vendor, int]) -> Iterator[Advice]:
+def smallest_machines(case: Case, shelf: Shelf, most: dict[Vendor, int]) -> tuple[Advice, ...]:
     """The smallest machine of each family that does, ``most`` of a vendor, with what would run there."""
-    free = _elsewhere(case)
-    least = min(
-        (each.download_bytes for each in case.model.checkpoints if _allowed(each, case.request.pins)), default=0
-    )
-    left, served = dict(most), set[str]()
-    for machine in sorted(_machines(case, shelf)):
+    return _smallest(case.model, _elsewhere(case), case.facts, shelf, tuple(most.items()))
+
+
+@lru_cache(maxsize=64)  # the machine that is here has no part in it: hosts that are all too small share one answer
+def _smallest(
+    model: ModelFacts, free: PlanRequest, facts: Facts, shelf: Shelf, most: tuple[tuple[Vendor, int], ...]
+) -> tuple[Advice, ...]:
+    least = min((each.download_bytes for each in model.checkpoints if _allowed(each, free.pins)), default=0)
+    left, served, named = dict(most), set[str](), []
+    for machine in sorted(_machines(facts, shelf)):
         small = machine.memory_bytes < least * LEAST_SHARE_LOADED
         if small or machine.family in served or not left.get(machine.vendor, 0):
             continue
-        found = case.holding(shelf.report(machine.name), free)
+        report = shelf.report(machine.name)
+        found = Case(model, report, free, facts).holding(report)
         if found is None:
             continue
         served.add(machine.family)
         left[machine.vendor] -= 1
-        yield _named(machine, *found)
+        named.append(_named(machine, *found))
+    return tuple(named)
 
 
 def same_devices(case: Case, shelf: Shelf) -> Iterator[Advice]:
@@ -107,14 +113,14 @@ def _allowed(checkpoint: CheckpointFacts, pins: Pins) -> bool:
     return checkpoint.quality >= LOWEST_QUALITY_UNASKED and pins.format in (None, checkpoint.format)
 
 
-def _machines(case: Case, shelf: Shelf) -> Iterator[_Machine]:
+def _machines(facts: Facts, shelf: Shelf) -> Iterator[_Machine]:
     for name in shelf.names:
         devices = shelf.report(name).accelerators
         if not devices or not devices[0].memory_total_bytes:
             continue
         device = devices[0]
-        facts = case.facts.accelerator_for(device)
-        family = f"{device.vendor} {name if facts is None else facts.architecture.split()[0]}"
+        known = facts.accelerator_for(device)
+        family = f"{device.vendor} {name if known is None else known.architecture.split()[0]}"
         memory = device.memory_total_bytes or 0
         alone = device.memory_kind == "unified"
         counts = (1,) if alone else COUNTS

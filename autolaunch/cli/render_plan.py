@@ -27,6 +27,8 @@ from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan
 from selector.score import download_seconds
 
 _LABEL = 11
+#: Room for the longest severity and a space.
+_NOTE = 12
 _SEVERITIES = ("crash", "oom", "silent", "performance", "info")
 _COLORS = {"crash": "red", "oom": "red", "silent": "yellow", "performance": "yellow", "info": None}
 _SHOWN_REFUSALS = 6
@@ -193,7 +195,7 @@ def _notes(notes: tuple[Note, ...], terminal: Terminal) -> list[str]:
         return []
     lines = [heading("Notes")]
     for note in sorted(notes, key=lambda note: _SEVERITIES.index(note.severity)):
-        text = wrapped(clean(note.message), terminal, first=f"  {note.severity:<{_LABEL}}", rest=" " * (_LABEL + 2))
+        text = wrapped(clean(note.message), terminal, first=f"  {note.severity:<{_NOTE}}", rest=" " * (_NOTE + 2))
         color = _COLORS[note.severity]
         lines.append(click.style(text, fg=color) if color else text)
     return ["\n".join(lines)]

@@ -63,7 +63,7 @@ def test_the_nearest_refusal_lacks_least(plan: LaunchPlan) -> None:
 
 
 def test_notes_come_worst_first_with_their_severity(plan: LaunchPlan) -> None:
-    assert "  crash      it may crash above 1,000 tokens" in drawn(plan)
+    assert "  crash       it may crash above 1,000 tokens" in drawn(plan)
 
 
 def test_what_does_not_fit_says_what_would(infeasible: LaunchPlan) -> None:

@@ -348,7 +348,9 @@ def test_a_pinned_version_is_held_against_what_is_known(
     pins = msgspec.convert(
         {"engine": engine, "engine_version": pinned, "format": "bf16", "tensor_parallel": 4 if known else None}, Pins
     )
-    plan = api.plan(model, hardware="8xa100-80gb" if "v" in model else "8xb200", known=catalog, pins=pins, keep_all=True)
+    plan = api.plan(
+        model, hardware="8xa100-80gb" if "v" in model else "8xb200", known=catalog, pins=pins, keep_all=True
+    )
     refused = {each.code for each in plan.rejected} & {"engine.version", "rule.parser_names"}
     assert bool(refused) == (not known)
     assert plan.feasible == known
