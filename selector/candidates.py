@@ -27,6 +27,8 @@ from selector.facts import Architecture, EngineFacts
 from selector.placement import Floor
 from selector.request import Pins
 
+# ``parallel`` are an engine's abilities (``EngineFacts.parallel``).
+
 #: Up to so many stages (and replicas beside each other) are looked at one by one; beyond, powers of two and what
 #: fills the devices evenly.
 _EVERY_STAGE_COUNT_TO = 8
@@ -55,11 +57,11 @@ def room(group: Group, pins: Pins) -> int:
     return here if pins.gpu_count is None or group.kind == "cpu" else min(here, pins.gpu_count)
 
 
-def tensor_sizes(arch: Architecture, engine: EngineFacts, group: Group, pins: Pins) -> tuple[int, ...]:
+def tensor_sizes(arch: Architecture, parallel: frozenset[str], group: Group, pins: Pins) -> tuple[int, ...]:
     """Sizes of tensor parallelism, the widest first."""
     if pins.tensor_parallel is not None:
         return (pins.tensor_parallel,)
-    if "tensor" not in engine.parallel:
+    if "tensor" not in parallel:
         return (1,)
     widest = min(group.per_node, room(group, pins))
     heads, kv_heads = arch.num_attention_heads, arch.num_key_value_heads
@@ -67,27 +69,27 @@ def tensor_sizes(arch: Architecture, engine: EngineFacts, group: Group, pins: Pi
     return tuple(sorted(dividing | {widest}, reverse=True))
 
 
-def shapes(arch: Architecture, engine: EngineFacts, floor: Floor, pins: Pins) -> tuple[Stages, ...]:
+def shapes(arch: Architecture, parallel: frozenset[str], floor: Floor, pins: Pins) -> tuple[Stages, ...]:
     """Every size of tensor parallelism with its numbers of stages, the widest first."""
-    return tuple([stages(engine, floor, tensor, pins) for tensor in tensor_sizes(arch, engine, floor.group, pins)])
+    return tuple([stages(parallel, floor, tensor, pins) for tensor in tensor_sizes(arch, parallel, floor.group, pins)])
 
 
-def stages(engine: EngineFacts, floor: Floor, tensor: int, pins: Pins) -> Stages:
+def stages(parallel: frozenset[str], floor: Floor, tensor: int, pins: Pins) -> Stages:
     """Numbers of stages for a size of tensor parallelism."""
     if pins.pipeline_parallel is not None:
         return _only(tensor, pins.pipeline_parallel)
-    if "pipeline" not in engine.parallel and "layers" not in engine.parallel:
+    if "pipeline" not in parallel and "layers" not in parallel:
         return _only(tensor, 1)
     group = floor.group
     most = max(1, room(group, pins) // tensor)
-    if "layers" in engine.parallel:
+    if "layers" in parallel:
         most = min(most, group.per_node)
     # As many as the devices are, and as many as there are without the fuller ones.
     sound = {most, *(count for count in floor.stage_counts(tensor) if count < most)}
     filling = {count // share for count in sound for share in range(1, min(count, _EVERY_STAGE_COUNT_TO) + 1)}
     filling |= {*_powers(most), most} if most > _EVERY_STAGE_COUNT_TO else set()
     counts = sorted({*range(1, min(most, _EVERY_STAGE_COUNT_TO) + 1), *filling})
-    return _stages(tensor, counts, filling, side_by_side="pipeline" in engine.parallel)
+    return _stages(tensor, counts, filling, side_by_side="pipeline" in parallel)
 
 
 def _only(tensor: int, count: int) -> Stages:
@@ -105,9 +107,9 @@ def speculative_choices(engine: EngineFacts, *, has_mtp: bool, pins: Pins) -> tu
     return (False, True) if has_mtp and "mtp" in engine.speculative else (False,)
 
 
-def most_replicas(engine: EngineFacts, group: Group, ranks: int, pins: Pins, concurrency: int | None) -> int:
+def most_replicas(parallel: frozenset[str], group: Group, ranks: int, pins: Pins, concurrency: int | None) -> int:
     """The largest number of replicas that can be of use: one for each request at once, as far as devices reach."""
-    if group.kind == "cpu" or "data" not in engine.parallel:
+    if group.kind == "cpu" or "data" not in parallel:
         return 1
     most = max(1, room(group, pins) // ranks)
     return most if concurrency is None else min(most, concurrency)

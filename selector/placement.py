@@ -83,6 +83,11 @@ class Replicas:
     def __len__(self) -> int:
         return len(self._replicas)
 
+    @property
+    def free_bytes(self) -> int:
+        """What is free on the fullest device of the first replica."""
+        return self._weakest[0].free_bytes if self._weakest else 0
+
     def level_ends(self, most: int) -> list[int]:
         """One, ``most``, and every count after which the next replica would have less memory or a slower link."""
         most = min(most, len(self))

@@ -7,7 +7,6 @@ they are kept by model, engine, kind of device and pins. All of it is a function
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Generic, TypeVar
 
 from selector import legality
 from selector.architecture import StoredWeights, stored_weights
@@ -16,32 +15,13 @@ from selector.devices import Group
 from selector.facts import CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts, Package
 from selector.legality import Refusal, Verdict
 from selector.request import Pins
+from selector.weights import rank_stages
 
 #: Checkpoints below this quality are shown as refused unless the user pins them: accuracy is never lowered
 #: silently. Three bits a weight are the lowest that is offered unasked.
 LOWEST_QUALITY_UNASKED = 0.9
 #: Below this, the chosen plan says what is lost.
 QUALITY_WORTH_A_NOTE = 0.985
-
-#: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
-LEAST_SHARE_LOADED = 0.9
-
-_T = TypeVar("_T")
-
-
-class _Same(Generic[_T]):
-    """A key by identity: hashing a model's facts by value takes longer than what is looked up."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: _T) -> None:
-        self.it = it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.it is other.it
 
 
 class _Specimen:
@@ -79,8 +59,6 @@ class Ready:
         self.model, self.facts, self.engine, self.choice, self.loads = model, facts, engine, choice, loads
         self.weights: StoredWeights = stored_weights(model.architecture, facts)
         self.has_mtp = bool(self.weights.mtp_layer)
-        #: Bytes that lie on the devices of a replica at least, whatever the layout.
-        self.least_bytes = LEAST_SHARE_LOADED * self.weights.total
         self.checkpoint = Checkpoint(
             repo=hub[0],
             hub=hub[1],
@@ -92,7 +70,23 @@ class Ready:
         )
         self.notes = _quality_note(facts)
         self._eager = bool(pins.eager)
+        self._shares: dict[tuple[int, int, bool], int] = {}
         self._verdicts: dict[tuple[int, int, bool, bool, int, int, str, str | None], Refusal | Verdict] = {}
+
+    def share_bytes(self, tensor: int, pipeline: int, *, expert: bool = False, on_host: bool = False) -> int:
+        """The checkpoint's bytes on the fullest rank of a layout, without speculative decoding."""
+        key = (tensor, pipeline, expert)
+        found = self._shares.get(key)
+        if found is None:
+            arch, rule = self.model.architecture, self.engine.memory
+            parallel = Parallel(tensor=tensor, pipeline=pipeline, expert=expert)
+            whole_vision = legality.vision_heads_indivisible(arch, parallel)
+            mtp = self.has_mtp and rule.loads_mtp
+            stages = rank_stages(
+                arch, self.weights, parallel, rule, mtp=mtp, whole_vision=whole_vision, on_host=on_host
+            )
+            found = self._shares[key] = max(stage.weight_bytes for stage in stages)
+        return found
 
     def verdict(self, group: Group, parallel: Parallel, *, speculative: bool, driver: str | None) -> Refusal | Verdict:
         """The engine's known faults for a layout. Replicas are independent: their number does not matter."""
@@ -125,21 +119,19 @@ class Ready:
 
 def ready(model: ModelFacts, engine: EngineFacts, group: Group, pins: Pins) -> tuple[Ready | Rejection, ...]:
     """For every checkpoint of the model, in order: how the engine would load it on this kind of device, or why not."""
-    return _ready(_Same(model), _Same(engine), _Specimen(group), pins)
+    return _ready(model, engine, _Specimen(group), pins)
 
 
 @lru_cache(maxsize=1024)
-def _ready(
-    model: _Same[ModelFacts], engine: _Same[EngineFacts], specimen: _Specimen, pins: Pins
-) -> tuple[Ready | Rejection, ...]:
+def _ready(model: ModelFacts, engine: EngineFacts, specimen: _Specimen, pins: Pins) -> tuple[Ready | Rejection, ...]:
     found: list[Ready | Rejection] = []
-    for checkpoint in model.it.checkpoints:
-        choice = _choice(engine.it, model.it, checkpoint, specimen.group, pins)
+    for checkpoint in model.checkpoints:
+        choice = _choice(engine, model, checkpoint, specimen.group, pins)
         hub = repository(checkpoint, pins)
         if isinstance(choice, Refusal):
-            found.append(rejection(hub[0], checkpoint, engine.it, None, choice))
+            found.append(rejection(hub[0], checkpoint, engine, None, choice))
         else:
-            found.append(Ready(model.it, checkpoint, engine.it, *choice, hub, pins))
+            found.append(Ready(model, checkpoint, engine, *choice, hub, pins))
     return tuple(found)
 
 

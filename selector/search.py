@@ -13,10 +13,11 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from selector import candidates, memory, notes, score, throughput
+from selector.budgets import FREE_MARGIN_BYTES
 from selector.contract import Candidate, Parallel, Rejection, ScoreTerms
 from selector.devices import GIB, Group, Unusable, groups
 from selector.facts import AcceleratorFacts, EngineFacts, ModelFacts
-from selector.ground import Ground, Lot
+from selector.ground import Ground, Grounds, Lot
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
 from selector.placement import Floor, Placement
@@ -93,16 +94,8 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     ask = _Ask(model, request, report, wanted, roomy, {each.vendor: each.version for each in report.drivers})
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
-    rows = {
-        engine.name: [
-            (
-                Ground(model.architecture, engine, floor, pins, request.concurrency),
-                ready(model, engine, floor.group, pins),
-            )
-            for floor in floors
-        ]
-        for engine in engines
-    }
+    grounds = Grounds(model.architecture, pins, request.concurrency)
+    rows = {engine.name: [(floor, ready(model, engine, floor.group, pins)) for floor in floors] for engine in engines}
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     for place, checkpoint in enumerate(model.checkpoints):
@@ -113,13 +106,13 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
                 rejected.append(rejection(repo, checkpoint, engine, None, refusal))
                 continue
             rejected += [rejection(repo, checkpoint, engine, None, _unknown_device(each)) for each in unusable]
-            for ground, answers in rows[engine.name]:
+            for floor, answers in rows[engine.name]:
                 one = answers[place]
                 if isinstance(one, Rejection):
-                    if ground.group.kind != "cpu" or len(found) == 1:
+                    if floor.group.kind != "cpu" or len(found) == 1:
                         rejected.append(one)
                     continue
-                tried = _layouts(ask, one, ground)
+                tried = _layouts(ask, one, grounds.of(engine, floor))
                 feasible += [(candidate, checkpoint.quality) for candidate in tried.good]
                 rejected += [rejection(repo, checkpoint, engine, *each) for each in tried.bad]
     alone = len(found) + len(unusable) == 1  # nothing can be refused twice
@@ -147,15 +140,15 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
     found = _Found()
     pins = ask.request.pins
     free = pins.pipeline_parallel is None
-    # Ranks below which the weights alone are more than the devices hold; where no more are there, all is worked out.
-    least = min(ground.room, 1 + int(one.least_bytes / max(1, ground.usable_bytes))) if free else 0
+    on_host = ground.group.kind == "cpu"
     for stages in ground.shapes:
         fitted: set[bool] = set()
         roomy: set[bool] = set()
-        hopeless = None
+        heavy: tuple[int, bool] | None = None
         for pipeline in stages.counts:
-            if stages.tensor * pipeline < least:
-                hopeless = pipeline
+            # Weights that are more than is free on any device, or on this layout's, rule it out without more ado.
+            if free and one.share_bytes(stages.tensor, pipeline, on_host=on_host) > ground.most_free_bytes:
+                heavy = (pipeline, False)
                 continue
             bare = ground.lot(stages.tensor, pipeline, expert=False)
             if free and pipeline > 1 and found.wider(bare):
@@ -166,24 +159,33 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
                 ):
                     continue
                 lot = ground.lot(stages.tensor, pipeline, expert=True) if expert else bare
+                share = one.share_bytes(stages.tensor, pipeline, expert=expert, on_host=on_host)
+                if free and share > lot.free_bytes:
+                    heavy = (pipeline, expert)
+                    continue
                 best = _replicas(ask, one, ground, lot, found, most_only=expert in roomy)
                 if best is not None:
                     fitted.add(expert)
                     if _roomy(best, ask, 1):
                         roomy.add(expert)
-        if hopeless is not None:
-            found.bad.append(_hopeless(one, ground, stages.tensor, hopeless))
+        if heavy is not None:
+            lot = ground.lot(stages.tensor, heavy[0], expert=heavy[1])
+            found.bad.append((lot.bare, lot.refusal or _too_heavy(one, ground, lot)))
     return found
 
 
-def _hopeless(one: Ready, ground: Ground, tensor: int, pipeline: int) -> tuple[Parallel, Refusal]:
-    """What the weights alone rule out. Of fewer stages and still less memory nothing is told."""
-    share = int(one.least_bytes / (tensor * pipeline))
-    usable = ground.usable_bytes
-    return Parallel(tensor=tensor, pipeline=pipeline), Refusal(
+def _too_heavy(one: Ready, ground: Ground, lot: Lot) -> Refusal:
+    """What the weights alone rule out, told for the most stages of a size."""
+    on_host = ground.group.kind == "cpu"
+    bare, usable = lot.bare, lot.free_bytes
+    share = one.share_bytes(bare.tensor, bare.pipeline, expert=bare.expert, on_host=on_host)
+    where = "of main memory" if on_host else "a GPU"
+    taken = ground.usable_bytes - usable
+    others = f" ({taken / GIB:.1f} taken by others)" if taken > FREE_MARGIN_BYTES else ""
+    return Refusal(
         "memory.weights",
-        f"needs {share / GIB:.1f} GiB a GPU for its weights alone; {usable / GIB:.1f} usable at most",
-        {"needed_bytes": share, "usable_bytes": usable, "weights_bytes": share},
+        f"needs {share / GIB:.1f} GiB {where} for its weights alone; {usable / GIB:.1f} usable{others}",
+        {"needed_bytes": share, "usable_bytes": usable, "weights_bytes": share, "free_bytes": usable},
     )
 
 
@@ -217,9 +219,9 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
     refused: dict[int, tuple[Parallel, Refusal]] = {}
     first: dict[int, Candidate] = {}
     for places in lot.tries:
-        for position, (parallel, placed) in enumerate(places):
+        for parallel, placed, fewest in places:
             count = parallel.data
-            if most_only and position == 0 and len(places) > 1:
+            if most_only and fewest and len(places) > 1:
                 continue
             if placed is None:
                 refused[count] = (parallel, _too_small(ground.group, parallel.ranks * count))
@@ -227,12 +229,12 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
             answers = _decodings(ask, one, ground.group, parallel, placed)
             if isinstance(answers, Refusal):
                 refused[count] = (parallel, answers)
-                if position == 0:
+                if fewest:
                     break  # further replicas lie on fuller devices
                 continue
             found.good += answers
             first.setdefault(count, answers[0])
-            if (position > 0 or most_only) and _roomy(answers[0], ask, count):
+            if (most_only or not fewest) and _roomy(answers[0], ask, count):
                 break  # there is room enough on the fullest devices: fewer replicas have no use for more
     found.bad += [each for count, each in refused.items() if count not in first]
     if first and lot.fast is not None:
