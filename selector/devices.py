@@ -85,6 +85,31 @@ class Device(msgspec.Struct, frozen=True):
         return rate * 1e12 if rate else None
 
 
+class Alike:
+    """A device as a key: equal to every other of its kind with as much memory, wherever it is and whoever holds it."""
+
+    __slots__ = ("device", "key")
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.key = (
+            device.free_bytes,
+            device.allocatable_bytes,
+            device.counted_bytes,
+            device.total_bytes,
+            device.kind,
+            device.name,
+            device.capability,
+            device.facts,
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Alike) and self.key == other.key
+
+
 Way = Literal["fast", "pcie", "none"]
 
 

@@ -20,6 +20,8 @@ from selector.weights import rank_stages
 #: Checkpoints below this quality are shown as refused unless the user pins them: accuracy is never lowered
 #: silently. Three bits a weight are the lowest that is offered unasked.
 LOWEST_QUALITY_UNASKED = 0.9
+#: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
+LEAST_SHARE_LOADED = 0.9
 #: Below this, the chosen plan says what is lost.
 QUALITY_WORTH_A_NOTE = 0.985
 

@@ -8,14 +8,15 @@ pinned. What cannot win is left out by rules that :mod:`selector.candidates` and
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from selector import candidates, memory, notes, score, throughput
 from selector.budgets import FREE_MARGIN_BYTES
-from selector.contract import Candidate, Parallel, Rejection, ScoreTerms
-from selector.devices import GIB, Group, Unusable, groups
+from selector.contract import Candidate, Parallel, Rejection, ScoreTerms, Speed
+from selector.devices import GIB, Alike, Group, Unusable, Way, groups
 from selector.facts import AcceleratorFacts, EngineFacts, ModelFacts
 from selector.ground import Ground, Grounds, Lot
 from selector.hardware import Accelerator, HardwareReport
@@ -279,7 +280,7 @@ def _candidate(
     *,
     speculative: bool,
 ) -> Candidate | Refusal:
-    arch, request, engine = ask.model.architecture, ask.request, one.engine
+    request, engine = ask.request, one.engine
     if speculative and not one.has_mtp:
         return Refusal("rule.no_mtp", f"{one.checkpoint.repo} holds no MTP layer for speculative decoding", {})
     pinned_dtype = request.pins.kv_cache_dtype
@@ -288,36 +289,10 @@ def _candidate(
     verdict = one.verdict(group, parallel, speculative=speculative, driver=ask.drivers.get(group.kind))
     if isinstance(verdict, Refusal):
         return verdict
-    fit = memory.fit(
-        arch=arch,
-        model_context_tokens=ask.model.context_tokens,
-        weights=one.weights,
-        checkpoint_format=one.checkpoint.format,
-        engine=engine,
-        device=placed.weakest,
-        parallel=parallel,
-        speculative=speculative,
-        eager=bool(request.pins.eager),
-        request=request,
-    )
-    if isinstance(fit, Refusal):
-        return fit
-    speed = throughput.estimate(
-        arch=arch,
-        weights=one.weights,
-        engine=engine,
-        loads=one.loads,
-        group=group,
-        device=placed.weakest,
-        parallel=parallel,
-        limits=fit.limits,
-        kv_bytes_per_token=fit.memory.kv_bytes_per_token,
-        kv_cache_tokens=fit.memory.kv_cache_tokens,
-        workload=request.workload,
-        concurrency=request.concurrency,
-        download_bytes=one.checkpoint.download_bytes,
-        speed_factor=verdict.speed_factor,
-    )
+    weighed = _weighed(one, Alike(placed.weakest), group.link, parallel, speculative, verdict.speed_factor, request)
+    if isinstance(weighed, Refusal):
+        return weighed
+    fit, speed = weighed
     needs = fit.memory if placed.free_known else msgspec.structs.replace(fit.memory, basis="assumed")
     return Candidate(
         rank=0,
@@ -335,6 +310,51 @@ def _candidate(
             *verdict.notes,
         ),
     )
+
+
+@lru_cache(maxsize=1 << 14)  # pure, and the same for every device of a kind that has as much memory free
+def _weighed(
+    one: Ready,
+    device: Alike,
+    link: Way,
+    parallel: Parallel,
+    speculative: bool,
+    speed_factor: float,
+    request: PlanRequest,
+) -> tuple[memory.Fit, Speed] | Refusal:
+    """Memory and speed of a layout whose fullest device is like this one."""
+    arch = one.model.architecture
+    fit = memory.fit(
+        arch=arch,
+        model_context_tokens=one.model.context_tokens,
+        weights=one.weights,
+        checkpoint_format=one.checkpoint.format,
+        engine=one.engine,
+        device=device.device,
+        parallel=parallel,
+        speculative=speculative,
+        eager=bool(request.pins.eager),
+        request=request,
+    )
+    if isinstance(fit, Refusal):
+        return fit
+    speed = throughput.estimate(
+        arch=arch,
+        weights=one.weights,
+        engine=one.engine,
+        loads=one.loads,
+        link=link,
+        device=device.device,
+        parallel=parallel,
+        limits=fit.limits,
+        kv_bytes_per_token=fit.memory.kv_bytes_per_token,
+        kv_cache_tokens=fit.memory.kv_cache_tokens,
+        workload=request.workload,
+        concurrency=request.concurrency,
+        download_bytes=one.checkpoint.download_bytes,
+        speed_factor=speed_factor,
+    )
+    return fit, speed
 
 
 def _unique(rejected: list[Rejection]) -> tuple[Rejection, ...]:

@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from selector.architecture import StoredWeights
 from selector.contract import Limits, Parallel, Speed
-from selector.devices import Device, Group
+from selector.devices import Device, Way
 from selector.facts import Architecture, Basis, EngineFacts, Loads
 from selector.request import Workload
 from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_token, site
@@ -103,7 +103,7 @@ def estimate(
     weights: StoredWeights,
     engine: EngineFacts,
     loads: Loads,
-    group: Group,
+    link: Way,
     device: Device,
     parallel: Parallel,
     limits: Limits,
@@ -124,7 +124,7 @@ def estimate(
     if concurrency is not None:
         slots = min(slots, -(-concurrency // parallel.data))
     running = slots * parallel.data if concurrency is None else min(concurrency, slots * parallel.data)
-    here = site(engine, device, group.link, loads.kernel)
+    here = site(engine, device, link, loads.kernel)
     assumed = here.assumed or here.bandwidth is None or here.flops is None
     assumed = assumed or (parallel.tensor > 1 and here.link_assumed)
     basis: Basis = "assumed" if assumed else "derived"
