@@ -226,13 +226,15 @@ class _Case(NamedTuple):
         before, missing = 0, None
         if budget.rest is not None:
             before = min(CONTEXT_BYTES, rule.runtime_bytes) + (rule.collective_bytes if parallel.ranks > 1 else 0)
-            beside = max([needs.beside_weights for needs in every]) - before
+            beside = every[0].beside_weights if len(every) == 1 else max([needs.beside_weights for needs in every])
+            beside -= before
             if beside > budget.rest and self.pinned:
                 missing = _no_reserve(budget, beside, self.device)
             else:
                 budget = relaxed(budget, beside)
-        tokens, fullest = UNBOUNDED_TOKENS + 1, every[0]
-        for needs in every:
+        fullest = every[0]
+        tokens = _tokens(_room(budget, fullest, before), fullest.kv_bytes_per_token)
+        for needs in every[1:]:
             room = _tokens(_room(budget, needs, before), needs.kv_bytes_per_token)
             heavier = needs.weights + needs.beside_weights > fullest.weights + fullest.beside_weights
             if room < tokens or (room == tokens and heavier):
@@ -260,13 +262,19 @@ class _Case(NamedTuple):
 
     def best(self, found: tuple[Budget, ...], choices: tuple[int, ...]) -> _Taken:
         """The first budget with the most sequences that reaches the context, or the nearest to fitting."""
+        first = self.taken(found[0], choices[0])
+        if self.fits(first, self.target_tokens):
+            return first
         # Nothing holds more than the last budget with the fewest sequences: what it cannot do need not be tried.
         most = self.taken(found[-1], choices[-1])
         if not self.fits(most, 0):
-            return self.taken(found[0], choices[0])
+            return first
         reach = self.context(most)
-        tried = (self.taken(budget, sequences) for budget, sequences in itertools.product(found, choices))
-        return next((one for one in tried if self.fits(one, reach)), most)
+        for budget, sequences in itertools.product(found, choices):
+            one = self.taken(budget, sequences)
+            if self.fits(one, reach):
+                return one
+        return most
 
 
 def fit(
