@@ -29,6 +29,8 @@ GIB = 1 << 30
 #: CUDA's total lies 0.35 to 0.8 GiB below NVML's (public vLLM logs of RTX 4090, A100, H100, H200, B200);
 #: taken where a profile does not tell ``cuda_total_mib``.
 DRIVER_RESERVE_BYTES = 600 * MIB
+#: What others hold of a device is counted in steps of this.
+TAKEN_STEP_BYTES = 64 * MIB
 #: What an operating system and its services keep of a memory they share with the GPU (GB10: 8 GiB, assumed).
 UNIFIED_RESERVE_BYTES = 8 * GIB
 #: Share of main memory that a CPU engine may fill (assumed).
@@ -169,7 +171,8 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: in
         allocatable = known if known is not None and alike else max(total - DRIVER_RESERVE_BYTES, 0)
     else:
         allocatable = total
-    taken = total - free if device.metal is None else 0
+    # Rounded up: what others hold changes by more than this between two looks, and a plan does not.
+    taken = -(-(total - free) // TAKEN_STEP_BYTES) * TAKEN_STEP_BYTES if device.metal is None else 0
     return Device(
         index=device.index,
         kind=device.vendor,
