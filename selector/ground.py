@@ -45,6 +45,11 @@ class Lot:
     def tries(self) -> tuple[tuple[Place, ...], ...]:
         return self._plot.tries
 
+    @property
+    def most_devices(self) -> int:
+        """Devices under the largest number of replicas to try."""
+        return self._plot.most_devices
+
 
 class Plot:
     """Where replicas of a layout may lie, whatever the engine."""
@@ -57,6 +62,11 @@ class Plot:
     def tries(self) -> tuple[tuple[Place, ...], ...]:
         near = self.ways[0]
         return tuple([tuple(self._plots.places(self._bare, way, None if way is near else near)) for way in self.ways])
+
+    @cached_property
+    def most_devices(self) -> int:
+        counts = [place.parallel.data for places in self.tries for place in places if place.placed is not None]
+        return self._bare.ranks * max(counts, default=self._plots.room)
 
 
 class Plots:

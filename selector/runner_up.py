@@ -72,8 +72,8 @@ class Question(NamedTuple):
     def answered_by(self, change: Change) -> bool:
         """Whether the list, scored with the change, has the second in front."""
         request, scored = _with(self, change)
-        second = [candidate for candidate, _ in scored if _same(candidate, self.second)]
-        return bool(second) and score.leads(second[0], scored, request, self.model_context_tokens)
+        second = next((candidate for candidate, _ in scored if _same(candidate, self.second)), None)
+        return second is not None and score.leads(second, scored, request, self.model_context_tokens)
 
     def quality(self) -> float:
         return next(quality for candidate, quality in self.ranked if _same(candidate, self.second))

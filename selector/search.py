@@ -57,6 +57,33 @@ class _Ask(NamedTuple):
     drivers: dict[str, str | None]
 
 
+class _Size:
+    """What is known of one size of tensor parallelism, while more and more stages of it are tried."""
+
+    def __init__(self, stages: candidates.Stages) -> None:
+        self._stages = stages
+        self._fitted = False
+        self._covered = 0
+        self.roomy = False
+
+    def done(self, lot: Lot) -> bool:
+        """Whether these stages cannot be better than fewer, which fit."""
+        if (self.roomy and not self._stages.side_by_side) or (
+            self._fitted and lot.bare.pipeline not in self._stages.filling
+        ):
+            return True
+        # Fewer stages have room enough, and replicas of them keep as many devices at work.
+        return self._covered > 0 and lot.most_devices <= self._covered
+
+    def learn(self, ask: _Ask, made: list[Candidate]) -> None:
+        """``made`` are the candidates of the stages that were tried."""
+        for each in made:
+            self._fitted = True
+            self.roomy = self.roomy or _roomy(each, ask, 1)
+            if _roomy(each, ask, each.parallel.data):
+                self._covered = max(self._covered, each.parallel.ranks * each.parallel.data)
+
+
 class _Found:
     """What one checkpoint on one engine and group came to."""
 
@@ -139,12 +166,10 @@ def _unknown_device(device: Unusable) -> Refusal:
 def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
     """All layouts of one checkpoint, engine and group that may win, the widest tensor parallelism first."""
     found = _Found()
-    pins = ask.request.pins
-    free = pins.pipeline_parallel is None
+    free = ask.request.pins.pipeline_parallel is None
     on_host = ground.group.kind == "cpu"
     for stages in ground.shapes:
-        fitted: set[bool] = set()
-        roomy: set[bool] = set()
+        sizes = {False: _Size(stages), True: _Size(stages)}
         heavy: tuple[int, bool] | None = None
         for pipeline in stages.counts:
             # Weights that are more than is free on any device, or on this layout's, rule it out without more ado.
@@ -155,20 +180,16 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
             if free and pipeline > 1 and found.wider(bare):
                 continue
             for expert in _experts(ask, one, ground.group, bare.bare):
-                if (expert in roomy and not stages.side_by_side) or (
-                    expert in fitted and pipeline not in stages.filling
-                ):
-                    continue
                 lot = ground.lot(stages.tensor, pipeline, expert=True) if expert else bare
                 share = one.share_bytes(stages.tensor, pipeline, expert=expert, on_host=on_host)
+                if free and sizes[expert].done(lot):
+                    continue
                 if free and share > lot.free_bytes:
                     heavy = (pipeline, expert)
                     continue
-                best = _replicas(ask, one, ground, lot, found, most_only=expert in roomy)
-                if best is not None:
-                    fitted.add(expert)
-                    if _roomy(best, ask, 1):
-                        roomy.add(expert)
+                before = len(found.good)
+                _replicas(ask, one, ground, lot, found, most_only=sizes[expert].roomy)
+                sizes[expert].learn(ask, found.good[before:])
         if heavy is not None:
             lot = ground.lot(stages.tensor, heavy[0], expert=heavy[1])
             found.bad.append((lot.bare, lot.refusal or _too_heavy(one, ground, lot)))
@@ -207,8 +228,8 @@ def _roomy(candidate: Candidate, ask: _Ask, replicas: int) -> bool:
     return candidate.limits.context_tokens >= ask.wanted_tokens and room >= ask.roomy_tokens
 
 
-def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *, most_only: bool) -> Candidate | None:
-    """Every placement, number of replicas and kind of decoding of a layout; returns the first on the best devices.
+def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *, most_only: bool) -> None:
+    """Every placement, number of replicas and kind of decoding of a layout.
 
     ``most_only`` leaves out a single replica where more would stand beside it: fewer stages do it as well.
     """
@@ -216,9 +237,9 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
         pinned = ask.request.pins.data_parallel
         parallel = lot.bare if pinned is None else msgspec.structs.replace(lot.bare, data=pinned)
         found.bad.append((parallel, lot.refusal))
-        return None
+        return
     refused: dict[int, tuple[Parallel, Refusal]] = {}
-    first: dict[int, Candidate] = {}
+    fitted: set[int] = set()
     for places in lot.tries:
         for parallel, placed, fewest in places:
             count = parallel.data
@@ -234,13 +255,12 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
                     break  # further replicas lie on fuller devices
                 continue
             found.good += answers
-            first.setdefault(count, answers[0])
+            fitted.add(count)
             if (most_only or not fewest) and _roomy(answers[0], ask, count):
                 break  # there is room enough on the fullest devices: fewer replicas have no use for more
-    found.bad += [each for count, each in refused.items() if count not in first]
-    if first and lot.fast is not None:
+    found.bad += [each for count, each in refused.items() if count not in fitted]
+    if fitted and lot.fast is not None:
         found.fast[lot.bare.tensor] = max(lot.fast, found.fast.get(lot.bare.tensor, 0))
-    return first[min(first)] if first else None
 
 
 def _too_small(group: Group, needed: int) -> Refusal:
