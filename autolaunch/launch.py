@@ -26,8 +26,9 @@ from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, InstallProgress, without_engine_secrets
 from selector.contract import Candidate, Command, LaunchPlan
+from selector.engine_facts import EngineFacts
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
-from selector.facts import EngineFacts, ModelFacts
+from selector.facts import ModelFacts
 from selector.values import Value
 
 Stage = Literal["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]

@@ -12,8 +12,9 @@ from typing import ClassVar
 import msgspec
 
 from selector.contract import Candidate, Command, EngineChoice
+from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError
-from selector.facts import EngineFacts, EngineName, ModelFacts, Package, Parsers
+from selector.facts import EngineName, ModelFacts, Parsers
 from selector.hardware import Accelerator, HardwareReport
 from selector.values import Value
 

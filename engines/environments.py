@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
-from selector.facts import EngineFacts, Package
 from selector.values import Value
 
 if TYPE_CHECKING:

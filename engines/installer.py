@@ -17,8 +17,8 @@ from typing import IO
 
 from engines.environments import Stage, python_request
 from engines.leash import on_leash
+from selector.engine_facts import Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
-from selector.facts import Package
 
 #: uv's last lines that an error shows, and how much of a line is kept.
 KEPT_LINES, KEPT_CHARACTERS = 40, 500

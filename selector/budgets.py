@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from selector.contract import Parallel
 from selector.devices import GIB, MIB, Device
-from selector.facts import Architecture, BatchDefault, EngineFacts
+from selector.engine_facts import BatchDefault, EngineFacts
+from selector.facts import Architecture
 from selector.legality import Refusal
 from selector.versions import version_key
 

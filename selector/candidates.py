@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from selector.devices import Group
-from selector.facts import Architecture, EngineFacts
+from selector.engine_facts import EngineFacts
+from selector.facts import Architecture
 from selector.placement import Floor
 from selector.request import Pins
 

@@ -14,8 +14,9 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from profiles import DIRECTORY
+from selector.engine_facts import EngineFacts
 from selector.errors import ProfileError, UnknownModel, UsageError
-from selector.facts import AcceleratorFacts, AcceleratorFile, EngineFacts, ModelFacts
+from selector.facts import AcceleratorFacts, AcceleratorFile, ModelFacts
 from selector.hardware import Accelerator, Vendor
 from selector.sound import Fault, accelerator_faults, engine_faults, model_faults
 

@@ -9,7 +9,8 @@ import msgspec
 
 from selector import candidates, legality
 from selector.contract import Parallel
-from selector.facts import Architecture, EngineFacts
+from selector.engine_facts import EngineFacts
+from selector.facts import Architecture
 from selector.legality import Refusal
 from selector.placement import Floor, Placement, Replicas
 from selector.request import Pins

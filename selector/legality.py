@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from selector.contract import Note, Number, Parallel
 from selector.devices import Group
-from selector.facts import Architecture, CheckpointFacts, Choice, EngineFacts, Loads, Package, Rule
+from selector.engine_facts import Choice, EngineFacts, Loads, Package, Rule
+from selector.facts import Architecture, CheckpointFacts
 from selector.request import Pins
 from selector.versions import in_versions, version_key
 

@@ -1,13 +1,8 @@
 """How much memory a candidate needs on its fullest device, item by item, and what that leaves for requests.
 
 ``weights``      what a rank holds of its stage's layers (:mod:`selector.weights`).
-``activations``  the larger of two peaks of the engine's profile run: ``batched_tokens`` through one layer (the
-                 residual stream in ``activation_copies``; for every routed copy of a token its widest input or
-                 output and what lies between, as fused_moe's ``cache13`` and ``cache2`` hold them), and, on the
-                 last stage, ``max_sequences`` rows of 32-bit logits in ``logits_copies`` (sampling sorts them,
-                 with indices and buffers). A vision tower's profile, ``vision_tokens`` of the largest image or
-                 video through one block, is a third peak; its outputs stay beside the others.
-``graphs``       captured CUDA graphs, a layer at a time.
+``activations``  the engine's peak beside that, graphs and runtime with it (:mod:`selector.needs`).
+``graphs``       captured CUDA graphs.
 ``runtime``      the context of the driver and, over several devices, the collectives' buffers.
 ``kv_cache``     what is left of the engine's budget, in whole blocks; ``reserve`` is what the engine leaves alone.
 
@@ -22,7 +17,6 @@ bf16 at TP 8 with expert parallelism, eager, one sequence, needed 2.6 to 3.3 GiB
 from __future__ import annotations
 
 import itertools
-from functools import lru_cache
 from typing import NamedTuple
 
 from selector.architecture import StoredWeights, kv_bytes_per_token
@@ -37,10 +31,12 @@ from selector.budgets import (
 )
 from selector.contract import Limits, Memory, Number, Parallel, PerDevice
 from selector.devices import GIB, Device
-from selector.facts import Architecture, BatchDefault, EngineFacts
+from selector.engine_facts import BatchDefault, EngineFacts
+from selector.facts import Architecture
 from selector.legality import Refusal, vision_heads_indivisible
+from selector.needs import Needs, stage_needs
 from selector.request import KvDtype, PlanRequest
-from selector.weights import Stage, rank_kv_bytes_per_token, rank_stages
+from selector.weights import Stage, rank_stages
 
 ELEMENT_BYTES: dict[KvDtype, int] = {"bf16": 2, "fp8": 1, "fp32": 4}
 #: Contexts are cut to whole multiples of this many tokens, unless the model's own limit is reached.
@@ -60,20 +56,6 @@ class Fit(NamedTuple):
     memory: Memory
 
 
-class Needs(NamedTuple):
-    """What one stage's fullest rank holds beside the KV cache, and what a token of that costs there.
-
-    ``beside_weights`` is the sum of activations, graphs and runtime.
-    """
-
-    weights: int
-    activations: int
-    graphs: int
-    runtime: int
-    kv_bytes_per_token: int
-    beside_weights: int
-
-
 class _Taken(NamedTuple):
     """A budget with a number of sequences: the fullest stage, and the tokens that it has room for.
 
@@ -87,36 +69,6 @@ class _Taken(NamedTuple):
     before: int
     tokens: int
     missing: Refusal | None
-
-
-def activation_bytes(
-    arch: Architecture,
-    engine: EngineFacts,
-    parallel: Parallel,
-    batched_tokens: int,
-    max_sequences: int,
-    *,
-    first: bool = True,
-    last: bool = True,
-    whole_vision: bool = False,
-) -> int:
-    """Peak of the profile run on one rank of a stage: 16-bit activations, 32-bit logits on the last stage."""
-    rule = engine.memory
-    width = arch.moe_intermediate_size / (1 if parallel.expert else parallel.tensor)
-    residual = 2 * arch.hidden_size * rule.activation_copies
-    routed = 2 * arch.num_experts_per_tok * (max(2 * width, arch.hidden_size) + width)
-    peak = batched_tokens * (residual + routed)
-    if last:
-        hidden = 2 * arch.hidden_size * batched_tokens
-        peak = max(peak, hidden + 4 * arch.vocab_size * max_sequences * rule.logits_copies)
-    tower = arch.vision
-    if tower is not None and first and rule.vision_tokens:
-        patches = rule.vision_tokens * tower.spatial_merge_size**2
-        # Within a block: the stream and its norm, the gate and up projections and their product.
-        inner = 3 * tower.out_hidden_size / (1 if whole_vision else parallel.tensor)
-        encoded = 2 * rule.vision_tokens * tower.out_hidden_size
-        peak = max(peak + encoded, 2 * patches * (2 * tower.hidden_size + inner))
-    return int(peak)
 
 
 def _sequence_choices(request: PlanRequest, default: int, replicas: int) -> tuple[int, ...]:
@@ -137,43 +89,6 @@ def kv_dtype(engine: EngineFacts, checkpoint_format: str, pinned: KvDtype | None
     if pinned is not None:
         return pinned
     return "fp32" if checkpoint_format == "fp32" and "fp32" in engine.kv_cache_dtypes else "bf16"
-
-
-@lru_cache(maxsize=1 << 14)  # pure, and the same for every device that a layout is tried on
-def _needs(
-    arch: Architecture,
-    engine: EngineFacts,
-    stages: tuple[Stage, ...],
-    tensor: int,
-    pipeline: int,
-    expert: bool,
-    eager: bool,
-    element_bytes: int,
-    batched_tokens: int,
-    max_sequences: int,
-) -> tuple[Needs, ...]:
-    """What the stages need, each that differs from the others once."""
-    rule = engine.memory
-    parallel = Parallel(tensor=tensor, pipeline=pipeline, expert=expert)
-    whole_vision = vision_heads_indivisible(arch, parallel)
-    runtime = rule.runtime_bytes + (rule.collective_bytes if parallel.ranks > 1 else 0)
-    found = []
-    for stage in stages:
-        activations = activation_bytes(
-            arch,
-            engine,
-            parallel,
-            batched_tokens,
-            max_sequences,
-            first=stage.first,
-            last=stage.last,
-            whole_vision=whole_vision,
-        )
-        graphs = 0 if eager else rule.graphs_bytes_per_layer * stage.layers
-        per_token = rank_kv_bytes_per_token(arch, parallel, stage.kv_layers, element_bytes)
-        beside = activations + graphs + runtime
-        found.append(Needs(stage.weight_bytes, activations, graphs, runtime, per_token, beside))
-    return tuple(dict.fromkeys(found))
 
 
 def _room(budget: Budget, needs: Needs, before: int) -> int:
@@ -211,7 +126,7 @@ class _Case(NamedTuple):
         """What a budget leaves for the KV cache beside so many sequences."""
         rule, parallel = self.engine.memory, self.parallel
         batched = max(self.batch.batched_tokens, sequences)
-        every = _needs(
+        every = stage_needs(
             self.arch,
             self.engine,
             self.stages,

@@ -12,7 +12,8 @@ from selector import legality
 from selector.architecture import StoredWeights, stored_weights
 from selector.contract import Checkpoint, EngineChoice, Note, Parallel, Rejection
 from selector.devices import Group
-from selector.facts import CheckpointFacts, EngineFacts, Hub, Loads, ModelFacts, Package
+from selector.engine_facts import EngineFacts, Loads, Package
+from selector.facts import CheckpointFacts, Hub, ModelFacts
 from selector.legality import Refusal, Verdict
 from selector.request import Pins
 from selector.weights import rank_stages

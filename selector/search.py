@@ -17,7 +17,8 @@ from selector import candidates, memory, notes, score, throughput
 from selector.budgets import FREE_MARGIN_BYTES
 from selector.contract import Candidate, Parallel, Rejection, ScoreTerms, Speed
 from selector.devices import GIB, Alike, Group, Unusable, Way, groups
-from selector.facts import AcceleratorFacts, EngineFacts, ModelFacts
+from selector.engine_facts import EngineFacts
+from selector.facts import AcceleratorFacts, ModelFacts
 from selector.ground import Ground, Grounds, Lot
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal

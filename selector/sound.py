@@ -9,17 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from selector.facts import (
-    AcceleratorFacts,
-    Architecture,
-    BatchDefault,
-    CheckpointFacts,
-    EngineFacts,
-    MemoryRule,
-    ModelFacts,
-    Rule,
-    SpeedRule,
-)
+from selector.engine_facts import BatchDefault, EngineFacts, MemoryRule, Rule, SpeedRule
+from selector.facts import AcceleratorFacts, Architecture, CheckpointFacts, ModelFacts
 
 #: A key path, and what is wrong with the value there.
 Fault = tuple[str, str]

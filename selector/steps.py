@@ -30,7 +30,8 @@ from typing import NamedTuple
 
 from selector.architecture import active_parameters
 from selector.devices import Device, Way
-from selector.facts import Architecture, EngineFacts
+from selector.engine_facts import EngineFacts
+from selector.facts import Architecture
 
 #: Bytes of a hidden state's element: 16 bits in every engine.
 HIDDEN_BYTES = 2

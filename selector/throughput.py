@@ -24,7 +24,8 @@ from functools import lru_cache
 from selector.architecture import StoredWeights
 from selector.contract import Limits, Parallel, Speed
 from selector.devices import Device, Way
-from selector.facts import Architecture, Basis, EngineFacts, Loads
+from selector.engine_facts import EngineFacts, Loads
+from selector.facts import Architecture, Basis
 from selector.request import Workload
 from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_token, site
 

@@ -32,7 +32,8 @@ from selector.architecture import (
     vision,
 )
 from selector.contract import Parallel
-from selector.facts import Architecture, MemoryRule, Storage
+from selector.engine_facts import MemoryRule
+from selector.facts import Architecture, Storage
 
 #: Rows to which vLLM and SGLang pad the vocabulary (DEFAULT_VOCAB_PADDING_SIZE of vocab_parallel_embedding.py).
 VOCABULARY_ROWS = 64

@@ -11,7 +11,8 @@ import msgspec
 
 from autolaunch.cli.options import SHOWN, Command, option
 from autolaunch.cli.terminal import Terminal, clean, compact, count, gib, heading, table, wrapped, write
-from selector.facts import AcceleratorFacts, CheckpointFacts, EngineFacts, ModelFacts, Package
+from selector.engine_facts import EngineFacts, Package
+from selector.facts import AcceleratorFacts, CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.values import Value
 

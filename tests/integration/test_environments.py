@@ -20,8 +20,8 @@ import pytest
 from engines.environments import Environments, InstallProgress, python_request, without_secrets
 from engines.installer import find_uv, torch_arguments, uv_environment
 from selector.catalog import Catalog
+from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
-from selector.facts import EngineFacts, Package
 
 MLX = Catalog().engine("mlx")
 PACKAGE = Package(

@@ -11,7 +11,8 @@ from selector import legality
 from selector.catalog import Catalog
 from selector.contract import Parallel
 from selector.devices import groups
-from selector.facts import CheckpointFacts, EngineFacts, Rule, Storage
+from selector.engine_facts import EngineFacts, Rule
+from selector.facts import CheckpointFacts, Storage
 from selector.legality import REFUSING, Refusal
 from selector.machines import report_from_spec
 

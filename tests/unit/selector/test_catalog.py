@@ -13,8 +13,8 @@ import tomli
 
 from profiles import DIRECTORY
 from selector.catalog import MAXIMUM_BYTES, Catalog
+from selector.engine_facts import EngineFacts
 from selector.errors import ProfileError, UnknownModel, UsageError
-from selector.facts import EngineFacts
 from selector.hardware import Accelerator, Metal, Vendor
 from selector.legality import CHECKS
 from selector.sound import engine_faults

@@ -12,7 +12,8 @@ from selector import legality
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan, Parallel
 from selector.devices import Group, groups
-from selector.facts import CheckpointFacts, Loads, ModelFacts, Storage
+from selector.engine_facts import Loads
+from selector.facts import CheckpointFacts, ModelFacts, Storage
 from selector.legality import Refusal, Verdict
 from selector.machines import report_from_spec
 from selector.request import Pins

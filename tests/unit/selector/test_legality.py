@@ -8,7 +8,8 @@ from selector import legality
 from selector.catalog import Catalog
 from selector.contract import Parallel
 from selector.devices import Group, groups
-from selector.facts import CheckpointFacts, EngineFacts, Loads, ModelFacts
+from selector.engine_facts import EngineFacts, Loads
+from selector.facts import CheckpointFacts, ModelFacts
 from selector.legality import Refusal, Verdict
 from selector.machines import report_from_spec
 from selector.request import Pins

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selector import memory
+from selector import needs
 from selector.architecture import stored_weights
 from selector.catalog import Catalog
 from selector.contract import Parallel
@@ -236,21 +236,21 @@ def test_the_engine_counts_its_cache_in_whole_blocks(catalog: Catalog) -> None:
 
 def test_more_sequences_cost_logits_and_more_tokens_cost_activations(catalog: Catalog) -> None:
     arch, engine = catalog.model("glm-4.6").architecture, catalog.engine("vllm")
-    one = memory.activation_bytes(arch, engine, Parallel(tensor=8, expert=True), 8192, 1)
+    one = needs.activation_bytes(arch, engine, Parallel(tensor=8, expert=True), 8192, 1)
     # 8 copies of the residual stream, and 8 routed copies as wide as its input (5120) and an expert (1536).
     assert one == 8192 * 2 * (8 * 5120 + 8 * (5120 + 1536))
-    many = memory.activation_bytes(arch, engine, Parallel(tensor=4), 8192, 1024)
+    many = needs.activation_bytes(arch, engine, Parallel(tensor=4), 8192, 1024)
     assert many == int(8192 * 2 * 5120 + 1024 * 151_552 * 4 * engine.memory.logits_copies)
-    middle = memory.activation_bytes(arch, engine, Parallel(tensor=4), 8192, 1024, last=False)
+    middle = needs.activation_bytes(arch, engine, Parallel(tensor=4), 8192, 1024, last=False)
     assert middle < many
 
 
 def test_a_vision_tower_needs_room_to_encode(catalog: Catalog) -> None:
     arch, engine = catalog.model("glm-4.5v").architecture, catalog.engine("vllm")
     # A video of 30,970 tokens is 123,880 patches: stream and norm of 1536, an MLP of 3 x 4096.
-    assert memory.activation_bytes(arch, engine, Parallel(), 2048, 1) == 123_880 * 2 * (2 * 1536 + 3 * 4096)
-    divided = memory.activation_bytes(arch, engine, Parallel(tensor=4), 2048, 1)
-    assert divided < memory.activation_bytes(arch, engine, Parallel(tensor=4), 2048, 1, whole_vision=True)
+    assert needs.activation_bytes(arch, engine, Parallel(), 2048, 1) == 123_880 * 2 * (2 * 1536 + 3 * 4096)
+    divided = needs.activation_bytes(arch, engine, Parallel(tensor=4), 2048, 1)
+    assert divided < needs.activation_bytes(arch, engine, Parallel(tensor=4), 2048, 1, whole_vision=True)
 
 
 def test_an_unknown_memory_is_refused_by_name(catalog: Catalog) -> None:
