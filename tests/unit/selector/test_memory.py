@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selector import needs
+from selector import memory, needs
 from selector.architecture import stored_weights
 from selector.catalog import Catalog
 from selector.contract import Parallel

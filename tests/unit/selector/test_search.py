@@ -132,21 +132,21 @@ def test_a_pinned_configuration_that_cannot_be_is_refused_with_its_reason(catalo
 
 def test_nothing_below_the_floor_of_quality_is_chosen_unasked(catalog: Catalog) -> None:
     quality = {each.quantization: each.quality for each in catalog.model("glm-4.6").checkpoints}
-    plan = plan_on(catalog, "glm-4.6", "2xh100")
+    plan = plan_on(catalog, "glm-4.6", "5xrtx4090")
     assert not plan.feasible
     floor = [each for each in plan.rejected if each.code == "quality.floor"]
     assert {each.quantization for each in floor} == {
         name for name, value in quality.items() if value < LOWEST_QUALITY_UNASKED
     }
-    asked = plan_on(catalog, "glm-4.6", "2xh100", Pins(quantization="UD-Q2_K_XL"))
+    asked = plan_on(catalog, "glm-4.6", "5xrtx4090", Pins(quantization="UD-IQ1_M"))
     assert asked.chosen is not None
     assert any(note.code == "accuracy" for note in asked.chosen.notes)
 
 
 def test_a_lower_quality_that_would_fit_is_advised_with_its_command(catalog: Catalog) -> None:
-    plan = plan_on(catalog, "glm-4.6", "2xh100")
+    plan = plan_on(catalog, "glm-4.6", "5xrtx4090")
     commands = [each.command for each in plan.advice if each.kind == "engine"]
-    assert commands == ["autolaunch plan glm-4.6 --hardware 2xh100 --quantization UD-Q2_K_XL"]
+    assert commands == ["autolaunch plan glm-4.6 --hardware 5xrtx4090 --quantization UD-IQ1_M"]
 
 
 def test_a_context_beyond_the_model_is_refused(catalog: Catalog) -> None:
@@ -155,12 +155,16 @@ def test_a_context_beyond_the_model_is_refused(catalog: Catalog) -> None:
     assert {each.code for each in plan.rejected} == {"context.beyond_model"}
 
 
-def test_a_concurrency_that_cannot_be_held_is_refused_not_lowered(catalog: Catalog) -> None:
+def test_a_concurrency_that_cannot_be_held_waits_and_is_told(catalog: Catalog) -> None:
     held = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=16)
     assert held.chosen is not None
     assert held.chosen.limits.max_sequences == 16
-    refused = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=4096)
-    assert not refused.feasible
+    assert not any(note.code == "queue" for note in held.chosen.notes)
+    waiting = api.plan("glm-4.5v", hardware="1xh100", known=catalog, concurrency=4096)
+    assert waiting.chosen is not None
+    assert waiting.chosen.limits.max_sequences < 4096
+    assert waiting.chosen.speed.concurrency < 4096
+    assert any(note.code == "queue" and note.severity == "performance" for note in waiting.chosen.notes)
 
 
 def test_a_busy_gpu_is_left_out_when_fewer_will_do(catalog: Catalog) -> None:
@@ -171,7 +175,8 @@ def test_a_busy_gpu_is_left_out_when_fewer_will_do(catalog: Catalog) -> None:
 
 
 def test_a_busy_gpu_that_is_needed_is_named_with_its_process(catalog: Catalog) -> None:
-    report = busy(report_from_spec("8xh100", catalog), 2, 10 * GIB)
+    """Five H100 hold FP8 in stages; four of them do not."""
+    report = busy(report_from_spec("5xh100", catalog), 2, 10 * GIB)
     plan = plan_on(catalog, "glm-4.6", report, Pins(quantization="FP8"))
     assert not plan.feasible
     free = [each.message for each in plan.advice if each.kind == "free_gpu"]
@@ -283,11 +288,11 @@ def test_contradictions_are_said_before_anything_is_planned(catalog: Catalog) ->
 
 def test_an_explanation_names_the_choice_and_what_came_second(catalog: Catalog) -> None:
     text = api.plan("glm-4.6", hardware="8xh200", known=catalog).explain()
-    assert text.startswith("Chosen: zai-org/GLM-4.6-FP8 (FP8) with sglang")
-    assert "Second: zai-org/GLM-4.6-FP8 (FP8) with vllm" in text
+    assert text.startswith("Chosen: zai-org/GLM-4.6-FP8 (FP8) with vllm")
+    assert "Second: zai-org/GLM-4.6-FP8 (FP8) with sglang" in text
     refused = api.plan("glm-4.6", hardware="1xh100", known=catalog).explain()
     assert "usable" in refused
-    assert "4xh100" in refused
+    assert "--hardware " in refused
 
 
 # --- what a hostile review found --------------------------------------------------------------------
@@ -300,10 +305,11 @@ def test_concurrency_is_shared_out_over_replicas(catalog: Catalog) -> None:
     assert plan.chosen.limits.max_sequences == 250
 
 
-def test_pinned_sequences_below_the_concurrency_are_refused(catalog: Catalog) -> None:
+def test_pinned_sequences_below_the_concurrency_are_kept_and_the_rest_waits(catalog: Catalog) -> None:
     plan = api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=Pins(max_sequences=4), concurrency=64)
-    assert not plan.feasible
-    assert any(each.code == "pin.max_sequences" for each in plan.rejected)
+    assert plan.chosen is not None
+    assert plan.chosen.limits.max_sequences == 4
+    assert any(note.code == "queue" for note in plan.chosen.notes)
 
 
 def test_a_count_of_gpus_is_never_taken_for_the_processor(catalog: Catalog) -> None:
