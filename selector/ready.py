@@ -125,6 +125,11 @@ def ready(model: ModelFacts, engine: EngineFacts, group: Group, pins: Pins) -> t
     return _ready(model, engine, _Specimen(group), pins)
 
 
+def forget() -> None:
+    """Drop what was worked out."""
+    _ready.cache_clear()
+
+
 @lru_cache(maxsize=1024)
 def _ready(model: ModelFacts, engine: EngineFacts, specimen: _Specimen, pins: Pins) -> tuple[Ready | Rejection, ...]:
     found: list[Ready | Rejection] = []

@@ -24,6 +24,7 @@ from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
 from selector.placement import Floor, Placement
 from selector.ready import LOWEST_QUALITY_UNASKED, Ready, names, ready, rejection, repository, unwanted
+from selector.ready import forget as forget_ready
 from selector.request import Pins, PlanRequest
 
 __all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
@@ -333,7 +334,7 @@ def _candidate(
     )
 
 
-@lru_cache(maxsize=1 << 14)  # pure, and the same for every device of a kind that has as much memory free
+@lru_cache(maxsize=1 << 13)  # pure, and the same for every device of a kind that has as much memory free
 def _weighed(
     one: Ready,
     device: Alike,
@@ -376,6 +377,12 @@ def _weighed(
         speed_factor=speed_factor,
     )
     return fit, speed
+
+
+def forget() -> None:
+    """Drop what earlier plans worked out (for measuring a first one)."""
+    _weighed.cache_clear()
+    forget_ready()
 
 
 def _unique(rejected: list[Rejection]) -> tuple[Rejection, ...]:

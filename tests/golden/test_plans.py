@@ -39,10 +39,16 @@ ARGUED: dict[tuple[str, str], Argued] = {
     ),
     ("glm-4.6", "8xh100"): Argued("FP8", FAST, 8, 1, 1, "the documented layout: 337 GiB of FP8 over eight of 80 GB"),
     ("glm-4.6", "4xh100"): Argued(
-        "Int4", FAST, 4, 1, 1, "FP8 needs 84 GiB a GPU; AWQ 44, in whole Marlin groups at TP 4"
+        "Int4-Int8Mix",
+        ("vllm",),
+        4,
+        1,
+        1,
+        "FP8 needs 84 GiB a GPU; of what fits, 4 and 8 bits mixed are nearest to the original, experts whole as its "
+        "card has them",
     ),
     ("glm-4.6", "2xh100"): Argued(
-        None, (), 0, 0, 0, "even AWQ is 88 GiB a GPU, and 2-bit files are not chosen unasked"
+        "UD-Q3_K_XL", ("llamacpp",), 1, 2, 1, "AWQ is 88 GiB a GPU; the 3-bit file 75 of 79, tight, and said to be"
     ),
     ("glm-4.6", "1xh100"): Argued(None, (), 0, 0, 0, "no file of three bits or more is below 147 GiB"),
     ("glm-4.6", "8xa100-80gb"): Argued(
@@ -74,7 +80,7 @@ ARGUED: dict[tuple[str, str], Argued] = {
     ("glm-4.5v", "2xh100"): Argued("FP8", FAST, 2, 1, 1, "51 GiB a GPU; SGLang's own CI runs FP8 at TP 2"),
     ("glm-4.5v", "1xh100"): Argued("Int4", FAST, 1, 1, 1, "FP8 is 102 GiB; AWQ 56, and TP 1 is Marlin's best case"),
     ("glm-4.5v", "8xa100-80gb"): Argued(
-        "BF16", FAST, 4, 1, 2, "no FP8 arithmetic before sm_89: the original weights fit twice and lose nothing"
+        "BF16", FAST, 8, 1, 1, "no FP8 arithmetic before sm_89: the original weights, read over all eight"
     ),
     ("glm-4.5v", "8x4090"): Argued(
         "FP8", FAST, 4, 2, 1, "13 GiB a GPU; stages over PCIe cost less than an 8-way all-reduce"
