@@ -177,7 +177,7 @@ VLLM: list[tuple[Any, ...]] = [
         Setting(machine="8xh200", tensor=4),
         {"eager": True},
         on("8xh100"),
-        v("0.25.1"),
+        v("0.25.0"),
         BF16,
         tp(8),
     ),
