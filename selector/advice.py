@@ -6,7 +6,7 @@ the model feasible on it, a context only when it fits.
 
 from __future__ import annotations
 
-from selector.better import all_at_once, better_weights, longer_context
+from selector.better import all_at_once, better_weights, longer_context, speculation
 from selector.case import Case, Shelf
 from selector.contract import Advice
 from selector.facts import ModelFacts
@@ -49,7 +49,12 @@ def advise(
         changes = (*longer_context(case, decision, thorough=thorough), *all_at_once(case, decision, shelf))
         if not thorough:
             return changes
-        return (*changes, *better_weights(case, decision), *smallest_machines(case, shelf, SEVERAL))
+        return (
+            *changes,
+            *speculation(case, decision),
+            *better_weights(case, decision),
+            *smallest_machines(case, shelf, SEVERAL),
+        )
     unpinned = tuple(fewer_pins(case))
     if unpinned and not thorough:
         return unpinned  # the machine would do: what stands in the way is what was asked of it

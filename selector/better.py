@@ -1,4 +1,4 @@
-"""What would serve more than a plan that fits: a longer context, all requests at once, better weights."""
+"""What would serve more than a plan that fits: a longer context, all requests at once, speed, better weights."""
 
 from __future__ import annotations
 
@@ -56,6 +56,25 @@ def _other_plan_with_more(case: Case, decision: Decision) -> Iterator[Advice]:
             f"{title(best)} would take {longest:,} tokens instead of {chosen.limits.context_tokens:,}{_cost(best)}"
         )
         yield case.advice("context", message, best, longer)
+
+
+def speculation(case: Case, decision: Decision) -> Iterator[Advice]:
+    """What MTP would make of one request's speed, where it was neither asked for nor searched."""
+    chosen = decision.ranked[0]
+    plain = chosen.speed.decode_tokens_per_second
+    if plain is None or chosen.limits.speculative == "mtp" or case.request.pins.speculative is not None:
+        return
+    if "mtp" not in case.facts.engine(chosen.engine.name).speculative:
+        return
+    asked = case.pinned_to(chosen, speculative="mtp")
+    found = case.decided(request=asked)
+    quicker = None if found is None else found.ranked[0].speed.decode_tokens_per_second
+    if found is not None and quicker is not None and quicker > plain:
+        message = (
+            f"MTP speculative decoding would take one request from {plain:,.0f} to {quicker:,.0f} tokens/s on text "
+            "that is easy to foresee; many at once gain less"
+        )
+        yield case.advice("engine", message, found.ranked[0], asked)
 
 
 def all_at_once(case: Case, decision: Decision, shelf: Shelf) -> Iterator[Advice]:

@@ -14,8 +14,9 @@ Replicas             they are independent, so that more of them are never slower
                      the most, and each after which the next replica would have less free memory or slower links.
                      More than requests at once are never of use.
 Experts              whole experts on a rank are tried where a fault of the engine refuses or slows slices of them.
-MTP                  off, and on where the engine and the checkpoint have it and the layout fits without: it only
-                     takes memory.
+MTP                  for latency off, and on where the engine and the checkpoint have it and the layout fits without: it
+                     only takes memory. For the other objectives off, as engines have it by themselves: what it gains
+                     hangs on the text, and shrinks with the batch. :mod:`selector.better` tells what it would give.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from selector.devices import Group
 from selector.engine_facts import EngineFacts
 from selector.facts import Architecture
 from selector.placement import Floor
-from selector.request import Pins
+from selector.request import Objective, Pins
 
 # ``parallel`` are an engine's abilities (``EngineFacts.parallel``).
 
@@ -101,11 +102,12 @@ def _stages(tensor: int, counts: list[int], filling: set[int], *, side_by_side: 
     return Stages(tensor, tuple(counts), frozenset(filling), side_by_side)
 
 
-def speculative_choices(engine: EngineFacts, *, has_mtp: bool, pins: Pins) -> tuple[bool, ...]:
+def speculative_choices(engine: EngineFacts, *, has_mtp: bool, pins: Pins, objective: Objective) -> tuple[bool, ...]:
     """Speculative decoding off and on, off first."""
     if pins.speculative is not None:
         return (pins.speculative == "mtp",)
-    return (False, True) if has_mtp and "mtp" in engine.speculative else (False,)
+    able = has_mtp and "mtp" in engine.speculative and objective == "latency"
+    return (False, True) if able else (False,)
 
 
 def most_replicas(parallel: frozenset[str], group: Group, ranks: int, pins: Pins, concurrency: int | None) -> int:

@@ -283,7 +283,9 @@ def _decodings(
     on_devices = msgspec.structs.replace(parallel, devices=placed.indices)
     lying = group if group.link == placed.link else group._replace(link=placed.link)
     made: list[Candidate] = []
-    for speculative in candidates.speculative_choices(one.engine, has_mtp=one.has_mtp, pins=ask.request.pins):
+    pins, objective = ask.request.pins, ask.request.objective
+    choices = candidates.speculative_choices(one.engine, has_mtp=one.has_mtp, pins=pins, objective=objective)
+    for speculative in choices:
         answer = _candidate(ask, one, lying, parallel, on_devices, placed, speculative=speculative)
         if not isinstance(answer, Refusal):
             made.append(answer)

@@ -265,7 +265,7 @@ def test_a_context_that_does_not_fit_is_answered_with_the_longest_that_does(cata
 
 def test_nearer_weights_are_advised_with_what_they_cost(catalog: Catalog) -> None:
     plan = thorough(catalog, "glm-4.6", "8xh200")
-    (advice,) = [each for each in plan.advice if each.kind == "engine"]
+    (advice,) = [each for each in plan.advice if each.kind == "engine" and "MTP" not in each.message]
     assert re.search(r"keeps 100% .* instead of 99\.5%, with a context of 202,752, at \d+ tokens/s", advice.message)
     nearer = typed_again(advice).chosen
     assert nearer is not None
@@ -274,7 +274,25 @@ def test_nearer_weights_are_advised_with_what_they_cost(catalog: Catalog) -> Non
 
 def test_the_original_weights_have_none_above_them(catalog: Catalog) -> None:
     plan = thorough(catalog, "glm-4.6", "8xh200", pins=Pins(quantization="BF16"))
-    assert [each for each in plan.advice if each.kind == "engine"] == []
+    assert [each for each in plan.advice if each.kind == "engine" and "MTP" not in each.message] == []
+
+
+def test_speculation_that_was_not_searched_is_advised_with_what_it_gives(catalog: Catalog) -> None:
+    plan = thorough(catalog, "glm-4.6", "8xh200")
+    (advice,) = [each for each in plan.advice if "MTP" in each.message]
+    quicker = typed_again(advice).chosen
+    assert plan.chosen is not None
+    assert quicker is not None
+    assert (plan.chosen.limits.speculative, quicker.limits.speculative) == ("off", "mtp")
+    assert (quicker.speed.decode_tokens_per_second or 0) > 1.2 * (plan.chosen.speed.decode_tokens_per_second or 0)
+    latency = thorough(catalog, "glm-4.6", "8xh200", objective="latency")
+    assert latency.chosen is not None
+    assert latency.chosen.limits.speculative == "mtp"
+    assert not any("MTP" in each.message for each in latency.advice)
+
+
+def test_a_model_without_an_mtp_layer_is_advised_none(catalog: Catalog) -> None:
+    assert not any("MTP" in each.message for each in thorough(catalog, "glm-4.5v", "8xh200").advice)
 
 
 def test_a_longer_context_than_the_best_plan_has_is_advised(catalog: Catalog) -> None:

@@ -288,8 +288,8 @@ def test_contradictions_are_said_before_anything_is_planned(catalog: Catalog) ->
 
 def test_an_explanation_names_the_choice_and_what_came_second(catalog: Catalog) -> None:
     text = api.plan("glm-4.6", hardware="8xh200", known=catalog).explain()
-    assert text.startswith("Chosen: zai-org/GLM-4.6-FP8 (FP8) with vllm")
-    assert "Second: zai-org/GLM-4.6-FP8 (FP8) with sglang" in text
+    assert text.startswith("Chosen: zai-org/GLM-4.6-FP8 (FP8) with sglang")
+    assert "Second: zai-org/GLM-4.6-FP8 (FP8) with vllm" in text
     refused = api.plan("glm-4.6", hardware="1xh100", known=catalog).explain()
     assert "usable" in refused
     assert "--hardware " in refused
