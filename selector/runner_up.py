@@ -15,7 +15,7 @@ import msgspec
 
 from selector import score
 from selector.contract import Candidate, Note, Speed
-from selector.request import OBJECTIVES, PlanRequest
+from selector.request import OBJECTIVES, Objective, PlanRequest
 
 #: Nobody makes an engine faster than this by turning a screw: beyond it speed is not what is missing.
 MOST_TIMES_AS_FAST = 4.0
@@ -25,6 +25,10 @@ _HUNDREDTH = 0.01
 _TOLD = 2
 
 Scored = tuple[tuple[Candidate, float], ...]
+
+
+#: What rounding the terms and the score to four digits may hide.
+_ROUNDING = 0.001
 
 
 class Change(NamedTuple):
@@ -168,11 +172,29 @@ def _key(candidate: Candidate) -> tuple[object, ...]:
 def _objectives(question: Question) -> Iterator[Change]:
     """The first objective under which it wins: there is no smaller and no larger one."""
     for objective in OBJECTIVES:
-        if objective != question.request.objective:
+        if objective != question.request.objective and _passes_the_first(question, objective):
             change = Change("objective", objective, f"with --objective {objective}")
             if question.answered_by(change):
                 yield change
                 return
+
+
+def _passes_the_first(question: Question, objective: Objective) -> bool:
+    """Whether it may be better than the first under an objective: only their speeds have to be looked at again."""
+    first, second = question.ranked[0][0], question.second
+    request = msgspec.structs.replace(question.request, objective=objective)
+    speeds = [score.speed_figure(each, request) for each in (first, second)]
+    if min(speeds) <= 0:
+        return True
+    weights, ours, theirs = score.WEIGHTS[objective], second.score_terms, first.score_terms
+    gained = (
+        weights.quality * (ours.quality - theirs.quality)
+        + weights.speed * math.log2(speeds[1] / speeds[0]) / score.SPEED_OCTAVES
+        + weights.context * (ours.context - theirs.context)
+        + weights.headroom * (ours.headroom - theirs.headroom)
+        + weights.download * (ours.download - theirs.download)
+    )
+    return gained > -_ROUNDING
 
 
 def _download(question: Question) -> Iterator[Change]:
