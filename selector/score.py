@@ -4,7 +4,7 @@
 ``speed``     logarithmic against the fastest candidate of the list, 0 at a thirty-second of it: tokens a second
               of one request's answer (latency), of all (throughput), or the geometric mean of both (the others).
 ``context``   logarithmic between 4,096 tokens and what was asked for, or the model's own limit.
-``headroom``  1 where the KV cache holds two full contexts, and all the requests that were asked for at once.
+``headroom``  1 where the KV cache holds two full contexts. Requests that wait are counted by the speed.
 ``download``  1 where the weights are here already, else ``1 / (1 + hours to fetch them)``.
 
 A logarithm keeps the order of any two candidates whatever else is in the list. Ties break by fewer devices,
@@ -84,8 +84,7 @@ def download_seconds(checkpoint: Checkpoint) -> float:
 def full_headroom_tokens(request: PlanRequest, model_context_tokens: int) -> int:
     """KV cache, over all replicas, beyond which more of it counts for nothing."""
     wanted = request.context_tokens or model_context_tokens
-    together = (request.concurrency or 0) * (request.workload.input_tokens + request.workload.output_tokens)
-    return max(FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens), together)
+    return FULL_HEADROOM_CONTEXTS * min(wanted, model_context_tokens)
 
 
 def terms(

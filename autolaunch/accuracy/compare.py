@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from autolaunch import api
+from selector.architecture import stored_weights
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError
@@ -141,7 +142,10 @@ class Planner:
         checkpoint = _checkpoint(model, run)
         if checkpoint is None:
             return Prediction(None, f"the catalogue has no {run.repo}")
-        return Prediction(float(checkpoint.download_bytes))
+        stored = stored_weights(model.architecture, checkpoint)
+        if not stored.exact:
+            return Prediction(None, "no layout is described: the catalogue holds the published figure")
+        return Prediction(stored.total / stored.scale)
 
     def _planned(self, measurement: Measurement) -> Prediction:
         _, run, result = measurement
@@ -212,7 +216,7 @@ def _figure(chosen: Candidate, result: Result) -> float | None:
     """What the plan says in place of a measured figure, in its unit."""
     device, speed = chosen.memory.per_device, chosen.speed
     tokens = (result.input_tokens or 0) + (result.output_tokens or 0)
-    fixed = device.weights_bytes + device.activations_bytes
+    fixed = device.weights_bytes + device.activations_bytes + device.runtime_bytes
     figures: dict[Metric, float | None] = {
         "weights_bytes_per_device": device.weights_bytes,
         "kv_cache_bytes_per_device": device.kv_cache_bytes,

@@ -24,9 +24,8 @@ says that a figure is usually off by a tenth, either way; *worst* is the row tha
 own rounding leaves open is taken for it. Rows of one source are correlated, so each source has its own mean. *Fitted*
 rows are those that constants of the estimates were chosen with, *checked* rows were found later and only check them.
 *Speed* is decode and throughput: with CUDA graphs or on an engine that has none, and eager. *Prompts* are prefill and
-the time to the first token. The *size* of a checkpoint is the one that is published, where it is known, and else
-computed from its layout; for GLM-4.6-FP8 the two differ by 0.65 %, and what its files hold beside the layout is not
-loaded.
+the time to the first token. The *size* of a checkpoint is computed from the shapes of its model and its layout; a plan
+itself takes the published size where there is one.
 Rows of an engine older than the oldest that is planned are estimated in the version after the arrow.
 """
 
@@ -105,9 +104,9 @@ def _share(pairs: tuple[Pair, ...]) -> float:
 # --- Markdown ----------------------------------------------------------------------------------------
 
 
-def markdown(found: Findings, bars: Mapping[Kind, Bar], order_share: float) -> str:
-    """The whole page, ending in a newline."""
-    parts = [HEAD, *_summary(found, bars, order_share), *_replicas(found.splits), *_misranked(found.pairs)]
+def markdown(found: Findings, bars: Mapping[Kind, Bar], order_share: float, missed: Mapping[str, str]) -> str:
+    """The whole page, ending in a newline. ``missed`` says why a promise that is not kept is not, by its sentence."""
+    parts = [HEAD, *_summary(found, bars, order_share, missed), *_replicas(found.splits), *_misranked(found.pairs)]
     for kind, title in KINDS.items():
         parts += _rows(title, [each for each in found.comparisons if each.kind == kind])
     parts += _excluded(found.excluded)
@@ -122,7 +121,7 @@ def _table(heads: str, rows: Iterable[Iterable[str]]) -> list[str]:
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
-def _summary(found: Findings, bars: Mapping[Kind, Bar], order_share: float) -> list[str]:
+def _summary(found: Findings, bars: Mapping[Kind, Bar], order_share: float, missed: Mapping[str, str]) -> list[str]:
     rows = [
         [
             KINDS[group.kind],
@@ -144,7 +143,9 @@ def _summary(found: Findings, bars: Mapping[Kind, Bar], order_share: float) -> l
     lines += [f"- {KINDS[kind]}: {_promise(bar)}." for kind, bar in bars.items()]
     lines += [f"- Order: at least {order_share:.0%} of the pairs are ranked as they were measured.", ""]
     faults = broken(found, bars, order_share)
-    lines += ["Broken:", "", *(f"- {fault}" for fault in faults), ""] if faults else ["All of them are kept.", ""]
+    lines += ["Missed:", ""] if faults else ["All of them are kept.", ""]
+    lines += [f"- {fault}{'' if fault not in missed else ': ' + missed[fault]}." for fault in faults]
+    lines += [""] if faults else []
     lines += ["## Order", "", _ORDER, ""]
     lines += _table(
         "pairs|>count|>ranked as measured",

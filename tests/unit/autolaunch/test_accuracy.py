@@ -194,11 +194,11 @@ def test_every_broken_bar_is_named() -> None:
 
 
 def test_the_page_tells_broken_bars_and_rows_without_a_figure() -> None:
-    text = markdown(findings(row(100, 300), row(100, None)), BARS, 0.9)
+    text = markdown(findings(row(100, 300), row(100, None)), BARS, 0.9, {})
     assert "All of them are kept" not in text
     assert "| [one-100](https://them) |" in text
     assert "| none |" in text
-    assert "All of them are kept." in markdown(findings(row(100, 110)), BARS, 0.9)
+    assert "All of them are kept." in markdown(findings(row(100, 110)), BARS, 0.9, {})
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +239,7 @@ def test_the_script_writes_the_same_page_twice_and_checks_it(
     capsys.readouterr()
     monkeypatch.setattr(script, "BARS", dict.fromkeys(script.BARS, Bar(mean=None, worst=None)))
     monkeypatch.setattr(script, "ORDER_SHARE", 0.0)
+    monkeypatch.setattr(script, "MISSED", {})
     monkeypatch.setattr(script, "find", lambda: findings(row(100, 110)))
     assert script.main(["--check"]) == 1
     assert "docs/accuracy.md is stale" in capsys.readouterr().err
@@ -248,6 +249,26 @@ def test_the_script_writes_the_same_page_twice_and_checks_it(
     monkeypatch.setattr(script, "BARS", dict.fromkeys(script.BARS, Bar(mean=1.01, worst=None)))
     assert script.main(["--check"]) == 1
     assert "1.01 at most" in capsys.readouterr().err
+
+
+def test_a_miss_that_is_known_is_told_and_must_stay_what_it_is(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "DOCUMENT", tmp_path / "accuracy.md")
+    monkeypatch.setattr(script, "find", lambda: findings(row(100, 300)))
+    faults = broken(findings(row(100, 300)), script.BARS, script.ORDER_SHARE)
+    monkeypatch.setattr(script, "MISSED", dict.fromkeys(faults, "the moon was full"))
+    script.main([])
+    assert "the moon was full" in (tmp_path / "accuracy.md").read_text()
+    assert script.main(["--check"]) == 0
+    monkeypatch.setattr(script, "find", lambda: findings(row(100, 310)))
+    script.main([])
+    capsys.readouterr()
+    assert script.main(["--check"]) == 1
+    told = capsys.readouterr().err
+    assert "3.10" in told
+    assert "kept, and said to be missed" in told
 
 
 def test_the_script_prints_rows_and_json(

@@ -100,11 +100,20 @@ def test_a_larger_download_scores_lower_and_one_of_another_machine_is_unknown(ca
     assert {each.checkpoint.local for each in found} == {None}
 
 
-def test_room_for_four_contexts_is_not_enough_where_more_come_at_once(catalog: Catalog) -> None:
+def test_requests_that_wait_are_counted_by_the_speed_alone(catalog: Catalog) -> None:
     best = decided(catalog, "8xh200", PlanRequest(model="glm-4.6")).ranked[0]
     room = best.memory.kv_cache_tokens * best.parallel.data
     asked = PlanRequest(model="glm-4.6", concurrency=room // 1500 * 2)
-    assert score.terms(best, 1.0, 1.0, asked, 202_752).headroom == pytest.approx(0.5, abs=0.01)
+    assert score.terms(best, 1.0, 1.0, asked, 202_752).headroom == 1.0
+
+
+@pytest.mark.parametrize("concurrency", [256, 500, 800, 1000, 1500, 2000])
+def test_for_throughput_the_layout_that_gives_most_is_taken_at_every_load(catalog: Catalog, concurrency: int) -> None:
+    ranked = decided(catalog, "8xh200", PlanRequest(model="glm-4.6", objective="throughput", concurrency=concurrency))
+    alike = [each for each in ranked.ranked if each.checkpoint == ranked.ranked[0].checkpoint]
+    assert alike[0].speed.throughput_tokens_per_second == max(
+        each.speed.throughput_tokens_per_second or 0 for each in alike
+    )
 
 
 def test_speculative_decoding_is_part_of_the_order_of_equals(catalog: Catalog) -> None:
