@@ -238,10 +238,12 @@ def _replicas(nodes: list[list[Stage]], pipeline: int, *, spans: bool) -> list[_
         whole = len(stages) - len(stages) % pipeline
         inside += [_replica(stages[start : start + pipeline]) for start in range(0, whole, pipeline)]
         left += stages[whole:]
-    inside.sort(key=_quickest)
+    # Stages of one device exchange little: only where a stage has links of its own are fast ones worth memory.
+    order = _quickest if any(stages and stages[0].link != "none" for stages in nodes) else _first
+    inside.sort(key=order)
     across: list[_Replica] = []
     if spans and len(left) >= pipeline:
-        left.sort(key=_quickest)
+        left.sort(key=order)
         whole = len(left) - len(left) % pipeline
         across = [_replica(left[start : start + pipeline]) for start in range(0, whole, pipeline)]
     return inside + across

@@ -41,6 +41,7 @@ VOCABULARY_ROWS = 64
 BALANCED_BUFFER_LAYERS = 1.25
 
 Dealing = Literal["pipeline", "even", "balanced"]
+LayerKind = Literal["dense", "sparse", "mtp"]
 
 
 class Shares(NamedTuple):
@@ -96,6 +97,12 @@ def layer_shares(one: Layer, storage: Storage, *, quantized: bool = True, router
                 split += packed + bias + (0.0 if unsplit else scales)
                 whole += scales if unsplit else 0.0
     return Shares(split, keys_values, experts, expert_scales, whole)
+
+
+@lru_cache(maxsize=512)  # pure, and the same for every way of dividing the model
+def _shares(arch: Architecture, storage: Storage, kind: LayerKind, quantized: bool, router_bits: int | None) -> Shares:
+    one = mtp_layer(arch) if kind == "mtp" else layer(arch, dense=kind == "dense")
+    return layer_shares(one, storage, quantized=quantized, router_bits=router_bits)
 
 
 def stage_layers(layers: int, stages: int, dealing: Dealing = "pipeline") -> tuple[int, ...]:
@@ -168,19 +175,18 @@ def _rank_stages(
     whole_vision: bool,
     on_host: bool,
 ) -> tuple[Stage, ...]:
-    def on_rank(one: Layer, *, quantized: bool = True) -> float:
-        shares = layer_shares(one, storage, quantized=quantized, router_bits=rule.router_bits)
+    def on_rank(kind: LayerKind, *, quantized: bool = True) -> float:
+        shares = _shares(arch, storage, kind, quantized, rule.router_bits)
         return shares.on_rank(arch, tensor, expert=expert)
 
-    dense, sparse = on_rank(layer(arch, dense=True)), on_rank(layer(arch, dense=False))
+    dense, sparse = on_rank("dense"), on_rank("sparse")
     padded = -(-arch.vocab_size // VOCABULARY_ROWS) * VOCABULARY_ROWS / arch.vocab_size if tensor > 1 else 1.0
     table = part_bytes(embedding(arch), "embedding", storage) * padded / tensor
     head = part_bytes(embedding(arch), "lm_head", storage) * padded / tensor
     tower = vision_bytes(arch, storage, tensor, whole=whole_vision)
     extra = 0.0
     if mtp:
-        nextn = mtp_layer(arch)
-        extra = on_rank(nextn, quantized=storage.mtp_quantized) * arch.num_nextn_predict_layers
+        extra = on_rank("mtp", quantized=storage.mtp_quantized) * arch.num_nextn_predict_layers
         if arch.mtp_has_own_embedding_and_head and not rule.mtp_shares_embedding:
             extra += table + head
     counts = stage_layers(arch.num_hidden_layers, pipeline, rule.stages)

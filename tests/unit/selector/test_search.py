@@ -446,3 +446,81 @@ def test_a_thousand_nodes_are_planned_in_seconds(catalog: Catalog) -> None:
     plan = api.plan("glm-4.6", hardware=report, known=catalog)
     assert plan.chosen is not None
     assert plan.chosen.parallel.ranks * plan.chosen.parallel.data == 1024
+
+
+# --- islands, layouts and what is not asked for ------------------------------------------------------
+
+
+def in_islands(report: HardwareReport, size: int) -> HardwareReport:
+    """The report with NVLink inside groups of ``size`` devices and PCIe between them."""
+    ways = tuple(
+        msgspec.structs.replace(each, kind="nvlink" if each.from_ // size == each.to // size else "pcie")
+        for each in report.links
+    )
+    return msgspec.structs.replace(report, links=ways)
+
+
+def test_replicas_lie_one_an_island(catalog: Catalog) -> None:
+    report = in_islands(report_from_spec("8xh200", catalog), 2)
+    pins = Pins(tensor_parallel=2, data_parallel=4, engine="vllm", quantization="FP8")
+    plan = plan_on(catalog, "glm-4.5v", report, pins)
+    assert plan.chosen is not None
+    assert plan.chosen.parallel.devices == (0, 1, 2, 3, 4, 5, 6, 7)
+    apart = msgspec.structs.replace(report, links=tuple(each for each in report.links if each.kind == "pcie"))
+    slower = plan_on(catalog, "glm-4.5v", apart, pins)
+    assert slower.chosen is not None
+    assert (plan.chosen.speed.decode_tokens_per_second or 0) > (slower.chosen.speed.decode_tokens_per_second or 0)
+
+
+def test_a_group_across_islands_is_as_slow_as_its_slowest_way(catalog: Catalog) -> None:
+    pins = Pins(tensor_parallel=4, data_parallel=1, engine="vllm", quantization="FP8")
+    whole = plan_on(catalog, "glm-4.5v", report_from_spec("4xh200", catalog), pins).chosen
+    halves = plan_on(catalog, "glm-4.5v", in_islands(report_from_spec("4xh200", catalog), 2), pins).chosen
+    assert whole is not None
+    assert halves is not None
+    assert (whole.speed.decode_tokens_per_second or 0) > (halves.speed.decode_tokens_per_second or 0)
+
+
+def test_for_latency_decoding_is_tried_with_and_without_mtp(catalog: Catalog) -> None:
+    pins = Pins(engine="vllm", quantization="FP8")
+    plan = api.plan("glm-4.6", hardware="8xh200", known=catalog, objective="latency", pins=pins, keep_all=True)
+    assert plan.chosen is not None
+    everything = (plan.chosen, *plan.alternatives)
+    assert {each.limits.speculative for each in everything} == {"off", "mtp"}
+    for each in everything:
+        assert each.limits.speculative == "off" or each.parallel.pipeline == 1
+
+
+def test_what_nobody_asked_for_is_no_refusal(catalog: Catalog) -> None:
+    """MTP beside stages of a pipeline crashes: stages without it are planned, their MTP is not refused."""
+    stages = Pins(engine="vllm", pipeline_parallel=2)
+    machine: str = "8xrtx-pro-6000"
+    how: Objective = "latency"
+    plan = api.plan("glm-4.6", hardware=machine, known=catalog, objective=how, pins=stages, keep_all=True)
+    assert plan.chosen is not None
+    assert not any(each.code == "rule.pipeline_and_mtp" for each in plan.rejected)
+    asked = msgspec.structs.replace(stages, speculative="mtp")
+    refused = api.plan("glm-4.6", hardware=machine, known=catalog, objective=how, pins=asked, keep_all=True)
+    assert not refused.feasible
+    assert any(each.code == "rule.pipeline_and_mtp" for each in refused.rejected)
+
+
+def test_whole_experts_are_tried_where_slices_of_them_are_slow_or_refused(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.5v", "8xh100", Pins(engine="vllm", quantization="Int4"))
+    assert plan.chosen is not None
+    whole = {(each.parallel.tensor, each.parallel.expert) for each in (plan.chosen, *plan.alternatives)}
+    assert (8, True) in whole
+    assert (8, False) not in whole, "176 columns of an expert are no multiple of 32"
+    assert (1, True) not in whole
+
+
+def test_weights_that_no_device_holds_are_told_once_for_each_width(catalog: Catalog) -> None:
+    plan = plan_on(catalog, "glm-4.6", "4xh100", Pins(engine="vllm", quantization="BF16"))
+    assert not plan.feasible
+    told = [each for each in plan.rejected if each.quantization == "BF16" and each.parallel is not None]
+    assert {each.code for each in told} == {"memory.weights"}
+    widths = [each.parallel.tensor for each in told if each.parallel is not None]
+    assert sorted(widths) == sorted(set(widths))
+    for each in told:
+        assert each.numbers["needed_bytes"] > each.numbers["usable_bytes"]
+        assert "usable" in each.message

@@ -35,6 +35,11 @@ def accelerator(index: int, kind: tuple[str, tuple[int, int], int], *, free_byte
     )
 
 
+def kind_of(device: Accelerator) -> tuple[str, tuple[int, int], int]:
+    """The kind that a drawn device is of."""
+    return next(kind for kind in KINDS if kind[0] == device.name)
+
+
 def links(count: int, island: int) -> tuple[Link, ...]:
     """Every pair of devices: NVLink inside groups of ``island``, PCIe between."""
     return tuple(
@@ -44,8 +49,8 @@ def links(count: int, island: int) -> tuple[Link, ...]:
 
 
 @st.composite
-def machines(draw: st.DrawFn, most: int = 8, kinds: int = 2) -> HardwareReport:
-    """One to ``most`` devices of one kind or two, in islands of 1, 2, 4 or all, some of them half filled by others."""
+def machines(draw: st.DrawFn, most: int = 8, kinds: int = 2, *, idle: bool = False) -> HardwareReport:
+    """One to ``most`` devices of one kind or two, in islands of 1, 2, 4 or all, some of them filled by others."""
     count = draw(st.integers(1, most))
     named = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=kinds, unique=True))
     first = draw(st.integers(1, count))
@@ -53,7 +58,7 @@ def machines(draw: st.DrawFn, most: int = 8, kinds: int = 2) -> HardwareReport:
     devices = []
     for index in range(count):
         kind = named[0] if index < first else named[-1]
-        taken = draw(st.sampled_from([0, 0, 0, 1, 4, 12, 40, 200])) * GIB
+        taken = 0 if idle else draw(st.sampled_from([0, 0, 0, 1, 4, 12, 40, 200])) * GIB
         free = max(0, kind[2] * MIB - taken)
         devices.append(accelerator(index, kind, free_bytes=free, numa=2 * index // count))
     return HardwareReport(host=Host(os="linux"), accelerators=tuple(devices), links=links(count, island))
