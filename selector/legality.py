@@ -208,7 +208,7 @@ def _placement(engine: EngineFacts, parallel: Parallel, group: Group) -> Refusal
     numbers: dict[str, Number] = {"tensor_parallel": tensor}
     if parallel.ranks > group.per_node and len(group.nodes) > 1 and "nodes" not in engine.parallel:
         return Refusal("layout.node", f"{engine.title} is not planned over several nodes", numbers)
-    if tensor > group.per_node:
+    if tensor > group.per_node and ("nodes" not in engine.parallel or len(group.nodes) == 1 or tensor % group.per_node):
         numbers["devices_per_node"] = group.per_node
         return Refusal("layout.node", f"tensor parallel {tensor} would leave the node of {group.per_node}", numbers)
     if parallel.ranks > 1 and any(device.sliced for device in group.devices):

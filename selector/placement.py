@@ -1,7 +1,7 @@
 """Where ranks lie: which devices of a group make the stages of a replica, and which replicas come first.
 
-A stage is the devices of one tensor-parallel group, always inside one node. Two ways of cutting a node into stages
-are looked at, and no third one can be better than both:
+A stage is the devices of one tensor-parallel group, inside one node unless a wider one was pinned. Two ways of
+cutting a node into stages are looked at, and no third one can be better than both:
 
 ``near``      inside islands of fast links first; what is left over inside a NUMA node; then anywhere. Within an
               island the emptiest devices go together, so for any bound on free memory as many stages as possible
@@ -159,9 +159,12 @@ class Floor:
     def _cut(self, tensor: int, *, near: bool) -> list[list[Stage]]:
         made = self._stages.get((tensor, near))
         if made is None:
-            cut = _near if near else _emptiest
+            cut, grounds = (_near if near else _emptiest), self._nodes
+            widest = max(map(len, grounds))
+            if tensor > widest:  # asked for by hand alone: whole nodes together, over the network
+                cut, grounds = _emptiest, _joined(grounds, -(-tensor // widest))
             made = self._stages[tensor, near] = [
-                sorted(map(_stage, cut(node, tensor)), key=_quickest if near else _first) for node in self._nodes
+                sorted(map(_stage, cut(ground, tensor)), key=_quickest if near else _first) for ground in grounds
             ]
         return made
 
@@ -175,7 +178,8 @@ def _stage(devices: list[Device]) -> Stage:
     if len(devices) == 1:
         return Stage((devices[0],), devices[0], "none")
     weakest = min(devices, key=lambda device: device.free_bytes)
-    return Stage(tuple(sorted(devices, key=_index)), weakest, slowest(devices))
+    across = len({device.node for device in devices}) > 1
+    return Stage(tuple(sorted(devices, key=_index)), weakest, "pcie" if across else slowest(devices))
 
 
 def _index(device: Device) -> int:
@@ -195,6 +199,12 @@ def _quickest(part: Stage | _Replica) -> tuple[bool, int, int]:
 def _emptiest(node: list[Device], tensor: int) -> Iterator[list[Device]]:
     for start in range(0, len(node) - tensor + 1, tensor):  # a group's devices stand with the emptiest first
         yield node[start : start + tensor]
+
+
+def _joined(nodes: list[list[Device]], count: int) -> list[list[Device]]:
+    """So many nodes as one ground, again and again."""
+    starts = range(0, len(nodes) - count + 1, count)
+    return [[device for node in nodes[start : start + count] for device in node] for start in starts]
 
 
 def _near(node: list[Device], tensor: int) -> Iterator[list[Device]]:
@@ -251,7 +261,7 @@ def _replicas(nodes: list[list[Stage]], pipeline: int, *, spans: bool) -> list[_
 
 def _replica(stages: list[Stage]) -> _Replica:
     if len(stages) == 1:
-        return _Replica(*stages[0], 1)
+        return _Replica(*stages[0], len({device.node for device in stages[0].devices}))
     devices = tuple([device for stage in stages for device in stage.devices])
     weakest = min((stage.weakest for stage in stages), key=lambda device: device.free_bytes)
     alone = stages[0].link == "none"  # the ways between stages count where there are none inside them

@@ -203,6 +203,7 @@ VLLM: list[tuple[Any, ...]] = [
 SGLANG: list[tuple[Any, ...]] = [
     UNTUNED,
     ("pipeline_and_mtp", Setting(tensor=4, pipeline=2, speculative=True), tp(4), OFF),
+    ("kv_pool_small", Setting()),
     ("parser_names", Setting(version="0.5.2"), v("0.5.3rc1"), of("glm-4.5v")),
     ("glm46v_transformers_5", Setting("glm-4.6v", version="0.5.5"), v("0.5.6.post1"), of("glm-4.5v")),
     ("int4_group_impossible", VISION._replace(quantization="Int4"), WHOLE, tp(4), FP8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from autolaunch import api
 from selector import legality
 from selector.catalog import Catalog
 from selector.contract import Parallel
@@ -112,11 +113,35 @@ def test_sixteen_ranks_repeat_kv_heads_and_are_legal_in_a_node_of_sixteen(catalo
     assert legality.layout(arch, catalog.engine("vllm"), Parallel(tensor=16), group_of(catalog, "16xh100")) is None
 
 
-def test_tensor_parallelism_does_not_leave_a_node(catalog: Catalog) -> None:
+@pytest.mark.parametrize(
+    ("engine", "machine", "tensor", "refused"),
+    [
+        ("vllm", "2x8xh100", 16, False),  # the maker's own layout of GLM-4.5 in bf16 on sixteen H100
+        ("vllm", "8xh100", 16, True),
+        ("vllm", "2x4xh100", 16, False),
+        ("sglang", "2x8xh100", 16, True),
+    ],
+)
+def test_tensor_parallelism_leaves_a_node_only_over_whole_ones(
+    catalog: Catalog, engine: str, machine: str, tensor: int, refused: bool
+) -> None:
     arch = catalog.model("glm-4.6").architecture
-    answer = legality.layout(arch, catalog.engine("vllm"), Parallel(tensor=16), group_of(catalog, "2x8xh100"))
-    assert isinstance(answer, Refusal)
-    assert answer.code == "layout.node"
+    answer = legality.layout(arch, catalog.engine(engine), Parallel(tensor=tensor), group_of(catalog, machine))
+    assert isinstance(answer, Refusal) == refused
+    assert answer is None or answer.code == "layout.node"
+
+
+def test_tensor_parallelism_over_nodes_is_kept_when_pinned_and_never_chosen(catalog: Catalog) -> None:
+    pins = Pins(engine="vllm", repo="zai-org/GLM-4.5", tensor_parallel=16)
+    pinned = api.plan("glm-4.5", hardware="2x8xh100", known=catalog, pins=pins).chosen
+    assert pinned is not None
+    assert (pinned.parallel.tensor, pinned.parallel.nodes) == (16, 2)
+    assert pinned.command is not None
+    assert "ray" in pinned.command.argv
+    free = api.plan("glm-4.5", hardware="2x8xh100", known=catalog, pins=Pins(repo="zai-org/GLM-4.5"), keep_all=True)
+    assert free.chosen is not None
+    assert all(each.parallel.tensor <= 8 for each in (free.chosen, *free.alternatives))
+    assert (free.chosen.speed.decode_tokens_per_second or 0) > (pinned.speed.decode_tokens_per_second or 0)
 
 
 def test_experts_must_divide_under_expert_parallelism(catalog: Catalog) -> None:
