@@ -9,7 +9,9 @@ Tensor parallelism   every size up to a node that the heads divide by, and the w
 Stages               one after the other, the fewest first. Fewer than the weights alone fill cannot fit. Once the
                      cache holds what could be asked for (``roomy``), one more stage only costs latency; where stages
                      work side by side, those counts are left that fill the devices with 1, 2, 3 ... replicas:
-                     any other has as many replicas as the next larger of these, and fewer devices at work.
+                     any other has as many replicas as the next larger of these, and fewer devices at work. None are
+                     tried where a wider size fits over fast links at full speed, with as many ranks on devices no
+                     fuller; nor where replicas of fewer stages have room enough and keep as many devices at work.
 Replicas             they are independent, so that more of them are never slower together; the counts tried are one,
                      the most, and each after which the next replica would have less free memory or slower links.
                      More than requests at once are never of use.

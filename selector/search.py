@@ -69,12 +69,11 @@ class _Size:
         self.roomy = False
 
     def done(self, lot: Lot) -> bool:
-        """Whether these stages cannot be better than fewer, which fit."""
+        """Whether fewer stages fit and do as well: with room enough, and replicas that keep as many devices at work."""
         if (self.roomy and not self._stages.side_by_side) or (
             self._fitted and lot.bare.pipeline not in self._stages.filling
         ):
             return True
-        # Fewer stages have room enough, and replicas of them keep as many devices at work.
         return self._covered > 0 and lot.most_devices <= self._covered
 
     def learn(self, ask: _Ask, made: list[Candidate]) -> None:
@@ -92,8 +91,13 @@ class _Found:
     def __init__(self) -> None:
         self.good: list[Candidate] = []
         self.bad: list[tuple[Parallel, Refusal]] = []
-        #: Free memory, in steps, under the sizes of tensor parallelism that fit over fast links.
+        #: Free memory, in steps, under the sizes of tensor parallelism that fit over fast links, at full speed.
         self.fast: dict[int, int] = {}
+
+    def learn(self, lot: Lot) -> None:
+        """That a layout fits and no fault of the engine slows it."""
+        if lot.fast is not None:
+            self.fast[lot.bare.tensor] = max(lot.fast, self.fast.get(lot.bare.tensor, 0))
 
     def wider(self, lot: Lot) -> bool:
         """Whether a wider size does the work of these stages: as many ranks or more, on devices no fuller."""
@@ -181,7 +185,8 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
             bare = ground.lot(stages.tensor, pipeline, expert=False)
             if free and pipeline > 1 and found.wider(bare):
                 continue
-            for expert in _experts(ask, one, ground.group, bare.bare):
+            experts = _experts(ask, one, ground.group, bare.bare)
+            for expert in experts:
                 lot = ground.lot(stages.tensor, pipeline, expert=True) if expert else bare
                 share = one.share_bytes(stages.tensor, pipeline, expert=expert, on_host=on_host)
                 if free and sizes[expert].done(lot):
@@ -192,6 +197,8 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
                 before = len(found.good)
                 _replicas(ask, one, ground, lot, found, most_only=sizes[expert].roomy)
                 sizes[expert].learn(ask, found.good[before:])
+                if len(found.good) > before and len(experts) == 1:  # no fault slows it
+                    found.learn(lot)
         if heavy is not None:
             lot = ground.lot(stages.tensor, heavy[0], expert=heavy[1])
             found.bad.append((lot.bare, lot.refusal or _too_heavy(one, ground, lot)))
@@ -261,8 +268,6 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
             if (most_only or not fewest) and _roomy(answers[0], ask, count):
                 break  # there is room enough on the fullest devices: fewer replicas have no use for more
     found.bad += [each for count, each in refused.items() if count not in fitted]
-    if fitted and lot.fast is not None:
-        found.fast[lot.bare.tensor] = max(lot.fast, found.fast.get(lot.bare.tensor, 0))
 
 
 def _too_small(group: Group, needed: int) -> Refusal:

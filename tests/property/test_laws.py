@@ -35,8 +35,9 @@ ASKED = st.builds(
     context_tokens=st.sampled_from([None, None, 32_768]),
     concurrency=st.sampled_from([None, None, 1, 16, 500]),
 )
-#: What rounding to whole steps of context and memory, and of scores to four digits, may cost.
-ROUNDING = 0.002
+#: What may be lost to whole steps of context and memory, to numbers of stages between those that fill the devices
+#: evenly, and to scores of four digits.
+ROUNDING = 0.004
 #: With more memory an engine takes on more sequences, whose buffers leave less for the cache: what it holds of full
 #: contexts, a tenth of the score at most, may become less, and the throughput with it.
 MORE_SEQUENCES = 0.05

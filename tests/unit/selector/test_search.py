@@ -524,3 +524,12 @@ def test_weights_that_no_device_holds_are_told_once_for_each_width(catalog: Cata
     for each in told:
         assert each.numbers["needed_bytes"] > each.numbers["usable_bytes"]
         assert "usable" in each.message
+
+
+def test_a_width_that_a_fault_slows_does_not_stand_for_stages(catalog: Catalog) -> None:
+    """Half of an expert of GLM-4.5-Air is no whole group of 4 bits: two stages of whole ones may be quicker."""
+    report = in_islands(report_from_spec("2xrtx-pro-6000", catalog), 2)
+    plan = plan_on(catalog, "glm-4.5-air", busy(report, 1, 55 * GIB), Pins(engine="vllm", quantization="AWQ-4bit"))
+    assert plan.chosen is not None
+    tried = {(each.parallel.tensor, each.parallel.pipeline) for each in (plan.chosen, *plan.alternatives)}
+    assert {(2, 1), (1, 2)} <= tried
