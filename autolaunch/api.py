@@ -18,7 +18,7 @@ from selector.contract import Candidate, LaunchPlan
 from selector.errors import UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.machines import hardware_names, report_from_file, report_from_spec
+from selector.machines import checked_report, hardware_names, report_from_file, report_from_spec
 from selector.plan import launch_plan
 from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadName
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
@@ -123,7 +123,7 @@ def plan(
         pins = msgspec.structs.replace(pins, repo=match.repo)
     pins = pins_on_checkpoints(match.model, pins, model)
     if isinstance(hardware, HardwareReport):
-        report = hardware
+        report = checked_report(hardware)
     else:
         report = probe() if hardware is None else hardware_report(hardware, known)
     checked_gpus(pins, report)

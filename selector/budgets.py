@@ -9,8 +9,9 @@ loaded, a fraction for weights and KV cache. The fraction is computed from the d
 
     512 + 1.5 max(chunked prefill, 2048) + 1024 TP PP / 8 + 2 (largest graph batch), at least 10240 above 60 GiB
 
-and multiplied, for a model with a vision tower, by ``0.95 (1.1 - 0.1 depth width^2 / (24 1024^2))``; where that
-leaves too little, the fraction without this factor is tried. It is lowered where what runs beside it needs more.
+and lowered where what runs beside it needs more. For a model with a vision tower SGLang takes a tenth or more off it,
+by a guess at the tower's size (``adjust_mem_fraction_for_vlm``); the fraction is passed to it, and the tower's peak
+counted, so that no guess is needed.
 
 ``demand``: everything that is free, in Metal's wired limit, in main memory or on a card (less llama.cpp's margin of
 1024 MiB a device, which ``--fit-target`` keeps).
@@ -23,7 +24,6 @@ from typing import NamedTuple
 from selector.contract import Parallel
 from selector.devices import GIB, MIB, Device
 from selector.engine_facts import BatchDefault, EngineFacts
-from selector.facts import Architecture
 from selector.legality import Refusal
 from selector.versions import version_key
 
@@ -31,8 +31,6 @@ from selector.versions import version_key
 FREE_MARGIN_BYTES = 512 * MIB
 #: What a driver's own context takes before an engine asks what is free (assumed of CUDA and ROCm).
 CONTEXT_BYTES = 512 * MIB
-#: SGLang's ``adjust_mem_fraction_for_vlm`` compares a tower with ViT-L/14: 24 layers, 1024 wide.
-VISION_BASE_WIDTH = 1024
 
 
 class Budget(NamedTuple):
@@ -65,35 +63,28 @@ def default_sequences(batch: BatchDefault, parallel: Parallel) -> int:
     return batch.sequences
 
 
-def _static_fractions(
-    arch: Architecture, batch: BatchDefault, device: Device, parallel: Parallel, *, eager: bool
-) -> tuple[float, ...]:
-    """SGLang's own ``mem_fraction_static`` for this device, and the one without a tower's reduction."""
+def _static_fraction(batch: BatchDefault, device: Device, parallel: Parallel, *, eager: bool) -> float:
+    """SGLang's own ``mem_fraction_static`` for a text model on this device.
+
+    For a vision tower SGLang takes less, by a guess at the tower's size; here the tower's own peak is counted
+    (:mod:`selector.needs`) and the share lowered where that does not fit beside it.
+    """
     reserve = 512 + 1.5 * max(batch.batched_tokens, 2048) + 1024 * parallel.ranks / 8
     reserve += 0 if eager else 2 * default_sequences(batch, parallel)
     if device.total_bytes > 60 * GIB:
         reserve = max(reserve, 10 * 1024)
-    fraction = max(0.0, round(1 - reserve * MIB / device.total_bytes, 3))
-    if arch.vision is None:
-        return (fraction,)
-    # The tower's layers are read by a name that this family's config does not have: 24 stands for them.
-    complexity = (arch.vision.hidden_size / VISION_BASE_WIDTH) ** 2
-    return (fraction * 0.95 * max(0.8, min(1.05, 1.1 - 0.1 * complexity)), fraction)
+    return max(0.0, round(1 - reserve * MIB / device.total_bytes, 3))
 
 
-def _static(
-    arch: Architecture, engine: EngineFacts, device: Device, parallel: Parallel, *, eager: bool, pinned: float | None
-) -> tuple[Budget, ...]:
+def _static(engine: EngineFacts, device: Device, parallel: Parallel, *, eager: bool, pinned: float | None) -> Budget:
     collectives = engine.memory.collective_bytes if parallel.ranks > 1 else 0
     found = max(0, min(device.allocatable_bytes, device.free_bytes) - CONTEXT_BYTES - collectives)
-    batch = batch_default(engine, device)
-    fractions = _static_fractions(arch, batch, device, parallel, eager=eager) if pinned is None else (pinned,)
-    answers = []
-    for fraction in fractions:
-        utilization = int(1000 * fraction + 1e-6) / 1000 if pinned is None else fraction
-        pool = int(utilization * found)
-        answers.append(Budget(utilization, pool, found - pool))
-    return tuple(answers)
+    utilization = pinned
+    if utilization is None:
+        fraction = _static_fraction(batch_default(engine, device), device, parallel, eager=eager)
+        utilization = int(1000 * fraction + 1e-6) / 1000
+    pool = int(utilization * found)
+    return Budget(utilization, pool, found - pool)
 
 
 def relaxed(budget: Budget, needed: int) -> Budget:
@@ -107,7 +98,6 @@ def relaxed(budget: Budget, needed: int) -> Budget:
 
 
 def budgets(
-    arch: Architecture,
     engine: EngineFacts,
     device: Device,
     parallel: Parallel,
@@ -122,7 +112,7 @@ def budgets(
     if device.total_bytes <= 0 or counted <= 0:
         return Refusal("device.unknown_memory", f"how much memory {device.name} has is unknown", {})
     if rule.kind == "static_fraction":
-        return _static(arch, engine, device, parallel, eager=eager, pinned=pinned)
+        return (_static(engine, device, parallel, eager=eager, pinned=pinned),)
     if free < device.allocatable_bytes and rule.kind != "demand":
         free = max(0, free - FREE_MARGIN_BYTES)
     most = free if rule.kind == "demand" else min(free, device.allocatable_bytes - CONTEXT_BYTES)

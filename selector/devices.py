@@ -49,7 +49,8 @@ class Device(msgspec.Struct, frozen=True):
     system. ``None`` bandwidths and rates are unknown, and stay unknown in the estimate; ``free_known`` is false
     where nobody told what is free and ``free_bytes`` is that of an empty device.
     ``island`` and ``numa`` tell devices of one node that are near each other; ``family`` counts the kinds of device
-    of a report.
+    of a report. ``link_bytes_per_second`` and ``pcie_bytes_per_second`` are the slowest that the report tells of the
+    device's fast links and of its other ways, one direction; ``None`` where it tells none.
     """
 
     index: int | None
@@ -68,6 +69,8 @@ class Device(msgspec.Struct, frozen=True):
     numa: int = -1
     family: int = 0
     free_known: bool = True
+    link_bytes_per_second: int | None = None
+    pcie_bytes_per_second: int | None = None
 
     @property
     def bandwidth_bytes_per_second(self) -> float | None:
@@ -103,6 +106,8 @@ class Alike:
             device.name,
             device.capability,
             device.facts,
+            device.link_bytes_per_second,
+            device.pcie_bytes_per_second,
         )
 
     def __hash__(self) -> int:
@@ -151,7 +156,30 @@ class Unusable(msgspec.Struct, frozen=True):
     reason: str
 
 
-def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: int) -> Device | Unusable:
+class _Rates(NamedTuple):
+    """The slowest fast link and the slowest other way of a device, as the report tells them."""
+
+    link: int | None = None
+    pcie: int | None = None
+
+
+def _slowest_rates(links: Iterable[Link]) -> dict[int, _Rates]:
+    found: dict[int, _Rates] = {}
+    for link in links:
+        rate = link.bandwidth_bytes_per_second
+        if rate is None:
+            continue
+        for index in (link.from_, link.to):
+            known = found.get(index, _Rates())
+            if link.kind in _FAST:
+                known = known._replace(link=rate if known.link is None else min(rate, known.link))
+            else:
+                known = known._replace(pcie=rate if known.pcie is None else min(rate, known.pcie))
+            found[index] = known
+    return found
+
+
+def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: int, rates: _Rates) -> Device | Unusable:
     total, told = device.memory_total_bytes, device.memory_free_bytes
     if total is None or total <= 0:
         return Unusable(device.name, device.index, "its driver does not tell how much memory it has")
@@ -189,6 +217,8 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: in
         island=island,
         numa=-1 if device.numa_node is None else device.numa_node,
         free_known=told is not None,
+        link_bytes_per_second=rates.link,
+        pcie_bytes_per_second=rates.pcie,
     )
 
 
@@ -241,6 +271,7 @@ def groups(
     unusable: list[Unusable] = []
     known: dict[tuple[object, ...], AcceleratorFacts | None] = {}
     home = islands(report.accelerators, report.links)
+    rates = _slowest_rates(report.links)
     for accelerator in sorted(report.accelerators, key=lambda each: each.index):
         if only is not None and accelerator.index not in only:
             continue
@@ -254,7 +285,9 @@ def groups(
         )
         if alike not in known:
             known[alike] = lookup(accelerator)
-        device = _accelerator(accelerator, known[alike], home[accelerator.index])
+        device = _accelerator(
+            accelerator, known[alike], home[accelerator.index], rates.get(accelerator.index, _Rates())
+        )
         if isinstance(device, Unusable):
             unusable.append(device)
         else:

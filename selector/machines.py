@@ -249,6 +249,17 @@ def report_from_file(path: str | Path) -> HardwareReport:
     return report
 
 
+def checked_report(report: HardwareReport) -> HardwareReport:
+    """A report that a script made, held to what a machine can be.
+
+    Raises:
+        UnknownHardware: a value in it cannot be; the message names the key.
+    """
+    for key, reason in _impossible(report):
+        raise UnknownHardware(f"the hardware report: {key}: {reason}", hint="autolaunch.probe() makes one")
+    return report
+
+
 def _impossible(report: HardwareReport) -> Iterator[tuple[str, str]]:
     """What a report's types allow and no machine has: key paths with reasons."""
     if not 1 <= report.nodes <= MAXIMUM_NODES:

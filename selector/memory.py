@@ -211,7 +211,7 @@ def fit(
     """
     rule, pins = engine.memory, request.pins
     version, pinned = pins.engine_version or engine.version, pins.memory_utilization
-    found = budgets(arch, engine, device, parallel, eager=eager, version=version, pinned=pinned)
+    found = budgets(engine, device, parallel, eager=eager, version=version, pinned=pinned)
     if isinstance(found, Refusal):
         return found
     dtype = kv_dtype(engine, checkpoint_format, pins.kv_cache_dtype)

@@ -18,7 +18,7 @@ higher ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from selector.devices import MIB, Device, Group, Way, slowest
@@ -138,10 +138,10 @@ class Floor:
         key = (tensor, pipeline, spans)
         found = self._ways.get(key)
         if found is None:
-            near = Replicas(_replicas(self._cut(tensor, near=True), pipeline, spans=spans))
+            near = Replicas(_replicas(self._cut(tensor, near=True), pipeline, spans=spans, order=_quickest))
             found = (near,)
-            if tensor > 1 and not self._plain:
-                emptiest = Replicas(_replicas(self._cut(tensor, near=False), pipeline, spans=spans))
+            if tensor > 1 and (len(self._nodes) > 1 or not self._plain):
+                emptiest = Replicas(_replicas(self._cut(tensor, near=False), pipeline, spans=spans, order=_first))
                 if [free for free, _ in emptiest.levels] != [free for free, _ in near.levels]:
                     fast = any(not slow for _, slow in near.levels)
                     found = (near, emptiest) if fast else (emptiest,)
@@ -240,7 +240,9 @@ def _node(device: Device) -> tuple[int, ...]:
     return (device.node,)
 
 
-def _replicas(nodes: list[list[Stage]], pipeline: int, *, spans: bool) -> list[_Replica]:
+def _replicas(
+    nodes: list[list[Stage]], pipeline: int, *, spans: bool, order: Callable[[Stage | _Replica], tuple[int, ...]]
+) -> list[_Replica]:
     """Replicas inside nodes and, of the stages that are left, over several nodes."""
     inside: list[_Replica] = []
     left: list[Stage] = []
@@ -249,7 +251,8 @@ def _replicas(nodes: list[list[Stage]], pipeline: int, *, spans: bool) -> list[_
         inside += [_replica(stages[start : start + pipeline]) for start in range(0, whole, pipeline)]
         left += stages[whole:]
     # Stages of one device exchange little: only where a stage has links of its own are fast ones worth memory.
-    order = _quickest if any(stages and stages[0].link != "none" for stages in nodes) else _first
+    if not any(stages and stages[0].link != "none" for stages in nodes):
+        order = _first
     inside.sort(key=order)
     across: list[_Replica] = []
     if spans and len(left) >= pipeline:

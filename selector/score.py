@@ -1,7 +1,7 @@
 """Ranks candidates: five terms from 0 to 1 and their weights by objective.
 
 ``quality``   how near the weights stand to the original, ``1 - (1 - quality) x 8`` of the profile's figure.
-``speed``     logarithmic against the fastest candidate of the list, 0 at a thirty-second of it: tokens a second
+``speed``     logarithmic against the fastest candidate of the list, a fifth for each halving: tokens a second
               of one request's answer (latency), of all (throughput), or the geometric mean of both (the others).
 ``context``   logarithmic between 4,096 tokens and what was asked for, or the model's own limit.
 ``headroom``  1 where the KV cache holds two full contexts. Requests that wait are counted by the speed.
@@ -14,7 +14,7 @@ then checkpoint, engine and layout by name and number, so that the same input gi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import log2
+from math import exp, log2
 from typing import NamedTuple
 
 import msgspec
@@ -92,7 +92,7 @@ def terms(
 ) -> ScoreTerms:
     """The terms of a candidate; ``fastest`` is the best :func:`speed_figure` of the list."""
     figure = speed_figure(candidate, request)
-    speed = 0.0 if figure <= 0 or fastest <= 0 else max(0.0, 1 + log2(figure / fastest) / SPEED_OCTAVES)
+    speed = 0.0 if figure <= 0 or fastest <= 0 else _speed_term(log2(figure / fastest))
     wanted = request.context_tokens or model_context_tokens
     if wanted <= MINIMUM_CONTEXT_TOKENS:
         context = 1.0
@@ -107,6 +107,13 @@ def terms(
         headroom=round(min(1.0, room / full_headroom_tokens(request, model_context_tokens)), _DIGITS),
         download=round(1 / (1 + download_seconds(candidate.checkpoint) / _HOUR), _DIGITS),
     )
+
+
+def _speed_term(octaves: float) -> float:
+    """1 at the fastest, a fifth less for each halving; from the fourth on ever less of it, and never nothing."""
+    straight = 1 + octaves / SPEED_OCTAVES
+    last = 1 / SPEED_OCTAVES
+    return straight if straight >= last else last * exp(octaves + SPEED_OCTAVES - 1)
 
 
 def total(score_terms: ScoreTerms, objective: Objective) -> float:

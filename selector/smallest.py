@@ -1,6 +1,6 @@
 """The smallest machines that serve a request: fewest devices, then least memory, one of each family of devices.
 
-Every accelerator of the catalogue is looked at in counts of 1, 2, 4 and 8, and in two nodes; what cannot hold the
+Every accelerator of the catalogue is looked at in counts of 1, 2, 3, 4, 6 and 8, and in two nodes; what cannot hold the
 smallest file is passed over without planning, and a machine is only named when a plan for it was made (one that runs
 all requests at once, where a number of them was asked for).
 """
@@ -20,7 +20,7 @@ from selector.request import Pins, PlanRequest
 from selector.search import LOWEST_QUALITY_UNASKED, Facts
 from selector.typed import typed
 
-COUNTS = (1, 2, 4, 8)
+COUNTS = (1, 2, 3, 4, 6, 8)
 NODES = 2
 #: Machines of a vendor that are named: in a plan that does not fit, and where advice was asked for.
 FEW: dict[Vendor, int] = {"nvidia": 2, "amd": 1, "apple": 1}
@@ -133,11 +133,10 @@ def _machines(facts: Facts, shelf: Shelf) -> Iterator[_Machine]:
 
 
 def more_of_the_same(case: Case) -> Iterator[str]:
-    """The devices that are here, doubled up to a node of eight: the upgrade nearest at hand."""
+    """More of the devices that are here, up to a node of eight: the upgrade nearest at hand."""
     report = case.report
     known = {found.id for device in report.accelerators if (found := case.facts.accelerator_for(device)) is not None}
     if len(known) != 1 or report.nodes > 1 or any(each.memory_kind == "unified" for each in report.accelerators):
         return
-    for count in COUNTS:
-        if count > len(report.accelerators):
-            yield f"{count}x{min(known)}"
+    for count in range(len(report.accelerators) + 1, COUNTS[-1] + 1):
+        yield f"{count}x{min(known)}"

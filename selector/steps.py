@@ -126,11 +126,15 @@ def _link(engine: EngineFacts, device: Device, way: Way) -> tuple[float, float, 
     if rule is None or way == "none":
         return 0.0, math.inf, False
     facts = device.facts
-    if way == "fast" and facts is not None and facts.link_gb_per_second is not None:
-        return rule.link_seconds, facts.link_gb_per_second * 1e9 * rule.link_efficiency, False
-    known = None if facts is None else facts.pcie_gb_per_second
-    each = rule.unknown_gb_per_second if known is None else known
-    return rule.pcie_seconds, each * 1e9 * rule.pcie_efficiency, known is None
+    if way == "fast":
+        known = None if facts is None or facts.link_gb_per_second is None else facts.link_gb_per_second * 1e9
+        rate = device.link_bytes_per_second or known
+        if rate is not None:
+            return rule.link_seconds, rate * rule.link_efficiency, device.link_bytes_per_second is None
+    # What the report tells of PCIe, else the card's own at its best, else a common rate: the last two are assumed.
+    known = None if facts is None or facts.pcie_gb_per_second is None else facts.pcie_gb_per_second * 1e9
+    rate = device.pcie_bytes_per_second or known or rule.unknown_gb_per_second * 1e9
+    return rule.pcie_seconds, rate * rule.pcie_efficiency, device.pcie_bytes_per_second is None
 
 
 def all_reduce_bytes(arch: Architecture, tensor: int) -> float:

@@ -85,6 +85,17 @@ def _read_bytes(arch: Architecture, weights: StoredWeights) -> tuple[float, floa
     return sparse_layers * experts, rest
 
 
+def _shared_out(slots: int, concurrency: int | None, replicas: int) -> tuple[tuple[int, int], ...]:
+    """Sequences at once with the number of replicas that run so many; replicas without any are left out.
+
+    ``slots`` is what one replica has room for, ``concurrency`` the requests over all of them.
+    """
+    if concurrency is None or concurrency >= slots * replicas:
+        return ((slots, replicas),)
+    fewer, more = divmod(concurrency, replicas)
+    return tuple((count, of) for count, of in ((fewer + 1, more), (fewer, replicas - more)) if count and of)
+
+
 def _unknown(decode: float | None, load: float, running: int, basis: Basis) -> Speed:
     """What is left where an accelerator's figures are not known."""
     return Speed(
@@ -122,9 +133,8 @@ def estimate(
     rule = engine.speed
     prompt, answer = workload.input_tokens, workload.output_tokens
     slots = max(1, min(limits.max_sequences, kv_cache_tokens // max(1, prompt + answer)))
-    if concurrency is not None:
-        slots = min(slots, -(-concurrency // parallel.data))
-    running = slots * parallel.data if concurrency is None else min(concurrency, slots * parallel.data)
+    loads_at = _shared_out(slots, concurrency, parallel.data)
+    running = sum(count * replicas for count, replicas in loads_at)
     here = site(engine, device, link, loads.kernel)
     assumed = here.assumed or here.bandwidth is None or here.flops is None
     assumed = assumed or (parallel.tensor > 1 and here.link_assumed)
@@ -141,13 +151,17 @@ def estimate(
         return _unknown(round(decode, 2), load, running, basis)
     first_step = rule.eager_first_step_seconds if limits.eager else rule.first_step_seconds
     request = prompt * prefill + rule.request_seconds
-    full = answer * one.round_seconds(slots) / one.gain
-    offered = max(slots, BENCHMARK_REQUESTS)
-    run = first_step + offered * request + (offered - slots) / slots * full + drain_seconds(one, slots, answer)
+    throughput = sustained = 0.0
+    for count, replicas in loads_at:
+        full = answer * one.round_seconds(count) / one.gain
+        offered = max(count, BENCHMARK_REQUESTS)
+        run = first_step + offered * request + (offered - count) / count * full + drain_seconds(one, count, answer)
+        throughput += replicas * offered * answer / run
+        sustained += replicas * count * answer / (count * request + full)
     return Speed(
         decode_tokens_per_second=round(decode, 2),
-        throughput_tokens_per_second=round(parallel.data * offered * answer / run, 1),
-        sustained_tokens_per_second=round(parallel.data * slots * answer / (slots * request + full), 1),
+        throughput_tokens_per_second=round(throughput, 1),
+        sustained_tokens_per_second=round(sustained, 1),
         prefill_tokens_per_second=round(1 / prefill, 1),
         time_to_first_token_seconds=round(first_step + request, 3),
         load_seconds=load,

@@ -28,6 +28,10 @@ def checked_figures(
     Raises:
         UsageError: the first that cannot.
     """
+    try:
+        msgspec.convert(msgspec.to_builtins(pins), Pins)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"a pin cannot be: {error}") from error
     if objective not in OBJECTIVES:
         raise _unknown("objective", objective, OBJECTIVES)
     if workload is not None and workload not in WORKLOADS:
@@ -44,11 +48,17 @@ def checked_figures(
         "gpus": pins.gpu_count,
     }
     for name, count in counts.items():
+        if count is not None and not isinstance(count, int):
+            raise UsageError(f"{name} is {count!r}; it has to be a whole number")
         if count is not None and count < 1:
             raise UsageError(f"{name} is {count}; it has to be 1 or more")
     share = pins.memory_utilization
     if share is not None and not 0 < share <= 1:
         raise UsageError(f"memory utilization is {share:g}; it is a share of a device, above 0 and at most 1")
+    if pins.gpus is not None and pins.gpu_count is not None:
+        raise UsageError("devices were pinned by index and by number at once")
+    if pins.engine_version is not None and not pins.engine_version.strip():
+        raise UsageError("an engine's version was pinned, and it is empty")
     if pins.engine_version is not None and pins.engine is None:
         raise UsageError(
             f"a version {pins.engine_version} was pinned without an engine", hint="--engine says whose version it is"

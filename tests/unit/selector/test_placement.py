@@ -105,3 +105,19 @@ def test_a_thousand_levels_are_thinned(catalog: Catalog) -> None:
     ends = floor.ways(1, 1, spans=False)[0].level_ends(60)
     assert (ends[0], ends[-1]) == (1, 60)
     assert len(ends) < 16
+
+
+def test_a_node_that_others_fill_does_not_stand_before_an_empty_one_for_its_links(catalog: Catalog) -> None:
+    """Two nodes of four, the first linked and nearly full: the second is there for what needs memory."""
+    devices = group(catalog, *[15] * 4, *[FULL] * 4, island=4, per_node=4)
+    slow = tuple(
+        msgspec.structs.replace(device, island=device.index or 0) if device.node else device
+        for device in devices.devices
+    )
+    floor = Floor(Group.of(slow, "pcie"))
+    near, emptiest = floor.ways(4, 1, spans=True)
+    quick, roomy = near.first(1), emptiest.first(1)
+    assert quick is not None
+    assert roomy is not None
+    assert (quick.indices, quick.link) == ((0, 1, 2, 3), "fast")
+    assert (roomy.indices, roomy.link) == ((4, 5, 6, 7), "pcie")
