@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,10 +19,12 @@ from selector.contract import Candidate, LaunchPlan
 from selector.errors import UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.machines import checked_report, hardware_names, report_from_file, report_from_spec
 from selector.plan import launch_plan
 from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadName
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
+
+if TYPE_CHECKING:
+    from selector.case import Shelf
 
 
 def home() -> Path:
@@ -58,6 +61,8 @@ def hardware_report(spec: str, known: Catalog) -> HardwareReport:
     Raises:
         UnknownHardware: neither a known machine nor a readable report.
     """
+    from selector.machines import report_from_file, report_from_spec
+
     if os.sep in spec or spec.endswith(".json"):
         return report_from_file(Path(spec))
     return report_from_spec(spec, known)
@@ -123,6 +128,8 @@ def plan(
         pins = msgspec.structs.replace(pins, repo=match.repo)
     pins = pins_on_checkpoints(match.model, pins, model)
     if isinstance(hardware, HardwareReport):
+        from selector.machines import checked_report
+
         report = checked_report(hardware)
     else:
         report = probe() if hardware is None else hardware_report(hardware, known)
@@ -147,7 +154,7 @@ def plan(
             request,
             known,
             decision,
-            _shelf(known),
+            lambda: _shelf(known),
             hardware if isinstance(hardware, str) else _specified(report),
             thorough=thorough,
         ),
@@ -158,9 +165,12 @@ def plan(
 
 
 @lru_cache(maxsize=8)
-def _shelf(known: Catalog) -> advice.Shelf:
+def _shelf(known: Catalog) -> Shelf:
     """The machines that a catalogue knows."""
-    return advice.Shelf(hardware_names(known), lambda name: report_from_spec(name, known))
+    from selector.case import Shelf
+    from selector.machines import hardware_names, report_from_spec
+
+    return Shelf(hardware_names(known), lambda name: report_from_spec(name, known))
 
 
 def weights_here(model: str, known: Catalog, revision: str | None = None) -> frozenset[str]:

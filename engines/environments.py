@@ -11,12 +11,10 @@ import errno
 import os
 import platform
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -110,6 +108,8 @@ class Environments:
 
     def find(self, engine_name: str, version: str, package: Package) -> Environment | None:
         """The finished environment, or ``None``. Reads one small file."""
+        if not self.root.is_dir():
+            return None  # nothing was ever installed: most plans need no more of this module
         directory = self._directory(engine_name, version, package)
         try:
             manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
@@ -157,7 +157,9 @@ class Environments:
                 return found
             with _writing(self.root):
                 _remove(directory)
-                free_bytes = shutil.disk_usage(self.root).free
+                from shutil import disk_usage
+
+                free_bytes = disk_usage(self.root).free
             needed_bytes = int(package.bytes_on_disk * ROOM_MARGIN)
             if free_bytes < needed_bytes:
                 raise NoRoomOnDisk(
@@ -193,6 +195,8 @@ class Environments:
 
     def _directory(self, engine_name: str, version: str, package: Package) -> Path:
         facts = "\n".join((*package.requirements, python_request(), platform.machine(), sys.platform))
+        from hashlib import sha256
+
         digest = sha256(facts.encode()).hexdigest()[:8]
         return self.root / f"{engine_name}-{version}-{package.name}-{digest}"
 
@@ -271,7 +275,9 @@ def _remove(directory: Path) -> None:
         return
     # The manifest goes first: what is half removed must not look finished.
     (directory / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    from shutil import rmtree
+
+    rmtree(directory, ignore_errors=True)
 
 
 def _gb(count: int) -> str:

@@ -23,6 +23,9 @@ from selector.weights import rank_stages
 LOWEST_QUALITY_UNASKED = 0.9
 #: Of a checkpoint's files, what is loaded at least (an MTP layer may stay on the disk).
 LEAST_SHARE_LOADED = 0.9
+#: The fullest rank holds less than so many times the mean of all, a vision tower that is whole on each apart: stages
+#: differ by a layer, KV heads are repeated, routers whole.
+FULLEST_TO_MEAN = 2
 #: Below this, the chosen plan says what is lost.
 QUALITY_WORTH_A_NOTE = 0.985
 
@@ -90,6 +93,17 @@ class Ready:
             )
             found = self._shares[key] = max(stage.weight_bytes for stage in stages)
         return found
+
+    def heavier_than(
+        self, free_bytes: int, tensor: int, pipeline: int, *, expert: bool = False, on_host: bool = False
+    ) -> bool:
+        """Whether :meth:`share_bytes` are more than is free; worked out only where the ranks' mean leaves doubt."""
+        mean = self.weights.total / (tensor * pipeline)
+        if LEAST_SHARE_LOADED * mean > free_bytes:
+            return True
+        if FULLEST_TO_MEAN * mean + self.weights.vision < free_bytes:
+            return False
+        return self.share_bytes(tensor, pipeline, expert=expert, on_host=on_host) > free_bytes
 
     def verdict(self, group: Group, parallel: Parallel, *, speculative: bool, driver: str | None) -> Refusal | Verdict:
         """The engine's known faults for a layout. Replicas are independent: their number does not matter."""

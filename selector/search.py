@@ -179,7 +179,7 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
         heavy: tuple[int, bool] | None = None
         for pipeline in stages.counts:
             # Weights that are more than is free on any device, or on this layout's, rule it out without more ado.
-            if free and one.share_bytes(stages.tensor, pipeline, on_host=on_host) > ground.most_free_bytes:
+            if free and one.heavier_than(ground.most_free_bytes, stages.tensor, pipeline, on_host=on_host):
                 heavy = (pipeline, False)
                 continue
             bare = ground.lot(stages.tensor, pipeline, expert=False)
@@ -188,10 +188,9 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
             experts = _experts(ask, one, ground.group, bare.bare)
             for expert in experts:
                 lot = ground.lot(stages.tensor, pipeline, expert=True) if expert else bare
-                share = one.share_bytes(stages.tensor, pipeline, expert=expert, on_host=on_host)
                 if free and sizes[expert].done(lot):
                     continue
-                if free and share > lot.free_bytes:
+                if free and one.heavier_than(lot.free_bytes, stages.tensor, pipeline, expert=expert, on_host=on_host):
                     heavy = (pipeline, expert)
                     continue
                 before = len(found.good)

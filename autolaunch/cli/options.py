@@ -182,7 +182,7 @@ class Whole(_Int):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value)
         if re.fullmatch(r"[0-9]{1,7}", text) is None or int(text) == 0:
-            self.fail(f"{value!r} is not a whole number from 1 up.", param, ctx)
+            self.fail(f"{value!r} is not a whole number from 1 to 9,999,999.", param, ctx)
         return int(text)
 
 

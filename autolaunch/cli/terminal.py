@@ -6,7 +6,6 @@ Renderers write Unicode and colour freely; :func:`write` takes away what the str
 from __future__ import annotations
 
 import os
-import shutil
 from itertools import zip_longest
 from typing import TextIO
 
@@ -36,7 +35,11 @@ class Terminal(Value, frozen=True, kw_only=True):
         """What ``stream`` can show. ``NO_COLOR`` and ``TERM=dumb`` are honoured."""
         interactive = stream.isatty()
         color = interactive and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        columns = shutil.get_terminal_size((80, 24)).columns if interactive or "COLUMNS" in os.environ else 80
+        columns = 80
+        if interactive or "COLUMNS" in os.environ:
+            from shutil import get_terminal_size
+
+            columns = get_terminal_size((80, 24)).columns
         try:
             "█▓▒░▚·…×✓✗─≈".encode(getattr(stream, "encoding", None) or "ascii")
         except (UnicodeEncodeError, LookupError):

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import autolaunch
 import profiles
 from autolaunch import api
 from selector.catalog import Catalog
+from selector.errors import UnknownHardware, UsageError
+from selector.machines import report_from_spec
+from selector.request import Pins
 
 
 def test_the_home_is_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +55,32 @@ def test_every_candidate_of_a_plan_has_its_command(catalog: Catalog) -> None:
         assert each.command is not None
         assert each.checkpoint.repo in " ".join(each.command.argv)
         assert each.command.env["CUDA_VISIBLE_DEVICES"].startswith("0,1,2,3")
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (Pins(speculative="eagle"), "speculative"),  # type: ignore[arg-type]  # what a script may hand over
+        (Pins(engine="foo"), "engine"),  # type: ignore[arg-type]
+        (Pins(gpus=(0, 1), gpu_count=3), "at once"),
+        (Pins(engine="vllm", engine_version=""), "empty"),
+    ],
+)
+def test_a_pin_that_cannot_be_is_refused_and_not_dropped(catalog: Catalog, pins: Pins, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, pins=pins)
+
+
+def test_a_figure_that_is_no_whole_number_is_refused(catalog: Catalog) -> None:
+    with pytest.raises(UsageError, match="whole number"):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, concurrency=2.5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="whole number"):
+        api.plan("glm-4.6", hardware="8xh200", known=catalog, context_tokens=float("nan"))  # type: ignore[arg-type]
+
+
+def test_a_report_of_a_script_is_held_to_what_a_machine_can_be(catalog: Catalog) -> None:
+    report = report_from_spec("4xh100", catalog)
+    twins = tuple(msgspec.structs.replace(each, index=0) for each in report.accelerators)
+    for wrong in (msgspec.structs.replace(report, accelerators=twins), msgspec.structs.replace(report, nodes=0)):
+        with pytest.raises(UnknownHardware, match="hardware report"):
+            api.plan("glm-4.6", hardware=wrong, known=catalog)

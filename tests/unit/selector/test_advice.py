@@ -172,7 +172,7 @@ def test_an_empty_shelf_names_no_machine(catalog: Catalog) -> None:
     model = catalog.model("glm-4.6")
     decision = decide(model, report, request, catalog)
     cpu = report_from_spec("cpu-64gb", catalog)
-    given = advise(model, report, request, catalog, decision, Shelf((), lambda _: cpu), thorough=True)
+    given = advise(model, report, request, catalog, decision, lambda: Shelf((), lambda _: cpu), thorough=True)
     assert [each for each in given if each.kind == "hardware"] == []
 
 
@@ -323,7 +323,7 @@ def test_what_holds_all_requests_is_advised_beside_a_plan_that_holds_fewer(catal
     held = Case(model, report, small, catalog).held(decision.ranked[0])
     asked = msgspec.structs.replace(small, concurrency=held + 1)
     shelf = Shelf(hardware_names(catalog), lambda name: report_from_spec(name, catalog))
-    given = advise(model, report, asked, catalog, decision, shelf, "1xh100")
+    given = advise(model, report, asked, catalog, decision, lambda: shelf, "1xh100")
     machines = [each for each in given if each.kind == "hardware"]
     assert [each.command for each in machines] == [
         f"autolaunch plan glm-4.5v --hardware 2xh100 --concurrency {held + 1} --engine vllm"

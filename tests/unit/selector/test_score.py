@@ -100,6 +100,20 @@ def test_a_larger_download_scores_lower_and_one_of_another_machine_is_unknown(ca
     assert {each.checkpoint.local for each in found} == {None}
 
 
+def test_the_order_of_speeds_holds_however_slow_they_are(catalog: Catalog) -> None:
+    """Nothing ties at the bottom: half a token a second is still twice a quarter."""
+    best = decided(catalog, "8xh200", PlanRequest(model="glm-4.6")).ranked[0]
+    request = PlanRequest(model="glm-4.6", objective="throughput")
+    values = []
+    for halvings in range(10):
+        speed = msgspec.structs.replace(best.speed, throughput_tokens_per_second=1000.0 / 2**halvings)
+        slower = msgspec.structs.replace(best, speed=speed)
+        values.append(score.terms(slower, 1.0, 1000.0, request, 202_752).speed)
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == len(values)
+    assert all(0 < value <= 1 for value in values)
+
+
 def test_requests_that_wait_are_counted_by_the_speed_alone(catalog: Catalog) -> None:
     best = decided(catalog, "8xh200", PlanRequest(model="glm-4.6")).ranked[0]
     room = best.memory.kv_cache_tokens * best.parallel.data

@@ -220,3 +220,32 @@ def test_a_link_over_pcie_costs_prefill(catalog: Catalog) -> None:
     assert over_pcie.prefill_tokens_per_second is not None
     assert over_pcie.prefill_tokens_per_second < over_nvlink.prefill_tokens_per_second / 2
     assert figures(over_pcie)[0] < figures(over_nvlink)[0]
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 7, 8, 9, 16, 100])
+def test_no_more_is_served_than_so_many_requests_ask_for(catalog: Catalog, concurrency: int) -> None:
+    """Eight replicas and nine requests: one replica runs two, and none is counted twice."""
+    pins = Pins(engine="sglang", quantization="FP8", tensor_parallel=1, data_parallel=8)
+    found = chosen(catalog, "glm-4.5-air", "8xb200", pins, concurrency)
+    decode, throughput = figures(found.speed)
+    assert throughput <= concurrency * decode
+    assert found.speed.concurrency == concurrency
+    fewer = chosen(catalog, "glm-4.5-air", "8xb200", pins, max(1, concurrency - 1))
+    assert figures(fewer.speed)[1] <= throughput
+
+
+def test_a_link_is_as_fast_as_the_report_tells(catalog: Catalog) -> None:
+    told = report_from_spec("4xa100-pcie-80gb", catalog)
+
+    def with_links(kind: str, rate: int | None) -> Speed:
+        links = tuple(msgspec.structs.replace(each, kind=kind, bandwidth_bytes_per_second=rate) for each in told.links)
+        report = msgspec.structs.replace(told, links=links)
+        return chosen(catalog, "glm-4.5-air", report, Pins(engine="vllm", format="bf16", tensor_parallel=4)).speed
+
+    rates = [with_links("pcie", rate * 10**9) for rate in (1, 16, 63)]
+    prefill = [each.prefill_tokens_per_second or 0 for each in rates]
+    assert prefill == sorted(prefill)
+    assert prefill[2] > 2 * prefill[0]
+    assert {each.basis for each in rates} == {"derived"}
+    assert with_links("pcie", None).basis == "assumed"
+    assert (with_links("nvlink", 300 * 10**9).prefill_tokens_per_second or 0) > prefill[2]
