@@ -35,9 +35,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         code = _flushed(PIPE_CLOSED)
     signals.restore()
-    # Python looks for garbage on its way out, among all that a plan has read; whatever is left goes with the process.
-    gc.freeze()
-    sys.exit(code)
+    # All is stopped, written and flushed. Python's own way out takes apart what was read, a tenth of a plan's time.
+    os._exit(code)
 
 
 def _run(arguments: list[str]) -> int:

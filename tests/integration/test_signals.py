@@ -265,14 +265,12 @@ main.main()
 
 
 def test_a_plan_in_json_loads_nothing_heavy() -> None:
-    code = f"""
+    code = """
 import sys
-sys.argv = ["autolaunch", "plan", "glm-4.6", "--hardware", "8xh200", "--json"]
-try:
-    {MAIN.replace("; ", chr(10) + "    ")}
-finally:
-    heavy = {{"rich", "psutil", "pynvml", "asyncio", "http", "huggingface_hub", "subprocess"}} & set(sys.modules)
-    print(sorted(heavy), file=sys.stderr)
+from autolaunch.cli.app import run
+run(["plan", "glm-4.6", "--hardware", "8xh200", "--json"])
+heavy = {"rich", "psutil", "pynvml", "asyncio", "http", "huggingface_hub", "subprocess"} & set(sys.modules)
+print(sorted(heavy), file=sys.stderr)
 """
     with start(code) as process:
         out, err = process.communicate(timeout=20)

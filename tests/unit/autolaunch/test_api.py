@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import platformdirs
 import pytest
 
 import autolaunch
@@ -21,8 +22,38 @@ from selector.request import Pins
 def test_the_home_is_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOLAUNCH_HOME", "/a")
     assert api.home() == Path("/a")
-    monkeypatch.delenv("AUTOLAUNCH_HOME")
-    assert api.home().name == "autolaunch"
+
+
+@pytest.mark.parametrize("data", [None, "", "/d", "relative"])
+def test_else_it_is_the_users_data_folder(data: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOLAUNCH_HOME", raising=False)
+    if data is None:
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", data)
+    assert api.home() == Path(platformdirs.user_data_dir("autolaunch", appauthor=False))
+
+
+def test_on_a_mac_it_is_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOLAUNCH_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert api.home() == Path.home() / "Library" / "Application Support" / "autolaunch"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number nobody has given a name."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("AUTOLAUNCH_HOME", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(UsageError, match="no home folder") as told:
+        api.home()
+    assert told.value.hint is not None
+    assert "AUTOLAUNCH_HOME" in told.value.hint
 
 
 def test_a_users_own_profile_adds_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
