@@ -23,7 +23,7 @@ from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.measurements import VERDICTS, Measurement, Metric, Result, Run
-from selector.request import Pins
+from selector.request import Objective, Pins
 
 Kind = Literal["size", "weights", "kv_cache", "peak", "graphs", "eager", "prompt", "load", "verdict"]
 
@@ -117,7 +117,7 @@ class Planner:
         kind = _KIND_OF.get(result.metric, "eager" if run.eager else "graphs")
         return Comparison(measurement, kind, self._devices(run), prediction, distance(prediction.value, result))
 
-    def plan(self, run: Run, machine: str, pins: Pins, result: Result, **wishes: object) -> LaunchPlan:
+    def plan(self, run: Run, machine: str, pins: Pins, result: Result, objective: Objective = "balanced") -> LaunchPlan:
         """A plan for the requests of a result."""
         return api.plan(
             run.model,
@@ -129,7 +129,7 @@ class Planner:
             output_tokens=result.output_tokens,
             pins=pins,
             keep_all=True,
-            **wishes,  # type: ignore[arg-type]
+            objective=objective,
         )
 
     def _devices(self, run: Run) -> int:

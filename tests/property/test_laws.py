@@ -9,6 +9,7 @@ compare single figures: it holds for every objective, and for everything that an
 from __future__ import annotations
 
 from itertools import combinations
+from random import Random
 
 import msgspec
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ from selector.plan import launch_plan, shown_pins
 from selector.request import OBJECTIVES, Objective, Pins, PlanRequest
 from selector.search import decide
 from tests.fakes.drawn import accelerator, kind_of, links, machines
+from tests.pinned import held
 
 CATALOG = Catalog()
 MODELS = st.sampled_from(["glm-4.6", "glm-4.5v", "glm-4.5-air"])
@@ -117,12 +119,12 @@ def test_every_value_stays_one_argument(machine: HardwareReport, model: str) -> 
 @settings(max_examples=25, derandomize=True)
 @given(machines(), OR_MINIATURE, st.randoms(use_true_random=False))
 def test_the_same_machine_gives_the_same_bytes_in_whatever_order_it_is_told(
-    machine: HardwareReport, model: str, chance: object
+    machine: HardwareReport, model: str, chance: Random
 ) -> None:
     shuffled = list(machine.accelerators)
     ways = list(machine.links)
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]  # a random.Random
-    chance.shuffle(ways)  # type: ignore[attr-defined]
+    chance.shuffle(shuffled)
+    chance.shuffle(ways)
     other = msgspec.structs.replace(machine, accelerators=tuple(shuffled), links=tuple(ways))
     first, again, second = planned(model, machine), planned(model, machine), planned(model, other)
     assert first.to_json() == again.to_json()
@@ -179,21 +181,6 @@ SWITCHES = {
     ("sglang", "kv_cache_dtype"): "--kv-cache-dtype fp8_e4m3",
     ("sglang", "speculative"): "--speculative-algorithm",
 }
-
-
-def held(each: Candidate) -> dict[str, object]:
-    return {
-        "engine": each.engine.name,
-        "tensor_parallel": each.parallel.tensor,
-        "pipeline_parallel": each.parallel.pipeline,
-        "data_parallel": each.parallel.data,
-        "expert_parallel": each.parallel.expert,
-        "kv_cache_dtype": each.limits.kv_cache_dtype,
-        "memory_utilization": each.limits.memory_utilization,
-        "max_sequences": each.limits.max_sequences,
-        "speculative": each.limits.speculative,
-        "eager": each.limits.eager,
-    }
 
 
 @settings(max_examples=60, derandomize=True)

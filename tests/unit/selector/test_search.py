@@ -17,6 +17,7 @@ from selector.machines import report_from_spec
 from selector.plan import shown_pins
 from selector.request import OBJECTIVES, Objective, Pins
 from selector.search import LOWEST_QUALITY_UNASKED
+from tests.pinned import held
 
 
 def plan_on(catalog: Catalog, model: str, machine: HardwareReport | str, pins: Pins | None = None) -> LaunchPlan:
@@ -66,31 +67,13 @@ def test_a_pin_holds_in_every_candidate(catalog: Catalog, pins: Pins) -> None:
     plan = plan_on(catalog, "glm-4.6", "8xh200", pins)
     assert plan.chosen is not None, plan.explain()
     for each in (plan.chosen, *plan.alternatives):
-        held = {
-            "engine": each.engine.name,
-            "engine_version": each.engine.version,
-            "repo": each.checkpoint.repo,
-            "format": each.checkpoint.format,
-            "quantization": each.checkpoint.quantization.lower(),
-            "hub": each.checkpoint.hub,
-            "gpus": tuple(index for index in each.parallel.devices if index in (pins.gpus or ())),
-            "tensor_parallel": each.parallel.tensor,
-            "pipeline_parallel": each.parallel.pipeline,
-            "data_parallel": each.parallel.data,
-            "expert_parallel": each.parallel.expert,
-            "kv_cache_dtype": each.limits.kv_cache_dtype,
-            "memory_utilization": each.limits.memory_utilization,
-            "max_sequences": each.limits.max_sequences,
-            "speculative": each.limits.speculative,
-            "eager": each.limits.eager,
-        }
         for name, value in shown_pins(pins).items():
             if name == "gpu_count":
                 assert len(each.parallel.devices) <= pins.gpu_count  # type: ignore[operator]  # it is an int here
             elif name == "gpus":
                 assert set(each.parallel.devices) <= set(pins.gpus or ())
             else:
-                assert held[name] == value
+                assert held(each)[name] == value
 
 
 def test_everything_pinned_is_the_estimate_of_that_very_configuration(catalog: Catalog) -> None:
