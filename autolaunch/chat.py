@@ -1,11 +1,14 @@
-"""One question to an OpenAI-compatible endpoint, its answer as it comes (``--ask``), with timings."""
+"""One question to an OpenAI-compatible endpoint, its answer as it comes (``--ask``), with timings.
+
+With images, and with functions that the model may call.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,8 +16,18 @@ from urllib.parse import urlsplit
 from selector.errors import EngineError, UsageError
 from selector.values import Value
 
-#: Bounds on what an endpoint may send: a line, a whole answer, an error's body.
-LINE_BYTES, ANSWER_CHARACTERS, ERROR_BYTES = 2**20, 4 * 2**20, 2**16
+#: Bounds on what an endpoint may send: a line, a whole answer, an error's body, calls in one answer.
+LINE_BYTES, ANSWER_CHARACTERS, ERROR_BYTES, CALLS = 2**20, 4 * 2**20, 2**16, 64
+#: The largest image that is sent along.
+IMAGE_BYTES = 20 * 2**20
+_IMAGE_KINDS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+class ToolCall(Value, frozen=True, kw_only=True):
+    """A function that the model calls; ``arguments`` is the JSON that it wrote, as it came."""
+
+    name: str
+    arguments: str
 
 
 class AskResult(Value, frozen=True, kw_only=True):
@@ -31,6 +44,25 @@ class AskResult(Value, frozen=True, kw_only=True):
     time_to_first_token_seconds: float | None
     decode_tokens_per_second: float | None
     finish_reason: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+def image_url(data: bytes) -> str:
+    """An image as part of a request: a ``data:`` address.
+
+    Raises:
+        UsageError: it is no PNG, JPEG, GIF or WebP, or larger than 20 MiB.
+    """
+    kind = next((kind for sign, kind in _IMAGE_KINDS if data.startswith(sign)), None)
+    if kind is None and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "image/webp"
+    if kind is None:
+        raise UsageError("this is no image that models take", hint="PNG, JPEG, GIF and WebP are")
+    if len(data) > IMAGE_BYTES:
+        raise UsageError(f"the image is {len(data) / 2**20:.0f} MiB large, {IMAGE_BYTES // 2**20} are the most")
+    from base64 import b64encode
+
+    return f"data:{kind};base64,{b64encode(data).decode()}"
 
 
 def ask(
@@ -38,6 +70,8 @@ def ask(
     model: str,
     text: str,
     *,
+    images: Sequence[str] = (),
+    tools: Sequence[Mapping[str, object]] = (),
     max_tokens: int | None = None,
     temperature: float | None = None,
     on_text: Callable[[str], None] = lambda _: None,
@@ -45,17 +79,22 @@ def ask(
     idle_seconds: float = 600.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> AskResult:
-    """Asks ``text`` and hands each piece of the answer to ``on_text``.
+    """Asks ``text`` about ``images`` and hands each piece of the answer to ``on_text``.
 
-    Comments in the stream are passed over, and its end is its end: not every engine sends ``[DONE]``.
-    ``idle_seconds`` is the longest silence that is waited for.
+    ``images`` are addresses (:func:`image_url`), ``tools`` functions as OpenAI's API describes them. Comments in the
+    stream are passed over, and its end is its end: not every engine sends ``[DONE]``. ``idle_seconds`` is the longest
+    silence that is waited for.
 
     Raises:
         EngineError: it cannot be reached, refuses, breaks off, or sends what is no stream of chunks.
     """
+    content: object = text
+    if images:
+        parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+        content = [*parts, {"type": "text", "text": text}]
     body: dict[str, object] = {
         "model": model,
-        "messages": [{"role": "user", "content": text}],
+        "messages": [{"role": "user", "content": content}],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -63,6 +102,8 @@ def ask(
         body["max_tokens"] = max_tokens
     if temperature is not None:
         body["temperature"] = temperature
+    if tools:
+        body["tools"] = list(tools)
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
@@ -137,6 +178,7 @@ class _Answer:
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
         self.finish_reason: str | None = None
+        self.calls: dict[int, list[str]] = {}
 
     def take(self, chunk: dict[str, Any]) -> None:
         if chunk.get("error") is not None:
@@ -156,19 +198,39 @@ class _Answer:
             # Two names are in use for the same thing.
             self._piece(delta.get("reasoning_content") or delta.get("reasoning"), self.reasoning)
             self._piece(delta.get("content"), self.text)
+            self._calls(delta.get("tool_calls"))
+
+    def _calls(self, pieces: object) -> None:
+        """A call comes in pieces: its name first, then its arguments, each with the call's place."""
+        for place, piece in enumerate(pieces if isinstance(pieces, list) else ()):
+            function = piece.get("function") if isinstance(piece, dict) else None
+            if not isinstance(function, dict):
+                continue
+            index = _count(piece.get("index"))
+            call = self.calls.setdefault(place if index is None else index, ["", ""])
+            if len(self.calls) > CALLS:
+                raise EngineError("the engine's answer does not end")
+            for part, key in enumerate(("name", "arguments")):
+                told = function.get(key)
+                if isinstance(told, str):
+                    self._count_in(told)
+                    call[part] += told
 
     def _piece(self, piece: object, into: list[str]) -> None:
         if not isinstance(piece, str) or not piece:
             return
+        self._count_in(piece)
+        into.append(piece)
+        if into is self.text:
+            self.on_text(piece)
+
+    def _count_in(self, piece: str) -> None:
         self.characters += len(piece)
         if self.characters > ANSWER_CHARACTERS:
             raise EngineError("the engine's answer does not end")
         self.last = self.clock()
         self.first = self.last if self.first is None else self.first
         self.pieces += 1
-        into.append(piece)
-        if into is self.text:
-            self.on_text(piece)
 
     def result(self) -> AskResult:
         rate = None
@@ -184,6 +246,7 @@ class _Answer:
             time_to_first_token_seconds=None if self.first is None else self.first - self.started,
             decode_tokens_per_second=rate,
             finish_reason=self.finish_reason,
+            tool_calls=tuple(ToolCall(name=name, arguments=told) for _, (name, told) in sorted(self.calls.items())),
         )
 
 

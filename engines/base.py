@@ -50,13 +50,11 @@ class Behaviour(Value, frozen=True, kw_only=True):
     """What a client of this engine's server has to know.
 
     ``names_itself_by_path`` engines answer only to the string they were started with, so they are started
-    in the model folder's parent under the served name. ``ends_stream_with_done`` is false where the
-    stream of server-sent events just ends. ``takes_key`` engines check an API key of their own.
+    in the model folder's parent under the served name. ``takes_key`` engines check an API key of their own.
     """
 
     health_path: str = "/health"
     names_itself_by_path: bool = False
-    ends_stream_with_done: bool = True
     takes_key: bool = False
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from engines.base import Behaviour, Engine, Serving, common_environment
 from engines.options import checked_extra
+from engines.shims import PYTHON_SERVER
 from selector.contract import Candidate, Command
 from selector.facts import ModelFacts
 
 #: What an answer may be long where the request does not say; assumed, and never past the context.
 DEFAULT_ANSWER_TOKENS = 8_192
-#: mlx-vlm lets every web page and every host name in, and has no switch for it (0.7.10): started through this file,
-#: with its environment's interpreter, it does not.
-VISION_SHIM = Path(__file__).with_name("shims") / "mlx_vlm_server.py"
 #: Prompts that mlx-lm works on at once unless told otherwise (mlx-lm 0.32, ``--prompt-concurrency``).
 PROMPT_CONCURRENCY = 8
 
@@ -77,8 +73,9 @@ def _text_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
 
 
 def _vision_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
+    # It lets every web page and every host name in, and has no switch for it (0.7.10): started so, it does not.
     launched = serving.executable_directory is not None
-    program = (serving.executable("python"), "-P", str(VISION_SHIM)) if launched else ("mlx_vlm.server",)
+    program = (serving.executable("python"), "-P", str(PYTHON_SERVER), "mlx-vlm") if launched else ("mlx_vlm.server",)
     return (
         *program,
         *("--model", serving.model),

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 from engines.base import Behaviour, Engine, Serving, common_environment
 from engines.options import checked_extra
+from engines.shims import PYTHON_SERVER
 from selector.contract import Candidate, Command
 from selector.facts import ModelFacts
 
-OWNED = frozenset({"--host", "--port", "--device", "--dtype", "--enable-cors", "--model-timeout", "--non-blocking"})
+OWNED = frozenset(
+    {
+        "--device",
+        "--dtype",
+        "--enable-cors",
+        "--host",
+        "--max-memory",
+        "--model-timeout",
+        "--non-blocking",
+        "--port",
+    }
+)
 
 
 class Transformers(Engine):
     """The positional model pins the server: without it any request could load any model.
 
-    Pinned, it refuses every name but the one it was started with. Its replies name the model
-    ``NAME@main`` and its /v1/models is empty for a folder (transformers 5.23).
+    Pinned, it refuses every name but the one it was started with. What a launch starts is its server with what
+    5.23 leaves out mended (:mod:`engines.shims.python_server`); a plan shows what a person would type.
     """
 
     name = "transformers"
-    behaviour = Behaviour(names_itself_by_path=True, ends_stream_with_done=False)
+    behaviour = Behaviour(names_itself_by_path=True)
     starts = True
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         del model  # one command for text and vision
-        argv = (
-            serving.executable("transformers"),
+        launched = serving.executable_directory is not None
+        program = (
+            (serving.executable("python"), "-P", str(PYTHON_SERVER), "transformers") if launched else ("transformers",)
+        )
+        argv: tuple[str, ...] = (
+            *program,
             "serve",
             serving.model,
             *("--host", serving.host),
@@ -33,8 +49,21 @@ class Transformers(Engine):
             *("--device", "auto" if candidate.parallel.devices else "cpu"),
             *("--dtype", "auto"),
         )
+        if launched and candidate.parallel.devices:
+            argv = (*argv, "--max-memory", _planned_memory(candidate))
         extra = checked_extra(serving.extra, owned=OWNED, engine="transformers")
         environment = common_environment(candidate, serving)
         # It asks PyPI for a newer release at every start.
         environment["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
         return Command(argv=(*argv, *extra), env=environment)
+
+
+def _planned_memory(candidate: Candidate) -> str:
+    """What each device may hold of the weights: the rest is for the KV cache and for the work on a prompt.
+
+    Devices are those that the environment leaves, in their order. Main memory is not among them, so that a model
+    that turns out too large is refused and not served from there at a thousandth of the speed.
+    """
+    device = candidate.memory.per_device
+    room = device.usable_bytes - device.kv_cache_bytes - device.activations_bytes - device.runtime_bytes
+    return ",".join(f"{place}={max(room, device.weights_bytes)}" for place in range(candidate.parallel.ranks))

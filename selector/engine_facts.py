@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from selector.facts import EngineName, Format
 from selector.values import Value
 
@@ -216,12 +218,28 @@ class Package(Value, frozen=True, kw_only=True):
 Choice = Literal["kv_cache_dtype", "memory_utilization", "max_sequences", "eager"]
 
 
+class HostBuild(Value, frozen=True, kw_only=True, cache_hash=True):
+    """An engine's build for processors, where it takes memory and runs otherwise than the one for devices.
+
+    Its fields stand for those of the same names in :class:`EngineFacts`.
+    """
+
+    parallel: tuple[Literal["tensor", "pipeline", "layers", "data", "expert", "nodes"], ...] = ()
+    speculative: tuple[Literal["mtp"], ...] = ()
+    choices: tuple[Choice, ...] = ()
+    kv_cache_dtypes: tuple[Literal["bf16", "fp8", "fp32"], ...]
+    memory: MemoryRule
+    batch_defaults: tuple[BatchDefault, ...]
+    speed: SpeedRule
+    source: str
+
+
 class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     """A file of ``profiles/engines``.
 
     ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices
     and runs them one after the other, ``data`` that replicas of it can stand side by side. ``choices`` are the
-    pins that its command can carry out; a pin that it cannot keep refuses it.
+    pins that its command can carry out; a pin that it cannot keep refuses it. ``host`` is its build for processors.
     """
 
     schema: Literal[1]
@@ -241,4 +259,12 @@ class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     batch_defaults: tuple[BatchDefault, ...] = ()
     speed: SpeedRule
     packages: tuple[Package, ...]
+    host: HostBuild | None = None
     source: str
+
+    def on(self, kind: str) -> EngineFacts:
+        """What holds on devices of a kind: on a host's own processor, where there is a build for it, that build's."""
+        if self.host is None or kind != "cpu":
+            return self
+        own = {name: getattr(self.host, name) for name in self.host.__struct_fields__ if name != "source"}
+        return msgspec.structs.replace(self, **own)

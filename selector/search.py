@@ -129,7 +129,10 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
-    rows = {engine.name: [(floor, ready(model, engine, floor.group, pins)) for floor in floors] for engine in engines}
+    rows = {
+        engine.name: [(floor, ready(model, engine.on(floor.group.kind), floor.group, pins)) for floor in floors]
+        for engine in engines
+    }
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     for place, checkpoint in enumerate(model.checkpoints):
@@ -146,7 +149,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
                     if floor.group.kind != "cpu" or len(found) == 1:
                         rejected.append(one)
                     continue
-                tried = _layouts(ask, one, grounds.of(engine, floor))
+                tried = _layouts(ask, one, grounds.of(one.engine, floor))
                 feasible += [(candidate, checkpoint.quality) for candidate in tried.good]
                 rejected += [rejection(repo, checkpoint, engine, *each) for each in tried.bad]
     alone = len(found) + len(unusable) == 1  # nothing can be refused twice

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from selector.engine_facts import BatchDefault, EngineFacts, MemoryRule, Rule, SpeedRule
+from selector.engine_facts import BatchDefault, EngineFacts, HostBuild, MemoryRule, Rule, SpeedRule
 from selector.facts import AcceleratorFacts, Architecture, CheckpointFacts, ModelFacts
 
 #: A key path, and what is wrong with the value there.
@@ -127,9 +127,21 @@ def engine_faults(engine: EngineFacts) -> Iterator[Fault]:
     for index, default in enumerate(engine.batch_defaults):
         yield from _batch(f"batch_defaults[{index}]", default)
     yield from _speed(engine.speed)
+    if engine.host is not None:
+        for key, reason in _host(engine.host):
+            yield f"host.{key}", reason
     yield from _filled("packages", engine.packages)
     for index, package in enumerate(engine.packages):
         yield from _not_negative(f"packages[{index}].bytes_on_disk", package.bytes_on_disk)
+
+
+def _host(host: HostBuild) -> Iterator[Fault]:
+    yield from _filled("kv_cache_dtypes", host.kv_cache_dtypes)
+    yield from _memory(host.memory)
+    yield from _filled("batch_defaults", host.batch_defaults)
+    for index, default in enumerate(host.batch_defaults):
+        yield from _batch(f"batch_defaults[{index}]", default)
+    yield from _speed(host.speed)
 
 
 def _rule(key: str, rule: Rule) -> Iterator[Fault]:

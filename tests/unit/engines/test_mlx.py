@@ -10,7 +10,7 @@ import pytest
 
 from engines.base import Serving
 from engines.registry import engine
-from engines.shims.mlx_vlm_server import LocalOnly, option
+from engines.shims.python_server import LocalOnly, option
 from selector.catalog import Catalog
 from tests.fakes.plans import candidate
 
@@ -30,7 +30,7 @@ def test_text_is_served_by_mlx_lm_and_vision_by_mlx_vlm() -> None:
     assert argv_of("glm-tiny")[0] == "/env/bin/mlx_lm.server"
     vision = argv_of("glm-tiny-v")
     assert vision[:2] == ("/env/bin/python", "-P")
-    assert Path(vision[2]).name == "mlx_vlm_server.py"
+    assert Path(vision[2]).name == "python_server.py"
     assert Path(vision[2]).is_file()
 
 

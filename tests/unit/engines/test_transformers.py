@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engines.base import Serving, visible_devices
 from engines.registry import engine
 from selector.catalog import Catalog
@@ -25,7 +27,24 @@ def command_of(devices: tuple[int, ...] = ()) -> Command:
 
 
 def test_the_server_is_pinned_to_one_model() -> None:
-    assert command_of().argv[:3] == ("/env/bin/transformers", "serve", "glm-tiny")
+    argv = command_of().argv
+    assert argv[:2] == ("/env/bin/python", "-P")
+    assert Path(argv[2]).is_file()
+    assert argv[3:6] == ("transformers", "serve", "glm-tiny")
+
+
+def test_a_plan_shows_what_a_person_would_type() -> None:
+    serving = Serving(model="autolaunch/glm-tiny", served_name="glm-tiny")
+    argv = engine("transformers").command(candidate("transformers", "glm-tiny"), Catalog().model("glm-tiny"), serving)
+    assert argv.argv[:3] == ("transformers", "serve", "autolaunch/glm-tiny")
+    assert "--max-memory" not in argv.argv
+
+
+def test_every_device_may_hold_the_weights_that_were_planned_for_it_and_leaves_the_cache_its_room() -> None:
+    argv = command_of((2, 3)).argv
+    room = 9 * 10**8 - 10**8 - 10**6 - 10**7
+    assert argv[argv.index("--max-memory") + 1] == f"0={room},1={room}"
+    assert "--max-memory" not in command_of().argv
 
 
 def test_without_a_gpu_it_is_told_to_use_the_cpu() -> None:
