@@ -80,6 +80,7 @@ def local_checkpoint(
         NoRoomOnDisk: before the first byte.
         DownloadError: it is not there, not whole, damaged, or holds code (``trust_code`` lets code pass).
     """
+    checkpoint = candidate.checkpoint
     if model_path is not None:
         on_progress(f"checking {model_path}", None)
         checked(model_path, trust_code=trust_code)
@@ -88,8 +89,8 @@ def local_checkpoint(
         from engines import miniature  # only a launch of a miniature needs it
 
         on_progress(f"making the miniature {model.id}", None)
-        return miniature.generate(model, home / "models" / model.id)
-    checkpoint = candidate.checkpoint
+        made = miniature.checkpoint_of(model, checkpoint.repo)
+        return miniature.generate(model, home / "models" / checkpoint.repo.rpartition("/")[2], made)
     if checkpoint.hub == "modelscope":
         raise DownloadError(
             "ModelScope comes with the modelscope extra, which this release does not have yet",

@@ -12,21 +12,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import file_digest, sha256
+from hashlib import file_digest
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 import msgspec
 
-from engines import miniature_config, miniature_tokenizer, miniature_weights
+from engines.miniature_layout import File, Layout
 from selector.errors import DownloadError, NoRoomOnDisk
-from selector.facts import ModelFacts
+from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
 
 MANIFEST = "miniature.json"
-TEMPLATE_FILE = Path(__file__).with_name("miniature_files") / "chat_template.jinja"
-#: Tells versions of this generator apart, should the same shapes, words and template ever give other files.
-GENERATION = 1
 
 _OUT_OF_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_ALLOWED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -39,97 +35,55 @@ class FileEntry(Value, frozen=True, kw_only=True):
 
 
 class Manifest(Value, frozen=True, kw_only=True):
-    """``miniature.json``: every other file. ``recipe`` is the sum of the shapes, the words, the
-    chat template and this generator."""
+    """``miniature.json``: every other file. ``recipe`` is the sum of what they were made of."""
 
     recipe: str
     files: tuple[FileEntry, ...]
 
 
-class _File(Protocol):
-    """A file to be: its name, its size before it is written, and its bytes."""
-
-    @property
-    def file_name(self) -> str: ...
-
-    def size_bytes(self) -> int: ...
-
-    def write(self, file: BinaryIO, /) -> None: ...
+def checkpoint_of(model: ModelFacts, repo: str) -> CheckpointFacts:
+    """The checkpoint of a generated model that goes by ``repo`` (``autolaunch/…``); the first, if none does."""
+    return next((each for each in model.checkpoints if each.repo == repo), model.checkpoints[0])
 
 
-class _Text(Value, frozen=True, kw_only=True):
-    file_name: str
-    text: str
-
-    def size_bytes(self) -> int:
-        return len(self.text.encode())
-
-    def write(self, file: BinaryIO, /) -> None:
-        file.write(self.text.encode())
-
-
-def size_bytes(model: ModelFacts) -> int:
+def size_bytes(model: ModelFacts, checkpoint: CheckpointFacts | None = None) -> int:
     """What :func:`generate` writes, all files together, in bytes. Nothing is written to know it."""
-    files = _files(model)
-    blank = tuple(FileEntry(name=file.file_name, size_bytes=file.size_bytes(), sha256="0" * 64) for file in files)
-    return sum(entry.size_bytes for entry in blank) + len(_manifest_json(Manifest(recipe=_recipe(model), files=blank)))
+    return _size_bytes(Layout(model=model, checkpoint=checkpoint or model.checkpoints[0]))
 
 
-def generate(model: ModelFacts, directory: Path) -> Path:
+def _size_bytes(layout: Layout) -> int:
+    blank = tuple(
+        FileEntry(name=file.file_name, size_bytes=file.size_bytes(), sha256="0" * 64) for file in layout.files()
+    )
+    manifest = Manifest(recipe=layout.recipe(), files=blank)
+    return sum(entry.size_bytes for entry in blank) + len(_manifest_json(manifest))
+
+
+def generate(model: ModelFacts, directory: Path, checkpoint: CheckpointFacts | None = None) -> Path:
     """The miniature of ``model`` at ``directory``, made if it is not there whole, and that path, absolute.
 
-    A whole one is recognised by its manifest and reused. One that was altered, or was made for other
-    shapes, is replaced; what an interrupted run left beside it is removed. A folder that holds
-    anything else is not touched. Two callers never write the same one.
+    ``checkpoint`` is the one of the model's to make, by default the first. A whole one is recognised by its
+    manifest and reused. One that was altered, or was made for other shapes, is replaced; what an interrupted
+    run left beside it is removed. A folder that holds anything else is not touched. Two callers never write
+    the same one.
 
     Raises:
         NoRoomOnDisk: seen before the first byte, or while writing.
         DownloadError: the folder cannot be written, or is somebody else's.
+        ConfigurationError: there is no miniature in the checkpoint's format.
     """
     directory = directory.absolute()
-    recipe = _recipe(model)
+    layout = Layout(model=model, checkpoint=checkpoint or model.checkpoints[0])
+    recipe = layout.recipe()
     if _is_whole(directory, recipe):
         return directory
+    layout.files()  # what cannot be made fails before a folder is
     with _typed_errors(model, directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _locked(directory.with_name(f".{directory.name}.lock")):
             if not _is_whole(directory, recipe):  # by whom we waited for
-                _make(model, directory, recipe)
+                _make(layout, directory, recipe)
     return directory
-
-
-def _recipe(model: ModelFacts) -> str:
-    # The source of the shapes is no part of them.
-    shapes = msgspec.json.encode(msgspec.structs.replace(model.architecture, source=""))
-    told = (
-        miniature_weights.SEED.encode(),
-        shapes,
-        miniature_tokenizer.WORDS_FILE.read_bytes(),
-        TEMPLATE_FILE.read_bytes(),
-    )
-    return sha256(b"%d %s %s %s %s" % (GENERATION, *told)).hexdigest()
-
-
-def _files(model: ModelFacts) -> tuple[_File, ...]:
-    architecture, vision = model.architecture, model.architecture.vision
-    vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
-    shards = miniature_weights.shards(miniature_weights.tensors(architecture, vocabulary.words))
-    processor = None if vision is None else miniature_config.PROCESSOR
-    texts = {
-        "config.json": miniature_config.config_json(architecture, vocabulary),
-        "generation_config.json": miniature_config.generation_config_json(architecture, vocabulary),
-        "tokenizer.json": miniature_tokenizer.tokenizer_json(vocabulary),
-        "tokenizer_config.json": miniature_tokenizer.tokenizer_config_json(
-            vocabulary, architecture.max_position_embeddings, processor
-        ),
-        "special_tokens_map.json": miniature_tokenizer.special_tokens_map_json(),
-        "chat_template.jinja": TEMPLATE_FILE.read_text(encoding="utf-8"),
-        "model.safetensors.index.json": miniature_weights.index_json(shards),
-    }
-    if vision is not None:
-        texts["preprocessor_config.json"] = miniature_config.preprocessor_config_json(architecture, vision)
-        texts["video_preprocessor_config.json"] = miniature_config.video_preprocessor_config_json(architecture, vision)
-    return (*(_Text(file_name=name, text=text) for name, text in texts.items()), *shards)
 
 
 def _manifest_json(manifest: Manifest) -> bytes:
@@ -154,7 +108,7 @@ def _is_whole(directory: Path, recipe: str) -> bool:
     return bool(manifest.files)
 
 
-def _make(model: ModelFacts, directory: Path, recipe: str) -> None:
+def _make(layout: Layout, directory: Path, recipe: str) -> None:
     if not _is_ours(directory):
         raise DownloadError(
             f"{directory} is there, and is no miniature", hint="move it away, or name another place (AUTOLAUNCH_HOME)"
@@ -163,16 +117,16 @@ def _make(model: ModelFacts, directory: Path, recipe: str) -> None:
     for neighbour in tuple(directory.parent.iterdir()):
         if neighbour.name.startswith(prefix):  # we hold the lock: nobody writes it any more
             shutil.rmtree(neighbour)
-    needed_bytes, free_bytes = size_bytes(model), shutil.disk_usage(directory.parent).free
+    needed_bytes, free_bytes = _size_bytes(layout), shutil.disk_usage(directory.parent).free
     if free_bytes < needed_bytes:
         raise NoRoomOnDisk(
-            f"{model.id} needs {_mb(needed_bytes)} in {directory.parent}, {_mb(free_bytes)} are free",
+            f"{layout.model.id} needs {_mb(needed_bytes)} in {directory.parent}, {_mb(free_bytes)} are free",
             hint="free some room, or set AUTOLAUNCH_HOME to a folder on a larger disk",
         )
     draft = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     replaced = draft.with_name(draft.name + "-old")
     try:
-        entries = tuple(_write(draft, file) for file in _files(model))
+        entries = tuple(_write(draft, file) for file in layout.files())
         (draft / MANIFEST).write_bytes(_manifest_json(Manifest(recipe=recipe, files=entries)))
         draft.chmod(0o755)  # mkdtemp's own is for us alone; another user's engine may read a miniature
         if directory.exists():
@@ -185,7 +139,7 @@ def _make(model: ModelFacts, directory: Path, recipe: str) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _write(draft: Path, file: _File) -> FileEntry:
+def _write(draft: Path, file: File) -> FileEntry:
     path = draft / file.file_name
     with path.open("wb") as target:
         file.write(target)

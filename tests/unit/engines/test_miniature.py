@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from engines import miniature
+from engines.miniature_layout import File, Layout
 from selector.catalog import Catalog
-from selector.errors import DownloadError, NoRoomOnDisk
-from selector.facts import ModelFacts
+from selector.errors import ConfigurationError, DownloadError, NoRoomOnDisk
 
 CATALOG = Catalog()
 TINY = CATALOG.model("glm-tiny")
@@ -27,7 +27,7 @@ SUMS: dict[str, dict[str, str]] = {
         "chat_template.jinja": "592b3ba6cb61436ae140f04439f178f7b53c2a6b206b3d1c157641ce8f5a9bea",
         "config.json": "ccaf845d358b5bfcf5fd07d6a4adb9e4356590522158b94c653e6016fb18e066",
         "generation_config.json": "e2821d3da6d853ccab9662e458ca1f6f2e3c92be0c9a387a3010565a93ed41f0",
-        "miniature.json": "58fcdbe4a5491799317ff5bdaa625e0f355674027a74cd031b17ef6022cc3165",
+        "miniature.json": "6c9223834e134357e398af8b7045d8f2c5617f327285e58cb94098e00c9f8015",
         "model-00001-of-00002.safetensors": "69299f715f49d97aabfa22fbe10efbc56ff584155ca9414c73f344a0b926e826",
         "model-00002-of-00002.safetensors": "75d48b3d3cc45678974fd827a57c2d01bdd06e3ab14bbe1870c326c9b933ddd5",
         "model.safetensors.index.json": "9a5ddddbaf0d9cfbc2a96c98d54f20a834b7a4273f6c3af0084f4ad6972e3df4",
@@ -35,11 +35,15 @@ SUMS: dict[str, dict[str, str]] = {
         "tokenizer.json": "d063b679d0a012954784f0d7a02e2dcaf6640bf0bb75c8755ccd07d2b081a13a",
         "tokenizer_config.json": "51b4d447e862f957c0bcba3062113418bb06d77965f986fd843b8adf0c805c86",
     },
+    "glm-tiny-GGUF": {
+        "glm-tiny-F32.gguf": "d86786b7235290115e37af6ccd6348b895593a8ecec5e17a60e1bdd120f9a3d0",
+        "miniature.json": "02e09189667602a2515bb9f377861767fa37115bcc929dc9b9ba6edfeaf895d1",
+    },
     "glm-tiny-v": {
         "chat_template.jinja": "592b3ba6cb61436ae140f04439f178f7b53c2a6b206b3d1c157641ce8f5a9bea",
         "config.json": "e8eba17c88c33196cb1aa9757e3dd09d390cc7a5e9eea87c41dd7f907277a44b",
         "generation_config.json": "8a40f9ad6e4d5513e17ea910091652a8812788eec461bf5266420f2ebb4b7dd7",
-        "miniature.json": "86c05485fa2e91055e77ba45addee16671b8943c208a6feb5bda24f2e6b1c4a7",
+        "miniature.json": "95cb820df8dec474ec0d2f00bdf52f9d30d223065f3d6d52fe958ade21b16b71",
         "model-00001-of-00002.safetensors": "2c69a4686cbb9c142a8f6b7c87d5047e7859aa5e7c98a12c3f2151745534141c",
         "model-00002-of-00002.safetensors": "7158847c6a186220425caf68a5b7f46e1d2c86e907a6d54309ddb6f8401745a4",
         "model.safetensors.index.json": "dd9d5cfee17444cb7add79eb5334b041bf33ae035242472dcee646eafe3e09bc",
@@ -50,6 +54,8 @@ SUMS: dict[str, dict[str, str]] = {
         "video_preprocessor_config.json": "557c2cd06dfdd8a1888b8ca4d0590707437d312949271b3b96319960ad618523",
     },
 }
+
+MADE = {each.repo.split("/")[1]: (model, each) for model in (TINY, TINY_VISION) for each in model.checkpoints}
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -65,16 +71,37 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "models" / "glm-tiny"
 
 
-@pytest.mark.parametrize("model", [TINY, TINY_VISION], ids=["text", "vision"])
-def test_the_same_bytes_come_out_on_every_machine(model: ModelFacts, tmp_path: Path) -> None:
-    assert sums(miniature.generate(model, tmp_path / "there")) == SUMS[model.id]
+@pytest.mark.parametrize("repo", SUMS)
+def test_the_same_bytes_come_out_on_every_machine(repo: str, tmp_path: Path) -> None:
+    model, checkpoint = MADE[repo]
+    assert sums(miniature.generate(model, tmp_path / "there", checkpoint)) == SUMS[repo]
 
 
-@pytest.mark.parametrize("model", [TINY, TINY_VISION], ids=["text", "vision"])
-def test_the_size_is_known_before_anything_is_written(model: ModelFacts, tmp_path: Path) -> None:
-    expected = miniature.size_bytes(model)
-    folder = miniature.generate(model, tmp_path / "there")
+@pytest.mark.parametrize("repo", SUMS)
+def test_the_size_is_known_before_anything_is_written_and_is_that_of_the_profile(repo: str, tmp_path: Path) -> None:
+    model, checkpoint = MADE[repo]
+    expected = miniature.size_bytes(model, checkpoint)
+    folder = miniature.generate(model, tmp_path / "there", checkpoint)
     assert sum(path.stat().st_size for path in folder.iterdir()) == expected < 10_000_000
+    assert expected == checkpoint.download_bytes
+
+
+def test_the_first_checkpoint_is_made_when_nobody_says_which(place: Path) -> None:
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+    assert miniature.checkpoint_of(TINY, "somebody/else") == TINY.checkpoints[0]
+    assert miniature.checkpoint_of(TINY, "autolaunch/glm-tiny-GGUF").format == "gguf"
+
+
+def test_one_checkpoint_takes_the_place_of_another_in_a_folder(place: Path) -> None:
+    miniature.generate(*(TINY, place, miniature.checkpoint_of(TINY, "autolaunch/glm-tiny-GGUF")))
+    assert sums(miniature.generate(TINY, place)) == SUMS["glm-tiny"]
+
+
+def test_a_format_that_is_not_made_is_a_clear_error(place: Path) -> None:
+    other = msgspec.structs.replace(TINY.checkpoints[0], format="bnb")
+    with pytest.raises(ConfigurationError, match=r"no miniature of glm-tiny in the format bnb"):
+        miniature.generate(TINY, place, other)
+    assert not place.parent.exists()
 
 
 def test_the_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +193,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third file to be written ends in ``error``."""
     real, count = miniature._write, 0
 
-    def write(draft: Path, file: miniature._File) -> miniature.FileEntry:
+    def write(draft: Path, file: File) -> miniature.FileEntry:
         nonlocal count
         count += 1
         if count == 3:
@@ -223,9 +250,9 @@ def test_callers_at_the_same_time_make_it_once(place: Path, monkeypatch: pytest.
     callers, real, made = 4, miniature._make, []
     together = threading.Barrier(callers)
 
-    def make(model: ModelFacts, directory: Path, recipe: str) -> None:
+    def make(layout: Layout, directory: Path, recipe: str) -> None:
         made.append(directory)
-        real(model, directory, recipe)
+        real(layout, directory, recipe)
 
     monkeypatch.setattr(miniature, "_make", make)
 

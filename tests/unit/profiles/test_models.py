@@ -133,7 +133,7 @@ def test_the_shapes_are_those_that_traps_are_about(catalog: Catalog) -> None:
 
 def test_quality_falls_with_the_bits_and_says_what_it_rests_on(catalog: Catalog) -> None:
     for model, checkpoint in checkpoints(catalog):
-        whole = checkpoint.format in {"bf16", "fp32"} or checkpoint.quantization == "BF16"
+        whole = checkpoint.format in {"bf16", "fp32"} or checkpoint.quantization in {"BF16", "F32"}
         assert (checkpoint.quality == 1.0) == whole, (model.id, checkpoint.repo)
         assert checkpoint.quality_source.startswith("by definition" if whole else "assumed:"), checkpoint.repo
     bits = {file.quantization: file.quality for file in catalog.model("glm-4.5v").checkpoints if file.format == "mlx"}
@@ -150,8 +150,10 @@ def test_mlx_checkpoints_keep_a_scale_and_a_bias_for_64_weights_and_drop_the_mtp
 
 
 def test_a_layout_that_nobody_published_is_left_out(catalog: Catalog) -> None:
-    for _, checkpoint in checkpoints(catalog):
-        if checkpoint.format in {"gptq", "gguf", "nvfp4", "int4"}:
+    for model, checkpoint in checkpoints(catalog):
+        if model.generated:
+            assert checkpoint.storage is not None  # ours, so it is known
+        elif checkpoint.format in {"gptq", "gguf", "nvfp4", "int4"}:
             assert checkpoint.storage is None, checkpoint.repo
         elif checkpoint.quantization != "AWQ-FP16Mix":
             assert checkpoint.storage is not None, checkpoint.repo
@@ -181,7 +183,8 @@ def test_miniatures_are_generated_and_keep_every_part_of_the_architecture(catalo
         tiny, released = catalog.model(model_id), catalog.model(like)
         assert tiny.generated
         assert not released.generated
-        assert [file.repo for file in tiny.checkpoints] == [f"autolaunch/{model_id}"]
+        assert tiny.checkpoints[0].repo == f"autolaunch/{model_id}"  # the one that is made when nobody says which
+        assert all(file.repo.startswith(f"autolaunch/{model_id}") for file in tiny.checkpoints)
         for part in ("model_type", "class_name", "num_nextn_predict_layers", "attention_bias", "use_qk_norm"):
             assert getattr(tiny.architecture, part) == getattr(released.architecture, part), part
         assert (tiny.architecture.vision is None) == (released.architecture.vision is None)
