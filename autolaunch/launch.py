@@ -21,7 +21,7 @@ from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
-from autolaunch.weights import local_checkpoint
+from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, InstallProgress, without_engine_secrets
@@ -256,7 +256,7 @@ def launch(
         devices = first_replica(plan.hardware, candidate)
         by_name = engine.behaviour.names_itself_by_path
         serving = Serving(
-            model=served_name if by_name else str(folder),
+            model=served_name if by_name else str(weights_of(folder, candidate.checkpoint)),
             served_name=served_name,
             host=address.host,
             port=address.port,
@@ -340,9 +340,7 @@ def _refuse_what_is_not_started(engine: Engine, candidate: Candidate) -> None:
     argv = " ".join(candidate.command.argv) if candidate.command is not None else None
     hint = f"the command it would run: {argv}" if argv else None
     if not engine.starts:
-        raise EngineStartError(
-            f"this release plans for {engine.name} and does not start it; it starts mlx and transformers", hint=hint
-        )
+        raise EngineStartError(f"this release plans for {engine.name} and does not start it", hint=hint)
     if candidate.parallel.data > 1 or candidate.parallel.nodes > 1:
         raise EngineStartError("this release starts one replica on one machine", hint=hint)
 

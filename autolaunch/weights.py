@@ -5,6 +5,7 @@ Nothing is handed to an engine that is incomplete, damaged, or holds code.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from autolaunch.hub_cache import cache_directory
@@ -99,6 +100,23 @@ def local_checkpoint(
     folder = _fetched(checkpoint, offline=offline, on_progress=on_progress)
     checked(folder, trust_code=trust_code)
     return folder
+
+
+def weights_of(folder: Path, checkpoint: Checkpoint) -> Path:
+    """What an engine is told to load: the folder, or the first file of a GGUF checkpoint in it.
+
+    Raises:
+        DownloadError: the folder has no file of that name.
+    """
+    if checkpoint.format != "gguf":
+        return folder
+    prefix = checkpoint.file_prefix or ""
+    found = sorted(folder.glob(f"{glob.escape(prefix)}*.gguf"))
+    # A folder that the user named holds what it holds, perhaps without the hub's sub-folder.
+    found = found or sorted(folder.glob(f"{glob.escape(PurePosixPath(prefix).name)}*.gguf"))
+    if not found:
+        raise DownloadError(f"{folder} has no file {prefix}*.gguf")
+    return found[0]
 
 
 def checked(folder: Path, *, trust_code: bool = False) -> None:
