@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import glob
 import json
-import math
 import os
+import re
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
+from autolaunch.headers import regular, whole_gguf, whole_safetensors
 from autolaunch.hub_cache import cache_directory
 from engines.leash import on_leash
 from selector.contract import Candidate, Checkpoint
@@ -34,19 +34,7 @@ CODE_KEYS = ("auto_map", "model_file")
 READ_BY_ENGINES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 #: Bookkeeping of git and of the hub's client, which no engine reads.
 NOT_LOOKED_INTO = frozenset({".git", ".cache"})
-#: Bits of a number of each kind that safetensors has.
-BITS = {
-    kind: bits
-    for bits, kinds in (
-        (4, "F4"),
-        (8, "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0"),
-        (16, "U16 I16 F16 BF16"),
-        (32, "U32 I32 F32"),
-        (64, "U64 I64 F64 C64"),
-    )
-    for kind in kinds.split()
-}
-HEADER_BYTES, CONFIG_BYTES = 100 * 2**20, 16 * 2**20
+CONFIG_BYTES = 16 * 2**20
 ROOM_MARGIN = 1.02
 
 Progress = Callable[[str, float | None], None]
@@ -84,7 +72,7 @@ def local_checkpoint(
     checkpoint = candidate.checkpoint
     if model_path is not None:
         on_progress(f"checking {model_path}", None)
-        checked(model_path, trust_code=trust_code)
+        checked(model_path, candidate.checkpoint, trust_code=trust_code)
         return model_path.absolute()
     if model.generated:
         from engines import miniature  # only a launch of a miniature needs it
@@ -98,7 +86,7 @@ def local_checkpoint(
             hint="fetch the repository with modelscope's own tool and give its folder with --model-path",
         )
     folder = _fetched(checkpoint, offline=offline, on_progress=on_progress)
-    checked(folder, trust_code=trust_code)
+    checked(folder, checkpoint, trust_code=trust_code)
     return folder
 
 
@@ -119,10 +107,11 @@ def weights_of(folder: Path, checkpoint: Checkpoint) -> Path:
     return found[0]
 
 
-def checked(folder: Path, *, trust_code: bool = False) -> None:
+def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: bool = False) -> None:
     """Holds that ``folder`` is a whole checkpoint without code.
 
-    Every shard of the index is there and as long as its own header says. Hashes are the hub client's.
+    Every shard of the index, or every part of the GGUF file that ``checkpoint`` names, is there and as long as its own
+    header says. Hashes are the hub client's.
 
     Raises:
         DownloadError: what is wrong, with the file's name.
@@ -132,7 +121,9 @@ def checked(folder: Path, *, trust_code: bool = False) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     if not trust_code:
         _refuse_code(folder, files)
-    if any(path.suffix == ".gguf" for path in files):
+    if checkpoint is not None and checkpoint.format == "gguf":
+        for path in _parts(weights_of(folder, checkpoint)):
+            whole_gguf(path)
         return
     _object(folder / "config.json")
     shards = {path.name for path in files if path.suffix == ".safetensors"}
@@ -148,7 +139,24 @@ def checked(folder: Path, *, trust_code: bool = False) -> None:
     if not shards:
         raise DownloadError(f"{folder} holds no weights (*.safetensors or *.gguf)")
     for name in sorted(shards):
-        _whole_safetensors(folder / name)
+        whole_safetensors(folder / name)
+
+
+def _parts(first: Path) -> list[Path]:
+    """All files of a GGUF checkpoint; each name says how many there are.
+
+    Raises:
+        DownloadError: one is missing.
+    """
+    named = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", first.name)
+    if named is None:
+        return [first]
+    count = int(named[2])
+    parts = [first.with_name(f"{named[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    missing = next((part.name for part in parts if not part.is_file()), None)
+    if missing is not None:
+        raise DownloadError(f"{first.parent} is not whole: {missing} is missing")
+    return parts
 
 
 def _refuse_code(folder: Path, files: list[Path]) -> None:
@@ -177,18 +185,9 @@ def _refuse_code(folder: Path, files: list[Path]) -> None:
             )
 
 
-def _regular(path: Path) -> BinaryIO:
-    """Opens a file that is one: a pipe of that name would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DownloadError(f"{path} is no regular file")
-    return os.fdopen(descriptor, "rb")
-
-
 def _object(path: Path) -> dict[str, Any]:
     try:
-        with _regular(path) as file:
+        with regular(path) as file:
             data = file.read(CONFIG_BYTES + 1)
         value = json.loads(data) if len(data) <= CONFIG_BYTES else None
     except FileNotFoundError:
@@ -198,48 +197,6 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DownloadError(f"{path} is no JSON object of a sensible size")
     return value
-
-
-def _whole_safetensors(path: Path) -> None:
-    """The header's length, bounded; each tensor's place against its shape and the next; the end against the file."""
-    try:
-        with _regular(path) as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            header_bytes = int.from_bytes(file.read(8), "little")
-            if size_bytes < 8 or header_bytes > min(HEADER_BYTES, size_bytes - 8):
-                raise DownloadError(f"{path} is damaged or cut short: its header does not fit into it")
-            header = json.loads(file.read(header_bytes))
-        spans = sorted(_span(name, tensor) for name, tensor in header.items() if name != "__metadata__")
-    except OSError as error:
-        raise DownloadError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise DownloadError(f"{path} is damaged: its header is no safetensors header") from error
-    end = 0
-    for begins, ends, name in spans:
-        if begins != end:
-            raise DownloadError(f"{path} is damaged: {name!r} does not begin where the tensor before it ends")
-        end = ends
-    expected_bytes = 8 + header_bytes + end
-    if expected_bytes != size_bytes:
-        raise DownloadError(
-            f"{path} is {size_bytes} bytes long, its header says {expected_bytes}", hint="fetch this file again"
-        )
-
-
-def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, str]:
-    """Where a tensor begins and ends.
-
-    Raises:
-        ValueError: it is not as long as its shape says. (A kind of number that is not known here may be any length.)
-    """
-    begins, ends = tensor["data_offsets"]
-    shape = tensor["shape"]
-    if not all(type(number) is int and number >= 0 for number in (begins, ends, *shape)) or ends < begins:
-        raise ValueError(name)
-    bits = BITS.get(tensor["dtype"])
-    if bits is not None and math.prod(shape) * bits != (ends - begins) * 8:
-        raise ValueError(name)
-    return begins, ends, name
 
 
 # --- Hugging Face -----------------------------------------------------------------------------------
