@@ -50,7 +50,8 @@ class Catalogue(Protocol):
 class LaunchOptions(Value, frozen=True, kw_only=True):
     """How to launch. ``port`` 0 takes a free one; ``served_name`` is the plan's model by default.
 
-    ``home`` holds engines, miniatures, logs and the run's own folder. ``extra`` goes to the engine.
+    ``home`` holds engines, miniatures, logs and the run's own folder. ``extra`` goes to the engine. With
+    ``dummy_weights`` it makes them up (vLLM and SGLang), and ``model_path`` need hold none.
     """
 
     home: Path
@@ -60,6 +61,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     offline: bool = False
     model_path: Path | None = None
     extra: tuple[str, ...] = ()
+    dummy_weights: bool = False
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
 
@@ -79,6 +81,7 @@ class Server:
     Attributes:
         base_url: what an OpenAI client takes, such as ``http://127.0.0.1:8000/v1``.
         served_name: the model's name in requests.
+        api_key: what a request has to carry, or ``None``.
         command: what runs.
         log_path: everything the engine prints (bounded).
     """
@@ -95,6 +98,8 @@ class Server:
         run_directory: Path,
         run_lock: int,
         extra: tuple[str, ...],
+        devices: frozenset[str],
+        api_key: str | None,
         stall_seconds: float,
         say: Callable[[Stage, str, float | None], None],
     ) -> None:
@@ -108,6 +113,8 @@ class Server:
         self._run_directory = run_directory
         self._run_lock = run_lock
         self._extra = extra
+        self._devices = devices
+        self.api_key = api_key
         self._stall_seconds = stall_seconds
         self._say = say
         self._stopped = False
@@ -132,6 +139,23 @@ class Server:
     def tail(self, count: int = 40) -> tuple[str, ...]:
         """The last lines the engine printed."""
         return self._process.tail(count)
+
+    def memory_bytes(self) -> int | None:
+        """What its processes hold: of the fullest of its devices, or of main memory where it has none.
+
+        ``None`` where the driver does not tell (in a container it may know processes by other ids).
+        """
+        if not self._devices:
+            return self._process.resident_bytes()
+        from selector.probe import probe
+
+        ours = self._process.process_ids()
+        held = [
+            sum(each.used_bytes or 0 for each in device.processes if each.pid in ours)
+            for device in probe().accelerators
+            if device.uuid in self._devices
+        ]
+        return max(held, default=0) or None
 
     def wait_ready(self, timeout: float | None = None) -> float:
         """Waits until a one-token completion came back; returns the seconds it took.
@@ -235,14 +259,7 @@ def launch(
     say("port", f"port {address.port} is free")
     # Refused before the download: options that are ours.
     engine.command(candidate, model, Serving(model=served_name, served_name=served_name, extra=options.extra))
-    folder = local_checkpoint(
-        candidate,
-        model,
-        home=options.home,
-        model_path=options.model_path,
-        offline=options.offline,
-        on_progress=lambda message, fraction: say("weights", message, fraction),
-    )
+    folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
 
     def installing(progress: InstallProgress) -> None:
@@ -289,8 +306,25 @@ def launch(
         run_directory=run_directory,
         run_lock=run_lock,
         extra=options.extra,
+        devices=frozenset(device.uuid for device in devices if device.uuid is not None),
+        api_key=None,
         stall_seconds=options.stall_seconds,
         say=say,
+    )
+
+
+def _weights(
+    candidate: Candidate, model: ModelFacts, options: LaunchOptions, say: Callable[[Stage, str, float | None], None]
+) -> Path:
+    if options.dummy_weights and options.model_path is not None:
+        return options.model_path.absolute()
+    return local_checkpoint(
+        candidate,
+        model,
+        home=options.home,
+        model_path=options.model_path,
+        offline=options.offline,
+        on_progress=lambda message, fraction: say("weights", message, fraction),
     )
 
 

@@ -15,6 +15,7 @@ from autolaunch.cli.options import (
     Command,
     Port,
     Word,
+    choice,
     hardware_option,
     option,
     pin_options,
@@ -33,6 +34,7 @@ EXAMPLES = """\
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
   autolaunch glm-4.6                         the best that fits; Ctrl-C stops
   autolaunch glm-4.6 --dry-run               the plan alone
+  autolaunch glm-4.6 --rehearse              prove the plan before the weights are fetched
   autolaunch glm-4.5v --objective latency --context 32k --port 8080
   autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
   autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself
@@ -54,6 +56,8 @@ class Launch(Command):
         if "--" in args:
             cut = args.index("--")
             ours, engine = args[:cut], args[cut + 1 :]
+        # Bare, it must not take the model's name for its mode.
+        ours = ["--rehearse=miniature" if each == "--rehearse" else each for each in ours]
         extra["obj"] = tuple(engine or ())
         return super().make_context("", ours, parent, **extra)
 
@@ -83,6 +87,23 @@ class Launch(Command):
     help="Where it serves (8000); 0 takes a free one.",
 )
 @option(HOW, "--ask", metavar="TEXT", help="Start, ask this, stream the answer with its timings, stop.")
+@option(
+    HOW,
+    "--image",
+    "images",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="With --ask: an image that the question is about (PNG, JPEG, GIF, WebP); may be given again.",
+)
+@option(
+    HOW,
+    "--rehearse",
+    type=choice(("miniature", "dummy")),
+    metavar="[=dummy]",
+    help="Prove the plan without the weights: on a miniature of the same architecture and quantization, or on the "
+    "full shapes with made-up weights (dummy: vLLM, SGLang). Ends with a report.",
+)
 @option(HOW, "--dry-run", is_flag=True, help="Show the plan, as `autolaunch plan` does; start nothing.")
 @hardware_option
 @shown_options
@@ -104,6 +125,11 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
         refuse_unasked(decided.hardware)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
+    if how.rehearse is not None:
+        from autolaunch.cli.rehearse import run_rehearsal
+
+        run_rehearsal(decided, decided.chosen, known, how, as_json=asked.as_json)
+        return
     run_launch(decided, decided.chosen, known, how, as_json=asked.as_json)
 
 
@@ -115,8 +141,15 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
     """
     pairs = (
         (how.ask is not None and how.dry_run, "--ask starts the model and --dry-run starts nothing"),
+        (how.ask is not None and how.rehearse is not None, "--rehearse asks questions of its own: leave --ask out"),
+        (how.rehearse is not None and how.dry_run, "--rehearse starts an engine and --dry-run starts nothing"),
         (
-            asked.hardware is not None and not how.dry_run,
+            how.rehearse is not None and how.model_path is not None,
+            "--rehearse makes its weights itself: leave --model-path out",
+        ),
+        (bool(how.images) and how.ask is None, "--image goes with --ask"),
+        (
+            asked.hardware is not None and not how.dry_run and how.rehearse is None,
             "--hardware is about another machine: it goes with --dry-run or with autolaunch plan",
         ),
         (

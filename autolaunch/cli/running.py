@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 import msgspec
@@ -16,7 +16,8 @@ from autolaunch.cli.errors import show_error
 from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, wrapped, write
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
-from selector.errors import EngineError
+from selector.errors import EngineError, UsageError
+from selector.facts import ModelFacts
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class How(Value, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     ask: str | None = None
+    images: tuple[Path, ...] = ()
+    rehearse: Literal["miniature", "dummy"] | None = None
     dry_run: bool = False
     engine_options: tuple[str, ...] = ()
 
@@ -92,7 +95,8 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How,
         extra=how.engine_options,
     )
     terminal = Terminal.of(sys.stderr)
-    _announce(decided, chosen, terminal)
+    images = _images(how.images, known.model(decided.model))
+    announce(decided, chosen, terminal)
     began = time.monotonic()
     with Progress(sys.stderr, terminal) as progress:
         server = start(decided, catalog=known, options=options, on_event=progress.event)
@@ -101,7 +105,7 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How,
             ready_seconds = time.monotonic() - began
             progress.close()
             if how.ask is not None:
-                _ask(server, decided, chosen, known, how.ask, ready_seconds, as_json=as_json)
+                _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=as_json)
             else:
                 _serve(server, decided, chosen, ready_seconds, as_json=as_json)
         except signals.Stopped:
@@ -113,7 +117,30 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How,
                 server.stop()
 
 
-def _announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None:
+def _images(paths: tuple[Path, ...], model: ModelFacts) -> tuple[str, ...]:
+    """The images as a request carries them: read before anything is started.
+
+    Raises:
+        UsageError: the model takes none, or a file is no image.
+    """
+    if not paths:
+        return ()
+    from autolaunch.chat import IMAGE_BYTES, image_url
+
+    if "image" not in model.modalities:
+        raise UsageError(f"{model.title} takes no images", hint="glm-4.5v does")
+    found = []
+    for path in paths:
+        with path.open("rb") as file:
+            data = file.read(IMAGE_BYTES + 1)
+        try:
+            found.append(image_url(data))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.message}", hint=error.hint) from error
+    return tuple(found)
+
+
+def announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None:
     from autolaunch.cli.machine_line import troubles
     from autolaunch.cli.render_plan import layout, render_machine
 
@@ -197,6 +224,7 @@ def _ask(
     chosen: Candidate,
     known: Catalog,
     text: str,
+    images: tuple[str, ...],
     ready_seconds: float,
     *,
     as_json: bool,
@@ -214,6 +242,7 @@ def _ask(
         server.base_url,
         server.served_name,
         text,
+        images=images,
         max_tokens=min(longest, max(1, chosen.limits.context_tokens // 2)),
         on_text=(lambda _: None) if as_json else stream,
     )

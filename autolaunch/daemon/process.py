@@ -268,6 +268,24 @@ class EngineProcess:
             return None
         return total
 
+    def resident_bytes(self) -> int | None:
+        """Main memory that the whole tree holds, shared libraries counted once a process; ``None`` as above."""
+        total = 0
+        try:
+            for process in self._tree():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+        except psutil.Error:
+            return None
+        return total
+
+    def process_ids(self) -> frozenset[int]:
+        """Every process of the tree, as far as the system tells."""
+        try:
+            return frozenset(process.pid for process in self._tree())
+        except psutil.Error:
+            return frozenset({self.pid})
+
     def listens_on(self, port: int) -> bool | None:
         """Whether a process of the tree listens on ``port``; ``None`` where the system does not tell."""
         unknown = False

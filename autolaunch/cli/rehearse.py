@@ -1,0 +1,102 @@
+"""``autolaunch MODEL --rehearse``: the plan proven on this machine without its weights, and the report of it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import click
+
+from autolaunch.cli import signals
+from autolaunch.cli.running import How, announce
+from autolaunch.cli.terminal import Terminal, clean, count, duration, gib, heading, rate, table, wrapped, write
+from autolaunch.rehearse import Comparison, Rehearsal, rehearse
+from selector.catalog import Catalog
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import EngineError
+
+_MARKS = {True: "✓", False: "✗", None: "–"}
+_NAME = 11
+
+
+def run_rehearsal(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How, *, as_json: bool) -> None:
+    """Rehearse, show the report, leave nothing running.
+
+    Raises:
+        AutolaunchError: what failed before the engine was started.
+        click.exceptions.Exit: the rehearsal failed (5).
+    """
+    from autolaunch import api
+    from autolaunch.cli.progress import Progress
+    from autolaunch.launch import LaunchOptions
+
+    terminal = Terminal.of(sys.stderr)
+    mode: Literal["miniature", "dummy"] = how.rehearse or "miniature"
+    announce(decided, chosen, terminal)
+    options = LaunchOptions(
+        home=api.home(), host=how.host, port=how.port, offline=how.offline, extra=how.engine_options
+    )
+    with Progress(sys.stderr, terminal) as progress:
+        result = rehearse(
+            decided,
+            catalog=known,
+            options=options,
+            mode=mode,
+            candidate=chosen,
+            on_event=progress.event,
+            uninterrupted=signals.deferred,
+        )
+    if as_json:
+        write(sys.stdout, result.to_json())
+    else:
+        out = Terminal.of(sys.stdout)
+        write(sys.stdout, render_rehearsal(result, out), out)
+    if not result.ok:
+        raise click.exceptions.Exit(EngineError.exit_code)
+
+
+def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
+    """The report as a person reads it."""
+    plan, ran = result.plan, result.rehearsed
+    what = (
+        "the real shapes with made-up weights"
+        if result.mode == "dummy"
+        else "a miniature of the same architecture and quantization, with random weights"
+    )
+    engine = f"{plan.engine.name} {ran.engine.version}"
+    parts = [
+        heading(f"{'Proven' if result.ok else 'Not proven'}: {result.model} as planned, {engine}"),
+        wrapped(f"{plan.checkpoint.repo} ({plan.checkpoint.quantization}) stood for by {what}.", terminal, first="  "),
+        "",
+    ]
+    for step in result.steps:
+        took = f"  {duration(step.seconds)}" if step.seconds else ""
+        parts.append(
+            wrapped(f"{_MARKS[step.ok]} {step.name:<{_NAME}}{clean(step.message)}{took}", terminal, first="  ")
+        )
+    if result.figures:
+        rows: list[tuple[str, ...]] = [
+            (each.name, _figure(each, each.predicted), _figure(each, each.measured), _share(each))
+            for each in result.figures
+        ]
+        shown = table(("", "predicted", "measured", ""), rows, right=(1, 2, 3), flex=0, width=terminal.width_columns)
+        parts += ["", shown]
+        if result.mode == "miniature":
+            parts.append('  Predicted for the miniature; its own plan is under "rehearsed" with --json.')
+    if result.failure is not None:
+        parts += ["", wrapped(f"{result.failure.code}: {clean(result.failure.message)}", terminal, first="  ")]
+        if result.failure.hint:
+            parts.append(wrapped(clean(result.failure.hint), terminal, first="  "))
+    if not result.ok and result.log_path:
+        parts.append(f"  its output is in {result.log_path}")
+    return "\n".join(parts)
+
+
+def _figure(one: Comparison, value: float) -> str:
+    if one.unit == "bytes":
+        return gib(int(value))
+    return count(int(value)) if one.unit == "tokens" else rate(value)
+
+
+def _share(one: Comparison) -> str:
+    return f"{one.measured / one.predicted:.2f}×" if one.predicted else ""
