@@ -198,15 +198,17 @@ class SpeedRule(Value, frozen=True, kw_only=True):
 class Package(Value, frozen=True, kw_only=True):
     """One environment: what is installed, and which architectures it serves on what.
 
-    ``version`` and ``minimum_version`` are given where they are not the engine's own (mlx-vlm beside mlx-lm), and its
-    ``loads`` rows count in them. ``torch_backend`` lets uv choose
-    PyTorch's build by the driver. ``bytes_on_disk`` is what was seen.
+    The engine itself is the first of ``requirements``. ``version`` and ``minimum_version`` are given where they are not
+    the engine's own (mlx-vlm beside mlx-lm), and its ``loads`` rows count in them. ``excludes`` names distributions
+    that must not be installed, whoever asks for them. ``torch_backend`` lets uv choose PyTorch's build by the driver.
+    ``bytes_on_disk`` is what was seen.
     """
 
     name: str
     version: str | None = None
     minimum_version: str | None = None
     requirements: tuple[str, ...]
+    excludes: tuple[str, ...] = ()
     architectures: tuple[Literal["glm4_moe", "glm4v_moe"], ...]
     devices: tuple[Literal["nvidia", "amd", "apple", "cpu"], ...]
     torch_backend: bool = False
