@@ -375,8 +375,13 @@ def _refuse_what_is_not_started(engine: Engine, candidate: Candidate) -> None:
     hint = f"the command it would run: {argv}" if argv else None
     if not engine.starts:
         raise EngineStartError(f"this release plans for {engine.name} and does not start it", hint=hint)
-    if candidate.parallel.data > 1 or candidate.parallel.nodes > 1:
-        raise EngineStartError("this release starts one replica on one machine", hint=hint)
+    if candidate.parallel.nodes > 1:
+        raise EngineStartError("this release starts engines on one machine", hint=hint)
+    if candidate.parallel.data > 1:
+        raise EngineStartError(
+            f"this release starts one replica, and the plan has {candidate.parallel.data}",
+            hint="--data-parallel 1 plans for one" + (f"; {hint}" if hint else ""),
+        )
 
 
 def _served_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -113,3 +114,54 @@ def test_our_own_closed_output_is_not_blamed_on_the_engine() -> None:
 
     with served(STREAM + b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n') as url, pytest.raises(BrokenPipeError):
         ask(url, "m", "hello", on_text=nobody_reads)
+
+
+def calls(*deltas: str) -> bytes:
+    return b"".join(b'data: {"choices":[{"delta":{"tool_calls":[%s]}}]}\n\n' % delta.encode() for delta in deltas)
+
+
+def test_a_call_is_put_together_from_its_pieces_and_two_are_kept_apart() -> None:
+    pieces = (
+        '{"index":0,"id":"x","function":{"name":"warm","arguments":""}}',
+        '{"index":0,"function":{"arguments":"{\\"city\\": "}}',
+        '{"index":1,"function":{"name":"cold","arguments":"{}"}}',
+        '{"index":0,"function":{"arguments":"\\"Oslo\\"}"}}',
+    )
+    with served(STREAM + calls(*pieces)) as url:
+        result = ask(url, "m", "hello")
+    assert [(call.name, call.arguments) for call in result.tool_calls] == [("warm", '{"city": "Oslo"}'), ("cold", "{}")]
+    assert result.time_to_first_token_seconds is not None
+
+
+def test_calls_of_unknown_shape_are_passed_over_and_without_number_they_count_in_order() -> None:
+    with served(STREAM + calls("3", '{"function":[]}', '{"function":{"name":"a"}},{"function":{"name":"b"}}')) as url:
+        assert [call.name for call in ask(url, "m", "hello").tool_calls] == ["a", "b"]
+
+
+def test_calls_without_end_are_an_engine_error() -> None:
+    many = ",".join(f'{{"index":{place},"function":{{"name":"a"}}}}' for place in range(200))
+    with served(STREAM + calls(many)) as url, pytest.raises(EngineError, match="does not end"):
+        ask(url, "m", "hello")
+
+
+def test_images_and_functions_go_along_with_the_question() -> None:
+    heard: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            while b'"tools"' not in b"".join(heard):
+                heard.append(connection.recv(65_536))
+            connection.sendall(STREAM)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        tool = {"type": "function", "function": {"name": "warm"}}
+        ask(url, "m", "what", images=("data:image/png;base64,AAAA",), tools=(tool,))
+        thread.join()
+    body = json.loads(b"".join(heard).partition(b"\r\n\r\n")[2])
+    assert body["tools"] == [tool]
+    assert [part["type"] for part in body["messages"][0]["content"]] == ["image_url", "text"]
+    assert body["messages"][0]["content"][0]["image_url"] == {"url": "data:image/png;base64,AAAA"}
