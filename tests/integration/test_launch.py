@@ -16,7 +16,6 @@ from autolaunch import api, proof
 from autolaunch.chat import ask
 from autolaunch.launch import LaunchOptions, Server, launch
 from autolaunch.proof import Endpoint
-from engines.environments import Environments
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from selector.errors import EngineStartError
@@ -39,9 +38,7 @@ def planned(name: EngineName, model: str = "glm-tiny") -> LaunchPlan:
     report = api.probe()
     import msgspec
 
-    return api.plan(
-        model, hardware=msgspec.structs.replace(report, accelerators=(), links=()), pins=Pins(engine=name)
-    )
+    return api.plan(model, hardware=msgspec.structs.replace(report, accelerators=(), links=()), pins=Pins(engine=name))
 
 
 @pytest.fixture(scope="module", params=TEXT)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import autolaunch.chat
@@ -16,6 +17,7 @@ from autolaunch.chat import AskResult
 from autolaunch.cli import signals
 from autolaunch.cli.app import run
 from autolaunch.launch import LaunchEvent, LaunchOptions
+from autolaunch.proof import png
 from selector.contract import LaunchPlan
 from selector.errors import EngineError, EngineStartError, PortTaken
 
@@ -75,8 +77,16 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What was asked; the answer streams in two pieces."""
     seen: list[dict[str, Any]] = []
 
-    def ask(base_url: str, model: str, text: str, *, max_tokens: int, on_text: Callable[[str], None]) -> AskResult:
-        seen.append({"base_url": base_url, "model": model, "text": text, "max_tokens": max_tokens})
+    def ask(
+        base_url: str,
+        model: str,
+        text: str,
+        *,
+        images: tuple[str, ...],
+        max_tokens: int,
+        on_text: Callable[[str], None],
+    ) -> AskResult:
+        seen.append({"base_url": base_url, "model": model, "text": text, "max_tokens": max_tokens, "images": images})
         on_text("Hello\x1b[2J")
         on_text(" you")
         return AskResult(
@@ -200,3 +210,42 @@ def test_without_a_terminal_progress_is_one_line_a_stage(
     assert sum("weights are here" in line for line in lines) == 1
     assert sum("a token came back" in line for line in lines) == 1
     assert "\x1b" not in "".join(lines)
+
+
+def test_a_model_without_images_is_asked_about_none_and_nothing_is_started(
+    server: FakeServer, answers: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(png((1, 2, 3)))
+    assert run(["glm-4.6", "--ask", "what", "--image", str(tmp_path / "a.png")]) == 2
+    assert "takes no images" in capsys.readouterr().err
+    assert server.options is None
+
+
+def test_a_file_that_is_no_image_is_named(
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: LaunchPlan,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(api, "plan", lambda *_, **__: msgspec.structs.replace(plan, model="glm-4.5v"))
+    (tmp_path / "a.txt").write_text("no image")
+    assert run(["glm-4.5v", "--ask", "what", "--image", str(tmp_path / "a.txt")]) == 2
+    assert "a.txt: this is no image" in capsys.readouterr().err
+    assert server.options is None
+
+
+def test_images_go_along_with_the_question(
+    server: FakeServer,
+    answers: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    plan: LaunchPlan,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(api, "plan", lambda *_, **__: msgspec.structs.replace(plan, model="glm-4.5v"))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(png((1, 2, 3)))
+    images = [word for name in ("a.png", "b.png") for word in ("--image", str(tmp_path / name))]
+    assert run(["glm-4.5v", "--ask", "what", *images]) == 0
+    assert len(answers[0]["images"]) == 2
+    assert all(url.startswith("data:image/png;base64,") for url in answers[0]["images"])
