@@ -54,7 +54,7 @@ def _answer_tokens(candidate: Candidate) -> str:
 def _text_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
     sequences = candidate.limits.max_sequences
     argv: tuple[str, ...] = (
-        serving.executable("mlx_lm.server"),
+        *_program(serving, "mlx-lm", "mlx_lm.server"),
         *("--model", serving.model),
         *("--host", serving.host),
         *("--port", str(serving.port)),
@@ -73,11 +73,8 @@ def _text_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
 
 
 def _vision_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
-    # It lets every web page and every host name in, and has no switch for it (0.7.10): started so, it does not.
-    launched = serving.executable_directory is not None
-    program = (serving.executable("python"), "-P", str(PYTHON_SERVER), "mlx-vlm") if launched else ("mlx_vlm.server",)
     return (
-        *program,
+        *_program(serving, "mlx-vlm", "mlx_vlm.server"),
         *("--model", serving.model),
         # Its default is 0.0.0.0.
         *("--host", serving.host),
@@ -85,3 +82,10 @@ def _vision_argv(candidate: Candidate, serving: Serving) -> tuple[str, ...]:
         *("--max-tokens", _answer_tokens(candidate)),
         *("--max-num-seqs", str(candidate.limits.max_sequences)),
     )
+
+
+def _program(serving: Serving, package: str, program: str) -> tuple[str, ...]:
+    """What a launch starts is the package's server behind a gate; a plan shows what a person would type."""
+    if serving.executable_directory is None:
+        return (program,)
+    return (serving.executable("python"), "-P", str(PYTHON_SERVER), package)

@@ -1,14 +1,18 @@
 """The servers that come with Python engines, for the programs of this machine and with what they leave out.
 
+    python -P python_server.py mlx-lm [OPTIONS OF mlx_lm.server]
     python -P python_server.py mlx-vlm [OPTIONS OF mlx_vlm.server]
     python -P python_server.py transformers serve NAME [OPTIONS OF transformers serve] [--max-memory DEVICE=BYTES,…]
 
 Run by its path, with the interpreter of the engine's environment: it imports the engine and nothing of autolaunch,
 and nothing imports it.
 
-Both answer web pages: mlx-vlm 0.7.10 every origin, with credentials, under every host name, and Transformers 5.23
-runs what a form of any page posts. Neither has an option against that. Here a request passes whose ``Host`` is this
-address (a name that somebody's DNS points at the loopback is none) and that comes from no foreign page.
+All of them answer web pages: mlx-vlm 0.7.10 every origin, with credentials, under every host name, mlx-lm 0.32 any
+page whose name points here, and Transformers 5.23 runs what a form of any page posts. None has an option against
+that. Here a request passes whose ``Host`` is this address (a name that somebody's DNS points at the loopback is none)
+and that comes from no foreign page.
+
+mlx-lm loads whatever folder a request names, and lists the path of its own; it serves the one it was started with.
 
 Transformers 5.23 besides ends its streams without ``[DONE]``, calls its model ``NAME@main``, lists none when it
 serves a folder, loads and unloads models for whoever asks (``/load_model``, ``/reset``), leaves GLM's tool calls and
@@ -22,7 +26,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -33,40 +37,49 @@ _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 
-class LocalOnly:
-    """ASGI middleware: 403 for a foreign ``Host``, a foreign ``Origin``, and what a browser calls cross-site."""
+class Gate:
+    """Lets in what has our ``Host``, no foreign ``Origin``, and is nothing that a browser calls cross-site."""
 
-    def __init__(self, app: _App, *, host: str, port: str) -> None:
-        self.app = app
+    def __init__(self, *, host: str, port: str) -> None:
         self.names = LOOPBACK_NAMES | {host.strip("[]").lower()}
         self.port = port
 
-    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        if scope["type"] == "lifespan" or self.lets_in(scope["headers"]):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            body = b'{"error": "this server answers programs of its own machine, under its own address"}'
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-
-    def lets_in(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        values: dict[bytes, list[str]] = {}
+    def lets_in(self, headers: Iterable[tuple[str, str]]) -> bool:
+        values: dict[str, list[str]] = {}
         for name, value in headers:
-            values.setdefault(name.lower(), []).append(value.decode("latin-1").strip().lower())
-        if any(site not in {"same-origin", "none"} for site in values.get(b"sec-fetch-site", [])):
+            values.setdefault(name.lower(), []).append(value.strip().lower())
+        if any(site not in {"same-origin", "none"} for site in values.get("sec-fetch-site", [])):
             return False
-        hosts = values.get(b"host", [])
+        hosts = values.get("host", [])
         if len(hosts) != 1 or _split(hosts[0])[0] not in self.names:
             return False
-        return all(self._is_ours(origin) for origin in values.get(b"origin", []))
+        return all(self._is_ours(origin) for origin in values.get("origin", []))
 
     def _is_ours(self, origin: str) -> bool:
         scheme, _, place = origin.partition("://")
         name, port = _split(place)
         return scheme == "http" and name in self.names and port == self.port
+
+
+FOREIGN = {"error": "this server answers programs of its own machine, under its own address"}
+
+
+class LocalOnly:
+    """ASGI middleware: 403 for what the gate does not let in."""
+
+    def __init__(self, app: _App, *, host: str, port: str) -> None:
+        self.app = app
+        self.gate = Gate(host=host, port=port)
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        if scope["type"] == "lifespan" or self.gate.lets_in(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        ):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await _answer(send, 403, FOREIGN)
 
 
 def _split(place: str) -> tuple[str, str]:
@@ -103,8 +116,7 @@ class OneModel:
         elif scope["path"] in {"/load_model", "/reset"}:
             await _answer(send, 403, {"error": "this server serves one model, from its start to its end"})
         elif scope["path"] == "/v1/models":
-            card = {"id": self.name, "object": "model", "created": self.since, "owned_by": "autolaunch"}
-            await _answer(send, 200, {"object": "list", "data": [card]})
+            await _answer(send, 200, model_list(self.name, self.since))
         elif scope["path"] == "/v1/chat/completions":
             await self.app(scope, receive, _Mended(send, self.name).send)
         else:
@@ -185,6 +197,12 @@ class _Mended:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def model_list(name: str, since: int) -> dict[str, object]:
+    """What /v1/models says of the one model that is served."""
+    card = {"id": name, "object": "model", "created": since, "owned_by": "autolaunch"}
+    return {"object": "list", "data": [card]}
+
+
 async def _answer(send: _Send, status: int, value: object) -> None:
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -200,6 +218,47 @@ def guarded(app: Any, argv: list[str], otherwise: str) -> None:
 
 
 # By name: type checkers and import rules of the tool's own environment do not have the engines.
+
+
+def mlx_lm(argv: list[str]) -> None:
+    sys.argv = ["mlx_lm.server", *argv]
+    server: Any = importlib.import_module("mlx_lm.server")
+    gate = Gate(host=option(argv, "--host", "127.0.0.1"), port=option(argv, "--port", "8080"))
+    name = option(argv, "--model", "")
+    for method in ("do_GET", "do_POST", "do_OPTIONS"):
+        setattr(server.APIHandler, method, behind(gate, getattr(server.APIHandler, method)))
+    server.APIHandler.handle_models_request = lambda self: _json(self, 200, model_list(name, self.created))
+    load = server.ModelProvider.load
+
+    def load_own(self: Any, model: str, adapter: str | None = None, draft: str | None = None) -> Any:
+        if model not in {"default_model", name} or adapter is not None or draft not in {None, "default_model"}:
+            raise ValueError(f"this server serves {name}, and no other model")
+        return load(self, model, adapter, draft)
+
+    server.ModelProvider.load = load_own
+    server.main()
+
+
+def behind(gate: Gate, method: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A handler's method, for what the gate lets in."""
+
+    def guarded_method(self: Any) -> None:
+        if gate.lets_in(self.headers.items()):
+            method(self)
+        else:
+            _json(self, 403, FOREIGN)
+
+    return guarded_method
+
+
+def _json(handler: Any, status: int, value: object) -> None:
+    body = json.dumps(value).encode()
+    handler.close_connection = True  # a body that was not read would be taken for the next request
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
 
 
 def mlx_vlm(argv: list[str]) -> None:
@@ -279,4 +338,4 @@ def memory_limits(text: str) -> dict[int | str, int]:
 
 
 if __name__ == "__main__":
-    {"mlx-vlm": mlx_vlm, "transformers": transformers}[sys.argv[1]](sys.argv[2:])
+    {"mlx-lm": mlx_lm, "mlx-vlm": mlx_vlm, "transformers": transformers}[sys.argv[1]](sys.argv[2:])

@@ -27,11 +27,17 @@ def test_a_page_of_another_origin_is_not_let_in() -> None:
 
 
 def test_text_is_served_by_mlx_lm_and_vision_by_mlx_vlm() -> None:
-    assert argv_of("glm-tiny")[0] == "/env/bin/mlx_lm.server"
-    vision = argv_of("glm-tiny-v")
-    assert vision[:2] == ("/env/bin/python", "-P")
-    assert Path(vision[2]).name == "python_server.py"
-    assert Path(vision[2]).is_file()
+    for model, package in (("glm-tiny", "mlx-lm"), ("glm-tiny-v", "mlx-vlm")):
+        argv = argv_of(model)
+        assert argv[:2] == ("/env/bin/python", "-P")
+        assert Path(argv[2]).is_file()
+        assert argv[3] == package
+
+
+def test_a_plan_shows_the_programs_that_a_person_would_type() -> None:
+    for model, program in (("glm-tiny", "mlx_lm.server"), ("glm-tiny-v", "mlx_vlm.server")):
+        serving = Serving(model=f"autolaunch/{model}", served_name=model)
+        assert engine("mlx").command(candidate("mlx", model), Catalog().model(model), serving).argv[0] == program
 
 
 def test_vision_listens_on_the_host_it_is_told_and_not_everywhere() -> None:
@@ -64,7 +70,7 @@ def test_no_hub_is_asked_while_it_serves() -> None:
         Serving(model="m", served_name="m", executable_directory="/there/bin"),
     )
     assert command.env == {"HF_HUB_OFFLINE": "1"}
-    assert command.argv[0] == "/there/bin/mlx_lm.server"
+    assert command.argv[0] == "/there/bin/python"
 
 
 def answered(kind: str = "http", **headers: str) -> Any:
