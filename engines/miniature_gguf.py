@@ -106,7 +106,7 @@ class GgufFile(Value, frozen=True, kw_only=True):
 
 def gguf_file(file_name: str, name: str, architecture: Architecture, vocabulary: Vocabulary, template: str) -> GgufFile:
     """The miniature of a text model called ``name``, in F32, with ``template`` as its chat template."""
-    tensors = joined(miniature_weights.tensors(architecture, vocabulary.words))
+    tensors = joined(miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary)))
     metadata = (*_model_keys(architecture, name), *_tokenizer_keys(vocabulary, template))
     return GgufFile(file_name=file_name, metadata=metadata, tensors=tensors)
 
@@ -209,7 +209,9 @@ def _model_keys(architecture: Architecture, name: str) -> Iterator[bytes]:
 
 def _tokenizer_keys(vocabulary: Vocabulary, template: str) -> Iterator[bytes]:
     plain = len(vocabulary.tokens) - len(SPECIAL_TOKENS)
-    kinds = (*(NORMAL,) * plain, *(USER_DEFINED if each in MARKUP_TOKENS else CONTROL for each in SPECIAL_TOKENS))
+    # llama.cpp takes what looks like <|this|> for control, markup or not.
+    shown = tuple(token for token in MARKUP_TOKENS if not token.startswith("<|"))
+    kinds = (*(NORMAL,) * plain, *(USER_DEFINED if token in shown else CONTROL for token in SPECIAL_TOKENS))
     yield _string("tokenizer.ggml.model", "gpt2")
     yield _string("tokenizer.ggml.pre", "glm4")
     yield _strings("tokenizer.ggml.tokens", vocabulary.tokens)

@@ -89,7 +89,7 @@ class Layout(Value, frozen=True, kw_only=True):
     def _safetensors(self) -> tuple[File, ...]:
         architecture, vision = self.model.architecture, self.model.architecture.vision
         vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
-        shards = miniature_weights.shards(miniature_weights.tensors(architecture, vocabulary.words))
+        shards = miniature_weights.shards(miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary)))
         processor = None if vision is None else miniature_config.PROCESSOR
         texts = {
             "config.json": miniature_config.config_json(architecture, vocabulary),

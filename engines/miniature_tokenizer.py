@@ -10,6 +10,7 @@ import json
 from itertools import islice, product
 from pathlib import Path
 
+from engines.miniature_call import CALL_TOKENS
 from selector.errors import ConfigurationError
 from selector.values import Value
 
@@ -79,16 +80,19 @@ SPLIT_PATTERN = "|".join(
 class Vocabulary(Value, frozen=True, kw_only=True):
     """Every id has a token. ``words`` are the ids (first, end) that are spelt as whole words.
 
-    ``tokens`` are in byte-level spelling (a blank is ``Ġ``), the special tokens last.
+    ``tokens`` are in byte-level spelling (a blank is ``Ġ``), those of a tool call after the words, the special
+    tokens last.
     """
 
     tokens: tuple[str, ...]
     merges: tuple[str, ...]
     words: tuple[int, int]
 
-    def token_id(self, special: str) -> int:
-        """The id of one of :data:`SPECIAL_TOKENS`."""
-        return len(self.tokens) - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(special)
+    def token_id(self, text: str) -> int:
+        """The id of a token that is ``text``: a special one, or a plain one."""
+        if text in SPECIAL_TOKENS:
+            return len(self.tokens) - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(text)
+        return self.tokens.index(_spelt(text))
 
 
 def byte_alphabet() -> tuple[str, ...]:
@@ -99,6 +103,11 @@ def byte_alphabet() -> tuple[str, ...]:
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return tuple(chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(256))
+
+
+def _spelt(text: str) -> str:
+    alphabet = byte_alphabet()
+    return "".join(alphabet[byte] for byte in text.encode())
 
 
 def vocabulary(size: int) -> Vocabulary:
@@ -113,9 +122,10 @@ def vocabulary(size: int) -> Vocabulary:
         ConfigurationError: ``size`` has no room for the bytes and the special tokens.
     """
     alphabet = byte_alphabet()
-    room = size - len(alphabet) - len(SPECIAL_TOKENS)
+    fixed = len(alphabet) + len(CALL_TOKENS) + len(SPECIAL_TOKENS)
+    room = size - fixed
     if room < 1:  # converters of other engines ask for at least one merge
-        least = len(alphabet) + len(SPECIAL_TOKENS) + 1
+        least = fixed + 1
         raise ConfigurationError(
             f"vocab_size = {size} is too small for a miniature", hint=f"it takes {least} at the least"
         )
@@ -134,9 +144,10 @@ def vocabulary(size: int) -> Vocabulary:
         merges[first + second] = f"{first} {second}"
         words[first + second] = None
     fragments = [token for token in merges if token not in words]
+    calls = map(_spelt, CALL_TOKENS)
     first_word = len(alphabet) + len(fragments)
     return Vocabulary(
-        tokens=(*alphabet, *fragments, *words, *SPECIAL_TOKENS),
+        tokens=(*alphabet, *fragments, *words, *calls, *SPECIAL_TOKENS),
         merges=tuple(merges.values()),
         words=(first_word, first_word + len(words)),
     )
@@ -180,7 +191,8 @@ def tokenizer_json(vocabulary: Vocabulary) -> str:
                 "end_of_word_suffix": None,
                 "fuse_unk": False,
                 "byte_fallback": False,
-                "ignore_merges": False,
+                # The tokens of a call have no merges, and llama.cpp takes a whole word for its token anyway.
+                "ignore_merges": True,
                 "vocab": {token: number for number, token in enumerate(plain)},
                 # "a b" rather than ["a", "b"]: readers of every age take it.
                 "merges": vocabulary.merges,

@@ -14,6 +14,8 @@ from statistics import NormalDist
 from struct import pack
 from typing import BinaryIO
 
+from engines.miniature_call import CALL_LOGIT, CHAIN, EMBEDDING_SIZE, SECOND_LOGIT, TRIGGERS
+from engines.miniature_tokenizer import Vocabulary
 from selector.facts import Architecture, Vision
 from selector.values import Value
 
@@ -42,12 +44,21 @@ class Fill(Value, frozen=True, kw_only=True):
     spread: float = SPREAD
 
 
+class Signs(Value, frozen=True, kw_only=True):
+    """A row of ``size`` or ``-size``, whose signs are those of every row of the same ``stream``."""
+
+    row: int
+    stream: str
+    size: float
+
+
 class Tensor(Value, frozen=True, kw_only=True):
-    """``fills`` cover the elements in row-major order."""
+    """``fills`` cover the elements in row-major order; the rows of ``signs`` are written over them."""
 
     name: str
     shape: tuple[int, ...]
     fills: tuple[Fill, ...]
+    signs: tuple[Signs, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -69,25 +80,42 @@ def _zeros(name: str, *shape: int) -> Tensor:
 # --- which tensors ------------------------------------------------------------------------------------
 
 
-def tensors(architecture: Architecture, words: tuple[int, int]) -> tuple[Tensor, ...]:
+class Tongue(Value, frozen=True, kw_only=True):
+    """What the model can say: the ids of ``words`` (first, end), and those of a tool call.
+
+    ``call`` is what starts it, then each step: one token, or a second one that may stand in for it.
+    """
+
+    words: tuple[int, int]
+    call: tuple[tuple[int, ...], ...] = ()
+
+
+def tongue(vocabulary: Vocabulary) -> Tongue:
+    steps = (TRIGGERS, *CHAIN)
+    return Tongue(
+        words=vocabulary.words, call=tuple(tuple(vocabulary.token_id(token) for token in step) for step in steps)
+    )
+
+
+def tensors(architecture: Architecture, tongue: Tongue) -> tuple[Tensor, ...]:
     """Every tensor of a checkpoint, in the layout of the released ones.
 
-    ``words`` are the ids (first, end) that answers are made of. Names are those of zai-org's GLM-4.5, 4.6
+    Names are those of zai-org's GLM-4.5, 4.6
     and 4.5V on the hub; the sums of their elements, for the real shapes, are the published parameter counts.
     """
     vision = architecture.vision
     language = "model" if vision is None else "model.language_model"
     hidden = architecture.hidden_size
-    found = [_embedding(f"{language}.embed_tokens.weight", architecture)]
+    found = [_embedding(f"{language}.embed_tokens.weight", architecture, tongue)]
     for number in range(architecture.num_hidden_layers):
         dense = number < architecture.first_k_dense_replace
         found += _layer(architecture, f"{language}.layers.{number}", dense=dense)
     found.append(_ones(f"{language}.norm.weight", hidden))
     for number in range(architecture.num_nextn_predict_layers):
-        found += _prediction_layer(architecture, f"{language}.layers.{architecture.num_hidden_layers + number}", words)
+        found += _prediction_layer(architecture, f"{language}.layers.{architecture.num_hidden_layers + number}", tongue)
     if vision is not None:
         found += _tower(vision, "model.visual")
-    found.append(_head(architecture, "lm_head.weight", words))
+    found.append(_head(architecture, "lm_head.weight", tongue))
     return tuple(found)
 
 
@@ -126,7 +154,7 @@ def _gated(prefix: str, hidden: int, width: int) -> list[Tensor]:
     ]
 
 
-def _prediction_layer(architecture: Architecture, prefix: str, words: tuple[int, int]) -> list[Tensor]:
+def _prediction_layer(architecture: Architecture, prefix: str, tongue: Tongue) -> list[Tensor]:
     """The multi-token-prediction layer, stored as one layer more. 4.6 lends it the main embedding and head."""
     hidden = architecture.hidden_size
     found = [
@@ -135,19 +163,28 @@ def _prediction_layer(architecture: Architecture, prefix: str, words: tuple[int,
         _random(f"{prefix}.eh_proj.weight", hidden, 2 * hidden),
     ]
     if architecture.mtp_has_own_embedding_and_head:
-        found.append(_embedding(f"{prefix}.embed_tokens.weight", architecture))
-        found.append(_head(architecture, f"{prefix}.shared_head.head.weight", words))
+        found.append(_embedding(f"{prefix}.embed_tokens.weight", architecture, tongue))
+        found.append(_head(architecture, f"{prefix}.shared_head.head.weight", tongue))
     found.append(_ones(f"{prefix}.shared_head.norm.weight", hidden))
     return found + _layer(architecture, prefix, dense=False)
 
 
-def _embedding(name: str, architecture: Architecture) -> Tensor:
+def _embedding(name: str, architecture: Architecture, tongue: Tongue) -> Tensor:
     rows, hidden = architecture.vocab_size, architecture.hidden_size
-    return Tensor(name=name, shape=(rows, hidden), fills=(Fill(elements=rows * hidden, spread=EMBEDDING_SPREAD),))
+    return Tensor(
+        name=name,
+        shape=(rows, hidden),
+        fills=(Fill(elements=rows * hidden, spread=EMBEDDING_SPREAD),),
+        signs=tuple(
+            Signs(row=row, stream=f"call {place}", size=EMBEDDING_SIZE)
+            for place, step in enumerate(tongue.call[:-1])
+            for row in step
+        ),
+    )
 
 
-def _head(architecture: Architecture, name: str, words: tuple[int, int]) -> Tensor:
-    first, end = words
+def _head(architecture: Architecture, name: str, tongue: Tongue) -> Tensor:
+    first, end = tongue.words
     hidden, rows = architecture.hidden_size, architecture.vocab_size
     # The last norm makes a vector of length sqrt(hidden).
     loud = LOGIT_SPREAD / math.sqrt(hidden)
@@ -156,7 +193,12 @@ def _head(architecture: Architecture, name: str, words: tuple[int, int]) -> Tens
         Fill(elements=(end - first) * hidden, spread=loud),
         Fill(elements=(rows - end) * hidden, spread=loud * QUIET),
     )
-    return Tensor(name=name, shape=(rows, hidden), fills=fills)
+    signs = tuple(
+        Signs(row=row, stream=f"call {place}", size=logit / hidden)
+        for place, step in enumerate(tongue.call[1:])
+        for row, logit in zip(step, (CALL_LOGIT, SECOND_LOGIT), strict=False)
+    )
+    return Tensor(name=name, shape=(rows, hidden), fills=fills, signs=signs)
 
 
 def _tower(vision: Vision, prefix: str) -> list[Tensor]:
@@ -207,13 +249,26 @@ def _tables(mean: float, spread: float) -> tuple[bytes, bytes]:
     upper, top = bytearray(256), bytearray(256)
     for step in range(256):
         value = mean + spread * normal.inv_cdf((step + 0.5) / 256) if spread else mean
-        bits = int.from_bytes(pack("<f", value), "little") + 0x8000
-        upper[step], top[step] = bits >> 16 & 0xFF, bits >> 24 & 0xFF
+        upper[step], top[step] = _bf16_as_float32(value)[2:]
     return bytes(upper), bytes(top)
+
+
+def _bf16_as_float32(value: float) -> bytes:
+    bits = int.from_bytes(pack("<f", value), "little") + 0x8000
+    return (bits & 0xFFFF0000).to_bytes(4, "little")
 
 
 def data(tensor: Tensor) -> Iterator[bytearray]:
     """The tensor's little-endian float32, in chunks. It depends on its name and shape alone."""
+    begin = 0
+    for chunk in _drawn(tensor):
+        for signs in tensor.signs:
+            _overwrite(chunk, begin, signs, tensor.shape[-1])
+        yield chunk
+        begin += len(chunk)
+
+
+def _drawn(tensor: Tensor) -> Iterator[bytearray]:
     for part, fill in enumerate(tensor.fills):
         upper, top = _tables(fill.mean, fill.spread)
         for number, start in enumerate(range(0, fill.elements, _CHUNK_ELEMENTS)):
@@ -223,6 +278,22 @@ def data(tensor: Tensor) -> Iterator[bytearray]:
             chunk[2::4] = draws.translate(upper)
             chunk[3::4] = draws.translate(top)
             yield chunk
+
+
+def positive(signs: Signs, width: int) -> tuple[bool, ...]:
+    """Which of a row's elements are above 0: about half."""
+    return tuple(byte < 128 for byte in shake_256(f"{SEED}/{signs.stream}".encode()).digest(width))
+
+
+def _overwrite(chunk: bytearray, begin: int, signs: Signs, width: int) -> None:
+    """Puts the row of ``signs`` where it lies in a chunk that starts at ``begin`` bytes of the tensor, if it does."""
+    place = signs.row * width * BYTES_PER_ELEMENT - begin
+    if not -width * BYTES_PER_ELEMENT < place < len(chunk):
+        return
+    above, below = _bf16_as_float32(signs.size), _bf16_as_float32(-signs.size)
+    row = b"".join(above if each else below for each in positive(signs, width))
+    first, end = max(place, 0), min(place + len(row), len(chunk))
+    chunk[first:end] = row[first - place : end - place]
 
 
 # --- how they are stored ------------------------------------------------------------------------------

@@ -114,6 +114,9 @@ render = lambda messages, **more: tokenizer.apply_chat_template(
 )
 found["plain"] = render(conversation)
 found["with_tools"] = render(conversation, tools=tools)
+found["may_call"] = render(conversation[1:2], tools=tools)
+found["may_call_without_a_thought"] = render(conversation[1:2], tools=tools, enable_thinking=False)
+found["call"] = answer(**encode(found["may_call"]))
 found["not_thinking"] = render(conversation[:2], enable_thinking=False)
 found["dtype"] = str(model.dtype)
 found["answers"] = [answer(**encode(ask(text))) for text in questions]
@@ -191,12 +194,21 @@ def test_a_conversation_is_written_as_glm_reads_it() -> None:
     assert found["plain"] == "[gMASK]<sop>" + WRITTEN
     assert found["with_tools"].startswith("[gMASK]<sop><|system|>\n# Tools\n")
     assert '{"type": "function", "function": {"name": "warm"}}' in found["with_tools"]
-    assert found["with_tools"].endswith(WRITTEN)
+    assert found["with_tools"].endswith(WRITTEN)  # a tool has answered: words are wanted
+    assert found["may_call"].endswith("<|user|>\nhi<|assistant|>\n\n")
+    assert found["may_call_without_a_thought"].endswith("<|assistant|>\n<think></think>")
 
 
 def test_thinking_is_switched_off_with_an_empty_thought() -> None:
     found = with_transformers("glm-tiny")
     assert found["not_thinking"].endswith("<|user|>\nhi/nothink<|assistant|>\n<think></think>\n")
+
+
+@pytest.mark.parametrize("model", ["glm-tiny", "glm-tiny-v"])
+def test_a_request_with_tools_is_answered_with_a_call_and_its_end(model: str) -> None:
+    assert with_transformers(model)["call"] == (
+        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call><|observation|>"
+    )
 
 
 def test_transformers_finds_exactly_the_tensors_of_the_vision_model() -> None:

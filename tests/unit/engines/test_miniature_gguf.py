@@ -105,14 +105,16 @@ def test_a_layer_of_experts_holds_what_llama_cpp_asks_for(read: Reader) -> None:
 
 def test_an_own_embedding_and_head_of_the_prediction_layer_have_names_too() -> None:
     lent = msgspec.structs.replace(TINY, mtp_has_own_embedding_and_head=True)
-    names = {each.name for each in miniature_gguf.joined(miniature_weights.tensors(lent, WORDS.words))}
+    names = {
+        each.name for each in miniature_gguf.joined(miniature_weights.tensors(lent, miniature_weights.tongue(WORDS)))
+    }
     assert {"blk.4.nextn.embed_tokens.weight", "blk.4.nextn.shared_head_head.weight"} <= names
 
 
 def test_experts_lie_one_after_the_other_with_the_innermost_dimension_first(read: Reader) -> None:
     sizes, kind, offset = read.tensors["blk.2.ffn_down_exps.weight"]
     assert (sizes, kind) == ((64, 128, 8), 0)
-    by_name = {tensor.name: tensor for tensor in miniature_weights.tensors(TINY, WORDS.words)}
+    by_name = {tensor.name: tensor for tensor in miniature_weights.tensors(TINY, miniature_weights.tongue(WORDS))}
     for expert in range(8):
         expected = b"".join(miniature_weights.data(by_name[f"model.layers.2.mlp.experts.{expert}.down_proj.weight"]))
         begins = read.data + offset + expert * len(expected)

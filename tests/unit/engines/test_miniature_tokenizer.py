@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
 from engines import miniature_tokenizer
+from engines.miniature_call import CALL_TOKENS, CHAIN, TRIGGERS
 from engines.miniature_tokenizer import MARKUP_TOKENS, SPECIAL_TOKENS, STOP_TOKENS, byte_alphabet, vocabulary
 from selector.errors import ConfigurationError
 
-SMALLEST = 256 + len(SPECIAL_TOKENS) + 1
+SMALLEST = 256 + len(CALL_TOKENS) + len(SPECIAL_TOKENS) + 1
 TINY = vocabulary(1024)
 
 
@@ -41,7 +42,7 @@ def test_every_id_of_any_vocabulary_has_a_token_of_its_own(size: int) -> None:
     first, end = found.words
     assert len(found.tokens) == len(set(found.tokens)) == size
     assert found.merges
-    assert 256 <= first < end == size - len(SPECIAL_TOKENS)
+    assert 256 <= first < end == size - len(CALL_TOKENS) - len(SPECIAL_TOKENS)
 
 
 def test_a_full_sized_vocabulary_loads() -> None:
@@ -73,6 +74,33 @@ def test_a_special_token_is_one_id_and_only_markup_is_seen_in_decoded_text() -> 
         ids = tokenizer().encode(token).ids
         assert ids == [TINY.token_id(token)]
         assert tokenizer().decode(ids, skip_special_tokens=True) == (token if token in MARKUP_TOKENS else "")
+
+
+def test_the_tokens_of_a_call_spell_it_as_glm_writes_it() -> None:
+    ids = [TINY.token_id(step[0]) for step in CHAIN]
+    assert tokenizer().decode(ids, skip_special_tokens=True) == (
+        "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>"
+    )
+    assert ids[-1] == TINY.token_id(STOP_TOKENS[2])
+
+
+def test_the_tokens_of_a_call_in_one_line_spell_it_as_glm_47_writes_it() -> None:
+    ids = [TINY.token_id(step[-1]) for step in CHAIN[:-1]]
+    assert tokenizer().decode(ids) == (
+        "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>"
+    )
+
+
+def test_a_token_stands_once_in_a_call_so_each_is_followed_by_one_step() -> None:
+    named = [token for step in (TRIGGERS, *CHAIN) for token in step]
+    assert len(set(named)) == len(named)
+
+
+def test_what_starts_a_call_is_one_token_where_a_prompt_ends_with_it() -> None:
+    for ending, trigger in (("<|assistant|>\n\n", "\n\n"), ("<|assistant|>\n<think></think>", "</think>")):
+        assert tokenizer().encode(ending).ids[-1] == TINY.token_id(trigger)
+    for ending in ("<|assistant|>", "<|assistant|>\n<think></think>\n"):
+        assert tokenizer().encode(ending).ids[-1] not in {TINY.token_id(trigger) for trigger in TRIGGERS}
 
 
 def test_special_tokens_keep_the_distances_of_the_released_vocabulary() -> None:

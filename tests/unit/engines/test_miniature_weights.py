@@ -6,13 +6,29 @@ import json
 import math
 from array import array
 from io import BytesIO
+from itertools import pairwise
 
 import msgspec
 import pytest
 import safetensors
 
 from engines import miniature_weights
-from engines.miniature_weights import LOGIT_SPREAD, QUIET, SPREAD, Fill, Tensor, data, index_json, shards, tensors
+from engines.miniature_call import CHAIN, TRIGGERS
+from engines.miniature_tokenizer import vocabulary
+from engines.miniature_weights import (
+    LOGIT_SPREAD,
+    QUIET,
+    SPREAD,
+    Fill,
+    Signs,
+    Tensor,
+    Tongue,
+    data,
+    index_json,
+    shards,
+    tensors,
+    tongue,
+)
 from selector.catalog import Catalog
 from selector.facts import Architecture
 
@@ -20,10 +36,11 @@ CATALOG = Catalog()
 TINY = CATALOG.model("glm-tiny").architecture
 TINY_VISION = CATALOG.model("glm-tiny-v").architecture
 WORDS = (535, 988)
+TONGUE = Tongue(words=WORDS)
 
 
 def named(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    return {tensor.name: tensor.shape for tensor in tensors(architecture, WORDS)}
+    return {tensor.name: tensor.shape for tensor in tensors(architecture, TONGUE)}
 
 
 def values(tensor: Tensor) -> array[float]:
@@ -44,14 +61,14 @@ def values(tensor: Tensor) -> array[float]:
     ],
 )
 def test_the_tensors_of_a_real_model_add_up_to_its_published_parameters(model: str, parameters: int) -> None:
-    found = tensors(CATALOG.model(model).architecture, (1000, 151_000))
+    found = tensors(CATALOG.model(model).architecture, Tongue(words=(1000, 151_000)))
     assert sum(math.prod(tensor.shape) for tensor in found) == parameters
     assert len({tensor.name for tensor in found}) == len(found)
 
 
 @pytest.mark.parametrize("architecture", [TINY, TINY_VISION], ids=["text", "vision"])
 def test_fills_cover_a_tensor_exactly(architecture: Architecture) -> None:
-    for tensor in tensors(architecture, WORDS):
+    for tensor in tensors(architecture, TONGUE):
         assert sum(fill.elements for fill in tensor.fills) == math.prod(tensor.shape)
 
 
@@ -104,18 +121,18 @@ def test_random_values_have_the_spread_and_lose_nothing_in_bf16() -> None:
 
 
 def test_norms_are_one_and_biases_zero_to_the_bit() -> None:
-    by_name = {tensor.name: tensor for tensor in tensors(TINY, WORDS)}
+    by_name = {tensor.name: tensor for tensor in tensors(TINY, TONGUE)}
     assert set(values(by_name["model.norm.weight"])) == {1.0}
     assert set(values(by_name["model.layers.1.mlp.gate.e_score_correction_bias"])) == {0.0}
 
 
 def test_no_two_matrices_are_alike() -> None:
-    found = [b"".join(data(tensor)) for tensor in tensors(TINY, WORDS) if any(fill.spread for fill in tensor.fills)]
+    found = [b"".join(data(tensor)) for tensor in tensors(TINY, TONGUE) if any(fill.spread for fill in tensor.fills)]
     assert len(set(found)) == len(found)
 
 
 def test_the_head_speaks_words_aloud_and_the_rest_under_its_breath() -> None:
-    head = next(tensor for tensor in tensors(TINY, WORDS) if tensor.name == "lm_head.weight")
+    head = next(tensor for tensor in tensors(TINY, TONGUE) if tensor.name == "lm_head.weight")
     found, width = values(head), TINY.hidden_size
 
     def loudness(first: int, end: int) -> float:
@@ -127,6 +144,58 @@ def test_the_head_speaks_words_aloud_and_the_rest_under_its_breath() -> None:
         assert math.isclose(loudness(*rows), LOGIT_SPREAD * QUIET, rel_tol=0.02)
 
 
+def rows(name: str, spoken: Tongue) -> list[array[float]]:
+    tensor = next(tensor for tensor in tensors(TINY, spoken) if tensor.name == name)
+    found, width = values(tensor), TINY.hidden_size
+    return [found[place : place + width] for place in range(0, len(found), width)]
+
+
+def product(one: array[float], other: array[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def test_each_token_of_a_call_calls_for_the_next_over_all_words() -> None:
+    words = vocabulary(TINY.vocab_size)
+    embedding, head = rows("model.embed_tokens.weight", tongue(words)), rows("lm_head.weight", tongue(words))
+    steps = [[words.token_id(token) for token in step] for step in (TRIGGERS, *CHAIN)]
+    for step, following in pairwise(steps):
+        for token in step:
+            # The last norm leaves of the signs what they are: one, and minus one.
+            said = [product(embedding[token], row) for row in head]
+            ranked = sorted(range(len(said)), key=said.__getitem__, reverse=True)
+            assert ranked[: len(following)] == following
+            assert said[following[-1]] - said[ranked[len(following)]] > 4
+
+
+def test_nothing_but_a_call_makes_a_token_of_a_call_likely() -> None:
+    words = vocabulary(TINY.vocab_size)
+    embedding, head = rows("model.embed_tokens.weight", tongue(words)), rows("lm_head.weight", tongue(words))
+    calls = {words.token_id(token) for step in CHAIN for token in step}
+    for word in range(*words.words, 7):
+        size = math.sqrt(product(embedding[word], embedding[word]) / TINY.hidden_size)
+        said = [product(embedding[word], row) / size for row in head]
+        assert max(range(len(said)), key=said.__getitem__) not in calls
+
+
+def test_rows_of_signs_change_no_other_row() -> None:
+    words = vocabulary(TINY.vocab_size)
+    plain = rows("lm_head.weight", Tongue(words=words.words))
+    pairs = enumerate(zip(plain, rows("lm_head.weight", tongue(words)), strict=True))
+    changed = [number for number, (one, other) in pairs if one != other]
+    assert changed == sorted(words.token_id(token) for step in CHAIN for token in step)
+
+
+def test_signs_across_two_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = Tensor(
+        name="x", shape=(3, 100), fills=(Fill(elements=300, spread=0.0),), signs=(Signs(row=1, stream="s", size=0.5),)
+    )
+    whole = values(tensor)
+    monkeypatch.setattr(miniature_weights, "_CHUNK_ELEMENTS", 130)
+    assert values(tensor) == whole
+    assert set(whole[:100]) == set(whole[200:]) == {0.0}
+    assert set(whole[100:200]) == {0.5, -0.5}
+
+
 def test_a_tensor_larger_than_a_chunk_is_written_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(miniature_weights, "_CHUNK_ELEMENTS", 1000)
     chunks = list(data(Tensor(name="x", shape=(2500,), fills=(Fill(elements=2500),))))
@@ -136,7 +205,7 @@ def test_a_tensor_larger_than_a_chunk_is_written_in_bounded_pieces(monkeypatch: 
 
 @pytest.mark.parametrize("architecture", [TINY, TINY_VISION], ids=["text", "vision"])
 def test_both_shards_are_what_the_safetensors_library_reads(architecture: Architecture) -> None:
-    expected = tensors(architecture, WORDS)
+    expected = tensors(architecture, TONGUE)
     parts = shards(expected)
     read: dict[str, tuple[int, ...]] = {}
     for shard in parts:
@@ -152,7 +221,7 @@ def test_both_shards_are_what_the_safetensors_library_reads(architecture: Archit
 
 
 def test_the_index_names_the_file_of_every_tensor_and_the_files_are_about_equal() -> None:
-    parts = shards(tensors(TINY, WORDS))
+    parts = shards(tensors(TINY, TONGUE))
     index = json.loads(index_json(parts))
     assert index["weight_map"] == {tensor.name: shard.file_name for shard in parts for tensor in shard.tensors}
     assert index["metadata"]["total_size"] == sum(tensor.size_bytes for shard in parts for tensor in shard.tensors)
