@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from engines.base import Serving, first_replica, planned_package, visible_device
 from selector import advice
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
-from selector.errors import UsageError
+from selector.errors import EngineInstallError, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.plan import launch_plan
@@ -25,6 +25,7 @@ from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadNa
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
 
 if TYPE_CHECKING:
+    from engines.installations import Installation
     from selector.case import Shelf
 
 
@@ -96,6 +97,7 @@ def plan(
     keep_all: bool = False,
     thorough: bool = False,
     local: frozenset[str] | None = None,
+    engine_path: Path | None = None,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
 
@@ -113,6 +115,8 @@ def plan(
         thorough: advise also what would do better than the plan, and which smallest machines serve the model.
         local: the weights that are here, by repository (``repository:file_prefix`` of a GGUF file); ``None`` looks
             into the hub's cache where the plan is for this machine, and leaves it unknown for another.
+        engine_path: an installation of an engine to use instead of an environment of our own: the folder of an
+            environment, or a program. It pins the engine and the version that are found there.
 
     Returns:
         The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
@@ -120,7 +124,8 @@ def plan(
     Raises:
         UnknownModel: nobody described this model.
         UnknownHardware: ``hardware`` names no machine.
-        UsageError: pins that contradict each other.
+        UsageError: pins that contradict each other, or what is at ``engine_path``.
+        EngineError: there is no engine at ``engine_path`` that can serve the model.
         ProfileError: a profile is wrong.
     """
     pins = Pins() if pins is None else pins
@@ -140,6 +145,10 @@ def plan(
             raise UsageError(f"{model} names one checkpoint and --repo another: {pins.repo}")
         pins = msgspec.structs.replace(pins, repo=match.repo)
     pins = pins_on_checkpoints(match.model, pins, model)
+    installation = None
+    if engine_path is not None:
+        installation = installation_at(engine_path, match.model, known, pins)
+        pins = msgspec.structs.replace(pins, engine=installation.engine, engine_version=installation.version)
     if isinstance(hardware, HardwareReport):
         from selector.machines import checked_report
 
@@ -174,7 +183,22 @@ def plan(
         keep_all=keep_all,
     )
     decided = with_commands(decided, match.model)
+    if installation is not None:
+        return _told_of_engines(decided, lambda _: (True, installation.package))
     return with_installed(decided, known) if hardware is None else decided
+
+
+def installation_at(path: Path, model: ModelFacts, known: Catalog, pins: Pins) -> Installation:
+    """The engine that somebody installed at ``path``, as far as it agrees with the pins and may serve the model.
+
+    Raises:
+        EngineError: there is none that could.
+        UsageError: it is another than the pins ask for.
+    """
+    from engines import installations  # only where one is pointed at
+
+    engines_known = tuple(known.engine(name) for name in known.engine_names())
+    return installations.chosen(path, engines_known, model, engine=pins.engine, version=pins.engine_version)
 
 
 @lru_cache(maxsize=8)
@@ -225,12 +249,25 @@ def with_installed(decided: LaunchPlan, known: Catalog) -> LaunchPlan:
     """The plan of this machine, telling which candidates' environments are here already."""
     from engines.environments import Environments
 
-    environments = Environments(home() / "engines")
+    environments = Environments.of(home())
+
+    def here(each: Candidate) -> tuple[bool, str]:
+        try:
+            facts, package = planned_package(known.engine(each.engine.name), each.engine)
+        except EngineInstallError:  # a pinned version that can only have been installed by somebody else
+            return False, each.engine.package
+        return environments.find(facts.name, facts.version, package) is not None, package.name
+
+    return _told_of_engines(decided, here)
+
+
+def _told_of_engines(decided: LaunchPlan, here: Callable[[Candidate], tuple[bool, str]]) -> LaunchPlan:
+    """The plan, telling of each candidate whether its engine is here, and which environment or installation that is."""
 
     def told(each: Candidate) -> Candidate:
-        facts, package = planned_package(known.engine(each.engine.name), each.engine)
-        here = environments.find(facts.name, facts.version, package) is not None
-        return msgspec.structs.replace(each, engine=msgspec.structs.replace(each.engine, installed=here))
+        installed, package = here(each)
+        engine = msgspec.structs.replace(each.engine, installed=installed, package=package)
+        return msgspec.structs.replace(each, engine=engine)
 
     return msgspec.structs.replace(
         decided,

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+import msgspec
 
 from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
 from autolaunch.daemon.ports import Address, free_port
@@ -30,6 +32,9 @@ from selector.engine_facts import EngineFacts
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
 from selector.facts import ModelFacts
 from selector.values import Value
+
+if TYPE_CHECKING:
+    from engines.installations import Installation
 
 Stage = Literal["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]
 
@@ -50,8 +55,9 @@ class Catalogue(Protocol):
 class LaunchOptions(Value, frozen=True, kw_only=True):
     """How to launch. ``port`` 0 takes a free one; ``served_name`` is the plan's model by default.
 
-    ``home`` holds engines, miniatures, logs and the run's own folder. ``extra`` goes to the engine. With
-    ``dummy_weights`` it makes them up (vLLM and SGLang), and ``model_path`` need hold none.
+    ``home`` holds engines, miniatures, logs and the run's own folder. ``engine_path`` is an engine that somebody else
+    installed, used instead of an environment of ours. ``extra`` goes to the engine. With ``dummy_weights`` it makes
+    them up (vLLM and SGLang), and ``model_path`` need hold none.
     """
 
     home: Path
@@ -60,6 +66,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     served_name: str | None = None
     offline: bool = False
     model_path: Path | None = None
+    engine_path: Path | None = None
     extra: tuple[str, ...] = ()
     dummy_weights: bool = False
     grace_seconds: float = GRACE_SECONDS
@@ -253,20 +260,32 @@ def launch(
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
         raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
-    facts, package = planned_package(facts, candidate.engine)
+    installation = None if options.engine_path is None else _installation(options.engine_path, candidate, facts, model)
+    if installation is None:
+        facts, package = planned_package(facts, candidate.engine)
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
     # Refused before the download: options that are ours.
-    engine.command(candidate, model, Serving(model=served_name, served_name=served_name, extra=options.extra))
+    trial = Serving(model=served_name, served_name=served_name, extra=options.extra)
+    if installation is not None:
+        trial = msgspec.structs.replace(trial, executable_directory=str(installation.bin_directory))
+        installation.runs(engine.command(candidate, model, trial))
+    else:
+        engine.command(candidate, model, trial)
     folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
 
     def installing(progress: InstallProgress) -> None:
         say("environment", progress.message)
 
-    environment = Environments(options.home / "engines").ensure(facts, package, on_progress=installing)
-    say("environment", f"{package.name} is in {environment.directory}", 1.0)
+    if installation is not None:
+        bin_directory = installation.bin_directory
+        say("environment", f"{candidate.engine.name} {candidate.engine.version} is in {installation.place}", 1.0)
+    else:
+        environment = Environments.of(options.home).ensure(facts, package, on_progress=installing)
+        bin_directory = environment.bin_directory
+        say("environment", f"{package.name} is in {environment.directory}", 1.0)
 
     run_directory, run_lock = run_folder(options.home / "run", served_name, folder)
     try:
@@ -277,17 +296,19 @@ def launch(
             served_name=served_name,
             host=address.host,
             port=address.port,
-            executable_directory=str(environment.bin_directory),
+            executable_directory=str(bin_directory),
             devices=devices,
             visible=visible_devices(plan.hardware, devices, launched=True),
             extra=options.extra,
         )
         command = engine.command(candidate, model, serving)
+        if installation is not None:
+            command = installation.runs(command)
         log_path = log_place(options.home / "logs", engine.name, run_directory)
-        say("starting", f"starting {engine.name} {facts.version}")
+        say("starting", f"starting {engine.name} {candidate.engine.version}")
         process = EngineProcess(
             command.argv,
-            environment=engine_environment(os.environ, command, environment.bin_directory, run_directory),
+            environment=engine_environment(os.environ, command, bin_directory, run_directory),
             working_directory=run_directory,
             log_path=log_path,
             grace_seconds=options.grace_seconds,
@@ -368,6 +389,18 @@ def engine_environment(
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     return {**environment, **command.env}
+
+
+def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: ModelFacts) -> Installation:
+    """The engine at ``path``, which has to be the one that was planned with."""
+    from engines import installations
+
+    found = installations.chosen(path, (facts,), model)
+    if found.version != candidate.engine.version:
+        raise EngineStartError(
+            f"{path} holds {found.engine} {found.version}, and {candidate.engine.version} was planned with"
+        )
+    return found
 
 
 def _refuse_what_is_not_started(engine: Engine, candidate: Candidate) -> None:

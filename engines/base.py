@@ -129,13 +129,29 @@ def planned_package(facts: EngineFacts, chosen: EngineChoice) -> tuple[EngineFac
     """
     for package in facts.packages:
         if package.name == chosen.package:
-            known = package.version or facts.version
-            first = package.requirements[0].replace(f"=={known}", f"=={chosen.version}", 1)
             return (
                 msgspec.structs.replace(facts, version=chosen.version),
-                msgspec.structs.replace(package, requirements=(first, *package.requirements[1:])),
+                of_version(facts, package, chosen.version),
             )
     raise EngineInstallError(f"{facts.name} has no environment called {chosen.package!r}")
+
+
+def of_version(facts: EngineFacts, package: Package, version: str) -> Package:
+    """A package with the engine in ``version`` instead of the profile's.
+
+    Raises:
+        EngineInstallError: its requirement counts otherwise than the engine (a wheel of llama.cpp's build b11549).
+    """
+    known, first = package.version or facts.version, package.requirements[0]
+    if version == known:
+        return package
+    if f"=={known}" not in first:
+        raise EngineInstallError(
+            f"{package.name} {version} cannot be installed by its version: autolaunch takes {known}",
+            hint="one that is installed already is used with --engine-path",
+        )
+    changed = first.replace(f"=={known}", f"=={version}", 1)
+    return msgspec.structs.replace(package, requirements=(changed, *package.requirements[1:]))
 
 
 def first_replica(report: HardwareReport, candidate: Candidate) -> tuple[Accelerator, ...]:

@@ -2,26 +2,22 @@
 
 Their pins conflict with each other's and must not weigh on the tool. An environment is built in place
 (its scripts hold absolute paths) under a lock, and counts only once its ``environment.json`` is
-written: what an interrupted build left is removed and made anew.
+written: what an interrupted build left is removed and made anew (:mod:`engines.builds`).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from selector.engine_facts import EngineFacts, Package
-from selector.errors import EngineInstallError, NoRoomOnDisk
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -29,11 +25,10 @@ if TYPE_CHECKING:
 
 Stage = Literal["waiting", "resolving", "downloading", "installing", "compiling", "done"]
 
-MANIFEST = "environment.json"
-#: What is asked for beyond an environment's known size: uv's cache may lie on the same disk.
-ROOM_MARGIN = 1.1
+MANIFEST, LOCK = "environment.json", "requirements.lock"
 #: Interpreters that the engines' wheels are published for.
 PYTHON_MINIMUM, PYTHON_BELOW, PYTHON_OTHERWISE = (3, 11), (3, 14), "3.12"
+PYTHONS = tuple(f"3.{minor}" for minor in range(PYTHON_MINIMUM[1], PYTHON_BELOW[1]))
 
 _SECRET_SUFFIXES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "_PASS", "_KEY", "APIKEY", "_CREDENTIALS")
 #: What leads to the user's token or other models, and what installers take credentials of package indices from.
@@ -49,15 +44,17 @@ class InstallProgress(Value, frozen=True, kw_only=True):
     message: str
     packages: int | None = None
     seconds: float = 0.0
+    fraction: float | None = None
 
 
 class Environment(Value, frozen=True, kw_only=True):
-    """A finished environment. ``directory`` is absolute."""
+    """A finished environment. ``directory`` is absolute; ``shared`` is whether all users of the host have it."""
 
     engine: str
     version: str
     package: str
     directory: Path
+    shared: bool = False
 
     @property
     def bin_directory(self) -> Path:
@@ -65,14 +62,25 @@ class Environment(Value, frozen=True, kw_only=True):
 
 
 class Manifest(Value, frozen=True, kw_only=True):
-    """``environment.json``, the last file written. An environment that was moved no longer matches it."""
+    """``environment.json``, the last file written: what the environment is, and what it takes to make it again.
+
+    One that was moved no longer matches it. ``torch_backend`` is the build of PyTorch that was taken (``cu130``,
+    ``cpu``), ``None`` for the default index's; ``lock_sha256`` is of ``requirements.lock`` beside it. What is ``None``
+    otherwise was not recorded yet by the release that made it.
+    """
 
     schema: Literal[1] = 1
     engine: str
     version: str
     package: str
     requirements: tuple[str, ...]
+    excludes: tuple[str, ...] = ()
     python: str
+    python_version: str | None = None
+    torch_backend: str | None = None
+    lock_sha256: str | None = None
+    packages: int | None = None
+    bytes_on_disk: int | None = None
     directory: str
 
 
@@ -101,117 +109,128 @@ def without_engine_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 class Environments:
-    """The environments under ``root``, a folder that holds nothing else."""
+    """The environments under ``root`` and, where there are any, those that root made for all users of the host.
 
-    def __init__(self, root: Path) -> None:
+    Both folders hold nothing else. What another unprivileged user could change does not count.
+    """
+
+    def __init__(self, root: Path, *, shared: Path | None = None, shared_first: bool = False) -> None:
         self.root = root.resolve()  # the same folder by another way is the same environments
+        self.shared = None if shared is None else shared.resolve()
+        both = (self.root,) if self.shared is None or self.shared == self.root else (self.root, self.shared)
+        self.places: tuple[Path, ...] = both[::-1] if shared_first else both
+
+    @classmethod
+    def of(cls, home: Path, environ: Mapping[str, str] | None = None) -> Environments:
+        """Those of a home, and the host's. A home that the user named (``AUTOLAUNCH_HOME``) is looked into first."""
+        environ = os.environ if environ is None else environ
+        return cls(home / "engines", shared=shared_place(environ), shared_first="AUTOLAUNCH_HOME" not in environ)
 
     def find(self, engine_name: str, version: str, package: Package) -> Environment | None:
         """The finished environment, or ``None``. Reads one small file."""
-        if not self.root.is_dir():
-            return None  # nothing was ever installed: most plans need no more of this module
-        directory = self._directory(engine_name, version, package)
-        try:
-            manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        # The interpreter it links to may be gone.
-        if Path(manifest.directory).resolve() != directory.resolve() or not (directory / "bin" / "python").exists():
-            return None
-        return Environment(engine=engine_name, version=version, package=package.name, directory=directory)
+        # Nothing was ever installed: most plans need no more of this module.
+        places = [place for place in self.places if place.is_dir()]
+        return next(filter(None, (self.find_in(place, engine_name, version, package) for place in places)), None)
+
+    def find_in(self, place: Path, engine_name: str, version: str, package: Package) -> Environment | None:
+        """The finished environment below one of ``places``, whichever Python of the host it has."""
+        for python in (python_request(), *PYTHONS):
+            directory = place / folder_name(engine_name, version, package, python)
+            manifest = read_manifest(directory)
+            if manifest is not None and self.why_not(directory, manifest) is None:
+                return self._environment(engine_name, version, package, directory)
+        return None
+
+    def why_not(self, directory: Path, manifest: Manifest) -> str | None:
+        """Why an environment does not count although it is finished; ``None`` where it does."""
+        if Path(manifest.directory).resolve() != directory.resolve():
+            return "it was moved"
+        if not (directory / "bin" / "python").exists():
+            return "the Python that it was made with is gone"
+        from engines import trust
+
+        place = directory.parent
+        above = (place, *(place.parents if place == self.shared else ()))
+        paths = (*trust.environment_paths(directory, manifest.python), directory / MANIFEST)
+        return trust.complaint(above, above=True) or trust.complaint(paths)
+
+    def _environment(self, engine_name: str, version: str, package: Package, directory: Path) -> Environment:
+        return Environment(
+            engine=engine_name,
+            version=version,
+            package=package.name,
+            directory=directory,
+            shared=directory.parent == self.shared,
+        )
 
     def ensure(
         self,
         engine: EngineFacts,
         package: Package,
         *,
+        lock: str | None = None,
+        share: bool = False,
         on_progress: Callable[[InstallProgress], None] = lambda _: None,
         cancelled: Event | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> Environment:
         """The environment of ``package``, made if there is none. Two callers never build the same one.
 
-        ``environ`` is the caller's environment (the process's by default); uv's own settings in it
-        (mirrors, find-links, caches) hold.
+        ``lock`` is the ``requirements.lock`` of another such environment: it is installed as it says. ``share``
+        makes it for all users of the host, as root may. ``environ`` is the caller's environment (the process's by
+        default); uv's own settings in it (mirrors, find-links, caches) hold.
 
         Raises:
             NoRoomOnDisk: seen before anything is fetched, or by uv.
-            EngineInstallError: uv is missing, or failed, or ``cancelled`` was set.
+            EngineInstallError: uv is missing, or failed, or ``cancelled`` was set; ``lock`` is none for this package;
+                another user could change what lies there.
         """
-        found = self.find(engine.name, engine.version, package)
-        if found is not None:
-            return found
-        started = time.monotonic()
-
-        def say(stage: Stage, message: str, packages: int | None = None) -> None:
-            on_progress(
-                InstallProgress(stage=stage, message=message, packages=packages, seconds=time.monotonic() - started)
-            )
-
-        directory = self._directory(engine.name, engine.version, package)
-        with _writing(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(directory.with_name(directory.name + ".lock"), say, cancelled) as lock:
-            found = self.find(engine.name, engine.version, package)  # made by whom we waited for
+        if lock is None and not share:
+            found = self.find(engine.name, engine.version, package)
             if found is not None:
                 return found
-            with _writing(self.root):
-                _remove(directory)
-                from shutil import disk_usage
+        from engines.builds import Build, interpreter  # only a build needs it
 
-                free_bytes = disk_usage(self.root).free
-            needed_bytes = int(package.bytes_on_disk * ROOM_MARGIN)
-            if free_bytes < needed_bytes:
-                raise NoRoomOnDisk(
-                    f"the environment of {package.name} needs {_gb(needed_bytes)} in {self.root}, "
-                    f"{_gb(free_bytes)} are free",
-                    hint="free some room, or set AUTOLAUNCH_HOME to a folder on a larger disk",
-                )
-            from engines.installer import Installer  # only a build needs it
-
-            try:
-                Installer(
-                    directory=directory,
-                    package=package,
-                    environ=without_secrets(os.environ if environ is None else environ),
-                    lock=lock,
-                    say=say,
-                    cancelled=cancelled,
-                ).run()
-                with _writing(directory):
-                    self._write_manifest(directory, engine, package)
-            except BaseException:
-                _remove(directory)
-                raise
-            say("done", f"{package.name} is installed")
-        return Environment(engine=engine.name, version=engine.version, package=package.name, directory=directory)
-
-    def remove(self, engine_name: str, version: str, package: Package) -> bool:
-        """Removes an environment; false where there was none."""
-        directory = self._directory(engine_name, version, package)
-        there = directory.exists()
-        _remove(directory)
-        return there
-
-    def _directory(self, engine_name: str, version: str, package: Package) -> Path:
-        facts = "\n".join((*package.requirements, python_request(), platform.machine(), sys.platform))
-        from hashlib import sha256
-
-        digest = sha256(facts.encode()).hexdigest()[:8]
-        return self.root / f"{engine_name}-{version}-{package.name}-{digest}"
-
-    def _write_manifest(self, directory: Path, engine: EngineFacts, package: Package) -> None:
-        manifest = Manifest(
-            engine=engine.name,
-            version=engine.version,
-            package=package.name,
-            requirements=package.requirements,
-            python=python_request(),
-            directory=str(directory),
+        place = self.shared if share and self.shared is not None else self.root
+        build = Build(
+            environments=self,
+            engine=engine,
+            package=package,
+            place=place,
+            python=interpreter(for_all=place == self.shared),
+            lock=lock,
+            on_progress=on_progress,
+            cancelled=cancelled,
+            environ=without_secrets(os.environ if environ is None else environ),
         )
-        draft = directory / (MANIFEST + ".new")
-        draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        draft.replace(directory / MANIFEST)
+        return build.run()
+
+
+def shared_place(environ: Mapping[str, str]) -> Path | None:
+    """Where root's environments lie for all users of a host; ``AUTOLAUNCH_SHARED`` names another place, or none."""
+    named = environ.get("AUTOLAUNCH_SHARED")
+    if named is not None:
+        return Path(named) if Path(named).is_absolute() else None
+    data = "/Library/Application Support/autolaunch" if sys.platform == "darwin" else "/var/lib/autolaunch"
+    return Path(data, "engines")
+
+
+def folder_name(engine_name: str, version: str, package: Package, python: str, *, lock_sha256: str = "") -> str:
+    """``mlx-0.32.2-mlx-lm-e5c0f49f``: the last part is of all that makes two environments different."""
+    from hashlib import sha256
+
+    facts = (*package.requirements, python, platform.machine(), sys.platform)
+    excluded = tuple(f"without {each}" for each in package.excludes)
+    digest = sha256("\n".join((*facts, *excluded, *filter(None, (lock_sha256,)))).encode()).hexdigest()[:8]
+    return f"{engine_name}-{version}-{package.name}-{digest}"
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """What a folder says that it is; ``None`` where nothing finished lies there."""
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def python_request() -> str:
@@ -219,66 +238,3 @@ def python_request() -> str:
     if PYTHON_MINIMUM <= sys.version_info[:2] < PYTHON_BELOW:
         return f"{sys.version_info.major}.{sys.version_info.minor}"
     return PYTHON_OTHERWISE
-
-
-@contextmanager
-def _locked(path: Path, say: Callable[[Stage, str], None], cancelled: Event | None) -> Iterator[int]:
-    """Holds the lock file; yields its descriptor.
-
-    uv inherits the descriptor, so that the lock outlives us with a uv that outlives us: nobody builds
-    into the same folder beside it.
-    """
-    import fcntl
-
-    with _writing(path.parent):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    say("waiting", "another autolaunch is making this environment")
-                    told = True
-                if cancelled is not None and cancelled.is_set():
-                    raise EngineInstallError("the installation was cancelled") from None
-                time.sleep(0.1)
-            except OSError as error:
-                raise EngineInstallError(
-                    f"{path} cannot be locked: {error.strerror}", hint="set AUTOLAUNCH_HOME to a folder on a local disk"
-                ) from error
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """What the system says against writing to ``folder`` becomes an error that names it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoRoomOnDisk(
-                f"the disk of {folder} is full", hint="free some room, or set AUTOLAUNCH_HOME to a folder elsewhere"
-            ) from error
-        raise EngineInstallError(
-            f"{folder} cannot be written: {error.strerror}", hint="set AUTOLAUNCH_HOME to a folder of yours"
-        ) from error
-
-
-def _remove(directory: Path) -> None:
-    if directory.is_symlink():  # somebody's own arrangement: what it points to is not ours to empty
-        directory.unlink()
-        return
-    # The manifest goes first: what is half removed must not look finished.
-    (directory / MANIFEST).unlink(missing_ok=True)
-    from shutil import rmtree
-
-    rmtree(directory, ignore_errors=True)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

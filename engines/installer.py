@@ -1,39 +1,52 @@
-"""One run of uv: makes a virtual environment, installs a package's requirements, tells how far it is."""
+"""One build by uv: a virtual environment, its lock, exactly the packages of that; and how far it is."""
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import IO
+from typing import IO, NamedTuple
 
-from engines.environments import Stage, python_request
+from engines.environments import LOCK, Stage
 from engines.leash import on_leash
+from engines.requirements import entries, without_options
+from engines.torch_build import locked_torch_arguments, nvidia_driver_is_there, torch_arguments
+from engines.uv_failures import Unreachable, failure, missing_package, offline
 from selector.engine_facts import Package
-from selector.errors import EngineInstallError, NoRoomOnDisk
+from selector.errors import EngineInstallError
 
 #: uv's last lines that an error shows, and how much of a line is kept.
 KEPT_LINES, KEPT_CHARACTERS = 40, 500
+#: How many packages are named that could not be fetched.
+MOST_MISSING = 12
 
 #: Variables that would turn uv towards another environment than the one being made.
-_NOT_FOR_UV = frozenset({"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"})
-#: How uv 0.8 to 0.13 says, without a terminal, what it has done.
-_SIGNS: tuple[tuple[re.Pattern[str], Stage, str], ...] = (
-    (re.compile(r"^Resolved (?P<count>\d+) packages?"), "downloading", "fetching {count} packages"),
-    (re.compile(r"^\s*Downloading (?P<what>\S+) \((?P<size>[^)]+)\)"), "downloading", "fetching {what} ({size})"),
-    (re.compile(r"^\s*Downloaded (?P<what>\S+)"), "downloading", "fetched {what}"),
-    (re.compile(r"^\s*Building (?P<what>\S+)"), "downloading", "building {what}"),
-    (re.compile(r"^Prepared (?P<count>\d+) packages?"), "installing", "installing {count} packages"),
-    (re.compile(r"^Installed (?P<count>\d+) packages?"), "compiling", "compiling {count} packages"),
+_NOT_FOR_UV = frozenset(
+    {"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "UV_NO_VERIFY_HASHES"}
 )
+#: How uv 0.8 to 0.13 says, without a terminal, what it has done; and what that means: the last message of a stage says
+#: what came of it.
+_SIGNS: tuple[tuple[re.Pattern[str], tuple[tuple[Stage, str], ...]], ...] = (
+    (re.compile(r"^\s*Downloading (?P<what>\S+) \((?P<size>[^)]+)\)"), (("downloading", "fetching {what} ({size})"),)),
+    (re.compile(r"^\s*Downloaded (?P<what>\S+)"), (("downloading", "fetched {what}"),)),
+    (re.compile(r"^\s*Building (?P<what>\S+)"), (("downloading", "building {what}"),)),
+    (
+        re.compile(r"^Prepared (?P<count>\d+) packages?"),
+        (("downloading", "{count} fetched, {rest} from uv's cache"), ("installing", "installing {packages}")),
+    ),
+    (
+        re.compile(r"^Installed (?P<count>\d+) packages?"),
+        (("installing", "{packages}"), ("compiling", "compiling {packages}")),
+    ),
+    (re.compile(r"^Bytecode compiled (?P<files>\d+) files?"), (("compiling", "{files} files"),)),
+)
+_RESOLVED = re.compile(r"^Resolved (?P<count>\d+) packages?")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -70,35 +83,18 @@ def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
-def torch_arguments(package: Package, environment: Mapping[str, str], *, nvidia: bool) -> tuple[str, ...]:
-    """What chooses PyTorch's build.
+class Interpreter(NamedTuple):
+    """The Python that an environment gets: its version as ``3.11``, and what uv is told (a path, or the version)."""
 
-    The user's own choice (``UV_TORCH_BACKEND``) holds. With wheels at hand (find-links) uv's index for
-    PyTorch is left alone, it may be out of reach; without an NVIDIA GPU a CPU wheel among them is named,
-    or a newer CUDA build of several gigabytes on PyPI could win. Otherwise uv looks at the driver.
-    """
-    if not package.torch_backend or "UV_TORCH_BACKEND" in environment:
-        return ()
-    links = environment.get("UV_FIND_LINKS")
-    if not links:
-        return ("--torch-backend", "auto")
-    if nvidia:
-        return ()
-    wheels = _cpu_wheels(links)
-    return (f"torch=={wheels[-1]}",) if wheels else ()
+    version: str
+    wanted: str
 
 
-def _cpu_wheels(links: str) -> list[str]:
-    """Versions of PyTorch's CPU wheels for this machine in local find-links folders, oldest first."""
-    tag = "cp" + python_request().replace(".", "")
-    name = re.compile(rf"torch-(?P<version>\d+(?:\.\d+)*\+cpu)-{tag}-.*{re.escape(platform.machine())}\.whl")
-    versions = []
-    for link in links.split(","):
-        folder = Path(link.removeprefix("file://"))
-        if folder.is_dir():
-            matches = (name.fullmatch(wheel.name) for wheel in folder.glob("torch-*.whl"))
-            versions += [match["version"] for match in matches if match]
-    return sorted(versions, key=lambda version: [int(part) for part in version.removesuffix("+cpu").split(".")])
+class Installed(NamedTuple):
+    """What was installed: the lock, and what uv was told of PyTorch's builds (``--torch-backend`` and its value)."""
+
+    lock: str
+    torch: tuple[str, ...]
 
 
 class Installer:
@@ -110,6 +106,7 @@ class Installer:
         directory: Path,
         package: Package,
         environ: Mapping[str, str],
+        python: Interpreter,
         lock: int,
         say: Callable[[Stage, str, int | None], None],
         cancelled: threading.Event | None,
@@ -118,32 +115,123 @@ class Installer:
         self._package = package
         self._uv = find_uv(environ)
         self._environment = uv_environment(environ)
+        self._python = python
         self._lock = lock
         self._say = say
         self._cancelled = cancelled
         self._packages: int | None = None
+        self._resolving = True
 
-    def run(self) -> None:
+    def run(self, locked: str | None = None) -> Installed:
+        """Makes the environment, resolves, and installs exactly what was resolved; or what ``locked`` says.
+
+        Raises:
+            EngineInstallError: uv failed.
+            NoRoomOnDisk: the disk became full.
+        """
         self._say("resolving", f"preparing the environment of {self._package.name}", None)
-        python = python_request()
-        # The interpreter that runs us is surely there; uv would otherwise look for one, or fetch one.
-        wanted = sys.executable if sys.version_info[:2] == tuple(map(int, python.split("."))) else python
-        self._checked(("venv", "--no-project", "--python", wanted, str(self._directory)))
+        self._uv_runs(("venv", "--no-project", "--python", self._python.wanted, str(self._directory)))
+        if locked is None:
+            locked, torch = self._resolved()
+        else:
+            torch = locked_torch_arguments(locked, self._package, self._environment)
+        self._packages = len(entries(locked))
+        place = self._directory / LOCK
+        place.write_text(locked)
+        self._resolving = False
+        self._say("downloading", plural(self._packages), self._packages)
+        return Installed(locked, self._installed(place, torch))
+
+    def _resolved(self) -> tuple[str, tuple[str, ...]]:
+        """The lock, and the options that chose PyTorch's build."""
         torch = torch_arguments(self._package, self._environment, nvidia=nvidia_driver_is_there())
+        options = tuple(each for each in torch if torch[0].startswith("-"))
+        wanted = self._directory / "requirements.in"
+        wanted.write_text("".join(f"{each}\n" for each in (*self._package.requirements, *torch[len(options) :])))
+        # An override with a marker that never holds takes a distribution out, whoever asks for it.
+        excluded = self._directory / "excludes.txt"
+        excluded.write_text("".join(f"{each} ; python_version < '0'\n" for each in self._package.excludes))
+        result = self._directory / LOCK
+        arguments = (
+            *("pip", "compile", "--python", self._interpreter(), "--generate-hashes", "--no-header", "--no-annotate"),
+            *(("--overrides", str(excluded)) if self._package.excludes else ()),
+            *("--output-file", str(result), str(wanted)),
+        )
+        options = self._with_torch(arguments, options)
+        return without_options(result.read_text()), options
+
+    def _installed(self, lock: Path, torch: tuple[str, ...]) -> tuple[str, ...]:
+        arguments = (
+            *("pip", "install", "--compile-bytecode", "--python", self._interpreter()),
+            *("--no-deps", "--require-hashes", "--requirements", str(lock)),
+        )
         try:
-            self._checked(self._install(torch))
+            return self._with_torch(arguments, torch)
+        except Unreachable:
+            missing, more = self._missing(lock.read_text(), torch)
+            if not missing:
+                raise
+            raise offline(self._package, missing, more=more) from None
+
+    def _with_torch(self, arguments: tuple[str, ...], torch: tuple[str, ...]) -> tuple[str, ...]:
+        """Runs uv, with PyTorch's own index where it answers; the options that it ran with at last."""
+        try:
+            self._or_from_cache((*arguments, *torch))
         except EngineInstallError as error:
-            if torch != ("--torch-backend", "auto") or "pytorch.org" not in "".join(getattr(error, "__notes__", ())):
+            if not torch or "pytorch.org" not in "".join(getattr(error, "__notes__", ())):
                 raise
             # A closed mirror serves PyPI's packages and not PyTorch's own index.
-            self._say("resolving", "PyTorch's own index is out of reach: taking the default index's build", None)
-            self._checked(self._install(()))
+            stage: Stage = "resolving" if self._resolving else "downloading"
+            self._say(stage, "PyTorch's own index is out of reach: taking the default index's build", None)
+            self._or_from_cache(arguments)
+            return ()
+        return torch
 
-    def _install(self, torch: tuple[str, ...]) -> tuple[str, ...]:
-        python = str(self._directory / "bin" / "python")
-        return ("pip", "install", "--compile-bytecode", "--python", python, *torch, *self._package.requirements)
+    def _or_from_cache(self, arguments: tuple[str, ...]) -> None:
+        """Runs uv; where no index answers, again with what its cache holds. It may hold everything."""
+        try:
+            self._uv_runs(arguments)
+        except Unreachable as error:
+            try:
+                self._uv_runs((*arguments, "--offline"))
+            except EngineInstallError:
+                raise error from None
 
-    def _checked(self, arguments: tuple[str, ...]) -> None:
+    def _missing(self, lock: str, torch: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+        """The packages of a lock that are not in uv's cache, as far as a list is worth reading; whether there are more.
+
+        uv names one at a time: what it names is left out, until the rest can be installed. (The environment is given
+        up anyway.)
+        """
+        rest = {f"{each.name} {each.version}": each.text for each in entries(lock)}
+        place = self._directory / "present.txt"
+        missing: list[str] = []
+        while rest:
+            place.write_text("\n".join(rest.values()))
+            try:
+                self._uv_runs(
+                    (
+                        *("pip", "install", "--offline", "--python", self._interpreter()),
+                        *("--no-deps", "--require-hashes", "--requirements", str(place), *torch),
+                    )
+                )
+            except Unreachable as error:
+                told = missing_package(tuple(getattr(error, "__notes__", ())))
+                key = next((each for each in rest if told in (each, each.partition(" ")[0])), None)
+                if key is None or len(missing) == MOST_MISSING:
+                    return tuple(missing), True
+                del rest[key]
+                missing.append(key)
+            except EngineInstallError:
+                return tuple(missing), bool(missing)
+            else:
+                break
+        return tuple(missing), False
+
+    def _interpreter(self) -> str:
+        return str(self._directory / "bin" / "python")
+
+    def _uv_runs(self, arguments: tuple[str, ...]) -> None:
         tail: deque[str] = deque(maxlen=KEPT_LINES)
         with on_leash(
             (self._uv, *arguments),
@@ -152,10 +240,12 @@ class Installer:
             # uv reads the settings of the project it is called in; the user's own file still counts.
             working_directory=self._directory.parent,
             pass_fds=(self._lock,),
+            # What others of a group could write nobody would trust.
+            umask=0o022,
         ) as process:
             code = self._follow(process, tail)
         if code != 0:
-            raise _failure(self._package, tuple(tail))
+            raise failure(self._package, tuple(tail), self._python.version)
 
     def _follow(self, process: subprocess.Popen[bytes], tail: deque[str]) -> int:
         lines: SimpleQueue[str] = SimpleQueue()
@@ -179,50 +269,25 @@ class Installer:
 
     def _take(self, line: str, tail: deque[str]) -> None:
         tail.append(line)
-        for sign, stage, message in _SIGNS:
+        if self._resolving:
+            if (resolved := _RESOLVED.match(line)) is not None:
+                self._say("resolving", plural(int(resolved["count"])), int(resolved["count"]))
+            return
+        for sign, messages in _SIGNS:
             match = sign.match(line)
             if match:
                 found = match.groupdict()
-                if "count" in found:
-                    self._packages = int(found["count"])
-                self._say(stage, message.format(**found), self._packages)
+                every = self._packages or int(found.get("count", 0))
+                rest = max(0, every - int(found.get("count", 0)))
+                for stage, message in messages:
+                    self._say(stage, message.format(**found, packages=plural(every), rest=rest), self._packages)
                 return
 
 
-def nvidia_driver_is_there() -> bool:
-    """Whether this machine has an NVIDIA driver loaded. Only decides which build of PyTorch to take."""
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/dxg").exists()
+def plural(packages: int) -> str:
+    return f"{packages} package{'s' if packages != 1 else ''}"
 
 
 def _read(pipe: IO[bytes], lines: SimpleQueue[str]) -> None:
     while chunk := pipe.readline(65_536):
         lines.put(_ESCAPES.sub("", chunk.decode(errors="replace"))[:KEPT_CHARACTERS].rstrip())
-
-
-def _failure(package: Package, tail: tuple[str, ...]) -> EngineInstallError | NoRoomOnDisk:
-    """The error for uv's last lines, which go along as the error's notes."""
-    text = "\n".join(tail)
-    lowered = text.lower()
-    error: EngineInstallError | NoRoomOnDisk
-    reason = next(
-        (line.strip() for line in tail if line.lower().startswith("error")), tail[-1] if tail else "no output"
-    )
-    if "no space left" in lowered or "os error 28" in lowered:
-        error = NoRoomOnDisk(f"the disk became full while {package.name} was installed", hint="free some room")
-    elif any(
-        sign in lowered for sign in ("dns error", "error sending request", "failed to fetch", "connection", "timed out")
-    ):
-        error = EngineInstallError(
-            f"{package.name} could not be fetched: {reason}",
-            hint="is there a network? behind a mirror, set UV_DEFAULT_INDEX (and UV_FIND_LINKS for wheels at hand)",
-        )
-    elif "no solution found" in lowered or "no wheels" in lowered or "requirements are unsatisfiable" in lowered:
-        error = EngineInstallError(
-            f"{package.name} has no packages for Python {python_request()} on {sys.platform} {platform.machine()}",
-            hint="another engine may be published for this machine: autolaunch engines",
-        )
-    else:
-        error = EngineInstallError(f"uv could not install {package.name}: {reason}")
-    for line in tail:
-        error.add_note(line)
-    return error

@@ -31,8 +31,11 @@ def on_leash(
     stdout: int,
     working_directory: Path | None = None,
     pass_fds: Sequence[int] = (),
+    umask: int = -1,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Runs ``argv`` with its standard error on a pipe; left by an exception, it and its children are ended first.
+
+    A ``umask`` of -1 is ours.
 
     Raises:
         OSError: no process could be made. (A program that cannot be run exits with 127 and says so.)
@@ -49,6 +52,7 @@ def on_leash(
                 cwd=working_directory,
                 start_new_session=True,
                 pass_fds=(read_end, *pass_fds),
+                umask=umask,
             )
         finally:
             os.close(read_end)

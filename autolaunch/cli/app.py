@@ -19,7 +19,7 @@ _COMMANDS = {
     "advise": ("autolaunch.cli.advise", "What would make it fit, or serve more; and the smallest machines."),
     "probe": ("autolaunch.cli.probe", "What this machine is."),
     "models": ("autolaunch.cli.known", "The models this release knows."),
-    "engines": ("autolaunch.cli.known", "The inference engines, and which are installed."),
+    "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
@@ -136,5 +136,5 @@ def _where_help_is(error: click.UsageError) -> str:
         return f"did you mean {' or '.join(sorted(error.possibilities))}?"
     if error.ctx is None or error.ctx.parent is None:
         return "autolaunch --help tells more"
-    name = error.ctx.command.name
-    return f"autolaunch {'MODEL' if name == LAUNCH else name} --help tells every option"
+    name = "autolaunch MODEL" if error.ctx.command.name == LAUNCH else error.ctx.command_path
+    return f"{name} --help tells every option"

@@ -1,4 +1,4 @@
-"""``autolaunch models``, ``engines`` and ``hardware``: what this release knows."""
+"""``autolaunch models`` and ``hardware``: what this release knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import msgspec
 
 from autolaunch.cli.options import SHOWN, Command, option
 from autolaunch.cli.terminal import Terminal, clean, compact, count, gib, heading, table, wrapped, write
-from selector.engine_facts import EngineFacts, Package
 from selector.facts import AcceleratorFacts, CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.values import Value
@@ -42,34 +41,6 @@ class ModelRow(Value, frozen=True, kw_only=True):
 class ModelsDocument(Value, frozen=True, kw_only=True):
     schema: int = 1
     models: tuple[ModelRow, ...]
-
-
-class PackageRow(Value, frozen=True, kw_only=True):
-    """``installed_at`` is the environment's folder, ``None`` where there is none yet."""
-
-    name: str
-    architectures: tuple[str, ...]
-    devices: tuple[str, ...]
-    bytes_on_disk: int
-    installed_at: str | None
-
-
-class EngineRow(Value, frozen=True, kw_only=True):
-    """``starts`` is whether this release starts it; a plan and its command are given for all of them."""
-
-    name: str
-    title: str
-    version: str
-    minimum_version: str
-    starts: bool
-    formats: tuple[str, ...]
-    devices: tuple[str, ...]
-    packages: tuple[PackageRow, ...]
-
-
-class EnginesDocument(Value, frozen=True, kw_only=True):
-    schema: int = 1
-    engines: tuple[EngineRow, ...]
 
 
 class HardwareRow(Value, frozen=True, kw_only=True):
@@ -176,80 +147,6 @@ def _render_checkpoints(model: ModelRow, terminal: Terminal) -> str:
     ]
     body = table(("checkpoint", "format", "quant", "download"), rows, right=(3,), flex=0, width=terminal.width_columns)
     return f"{heading(model.id)}\n{body}"
-
-
-# --- engines ----------------------------------------------------------------------------------------
-
-
-@click.command(cls=Command, examples="  autolaunch engines\n")
-@_shown
-def engines(as_json: bool, verbose: bool) -> None:
-    """List the inference engines: version, whether installed, what they load and on what."""
-    from autolaunch import api
-    from engines import registry
-    from engines.environments import Environments
-
-    known = api.catalog()
-    environments = Environments(api.home() / "engines")
-
-    def place(facts: EngineFacts, package: Package) -> str | None:
-        found = environments.find(facts.name, facts.version, package)
-        return None if found is None else str(found.directory)
-
-    rows = []
-    for name in known.engine_names():
-        facts = known.engine(name)
-        rows.append(
-            EngineRow(
-                name=facts.name,
-                title=facts.title,
-                version=facts.version,
-                minimum_version=facts.minimum_version,
-                starts=registry.engine(facts.name).starts,
-                formats=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.formats)),
-                devices=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.devices)),
-                packages=tuple(
-                    PackageRow(
-                        name=package.name,
-                        architectures=package.architectures,
-                        devices=package.devices,
-                        bytes_on_disk=package.bytes_on_disk,
-                        installed_at=place(facts, package),
-                    )
-                    for package in facts.packages
-                ),
-            )
-        )
-    document = EnginesDocument(engines=tuple(rows))
-    _print(document, as_json, lambda terminal: _render_engines(document, terminal, verbose=verbose))
-
-
-def _render_engines(document: EnginesDocument, terminal: Terminal, *, verbose: bool) -> str:
-    rows: list[tuple[str, ...]] = []
-    for engine in document.engines:
-        here = [package.name for package in engine.packages if package.installed_at is not None]
-        rows.append(
-            (
-                engine.name,
-                engine.version,
-                ", ".join(here) if len(engine.packages) > 1 and here else "yes" if here else "no",
-                "yes" if engine.starts else "plans only",
-                " ".join(engine.devices),
-                " ".join(engine.formats),
-            )
-        )
-    head = ("engine", "version", "installed", "starts", "runs on", "loads")
-    parts = [table(head, rows, flex=(2, 4, 5), width=terminal.width_columns)]
-    if verbose:
-        lines = [
-            f"{engine.name} ({package.name}), {gib(package.bytes_on_disk)}: {package.installed_at or 'not installed'}"
-            for engine in document.engines
-            for package in engine.packages
-        ]
-        parts.append(
-            "\n".join((heading("Environments"), *(wrapped(each, terminal, first="  ", rest="    ") for each in lines)))
-        )
-    return "\n\n".join(parts)
 
 
 # --- hardware ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from autolaunch.cli.options import (
     shown_options,
     wanted_options,
 )
-from autolaunch.cli.plan import planned, refuse_unasked, show_plan
+from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_plan
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
 from selector.contract import LaunchPlan
@@ -110,8 +110,13 @@ class Launch(Command):
 @click.pass_obj
 def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     """Get MODEL up on this machine and serve it until Ctrl-C, as an OpenAI-compatible endpoint."""
-    names = set(How.__struct_fields__)
-    how = How(**{name: value for name, value in given.items() if name in names}, engine_options=engine_options)
+    names = set(How.__struct_fields__) - {"engine_path"}
+    engine_path = None if given["engine_path"] is None else Path(given["engine_path"]).expanduser().absolute()
+    how = How(
+        **{name: value for name, value in given.items() if name in names},
+        engine_path=engine_path,
+        engine_options=engine_options,
+    )
     asked = msgspec.convert({name: value for name, value in given.items() if name not in names}, Asked)
     refuse_contradictions(asked, how)
     from autolaunch import api
@@ -123,6 +128,7 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
         return
     if decided.chosen is None:
         refuse_unasked(decided.hardware)
+        refuse_engine(decided, asked)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
     if how.rehearse is not None:

@@ -42,6 +42,7 @@ class Asked(Value, frozen=True, kw_only=True):
     workload: WorkloadName | None = None
     engine: EngineName | None = None
     engine_version: str | None = None
+    engine_path: str | None = None
     repo: str | None = None
     format: Format | None = None
     quantization: str | None = None
@@ -316,6 +317,13 @@ def pin_options(function: _Function) -> _Function:
             help="vllm, sglang, transformers, mlx or llamacpp.",
         ),
         option(PINNED, "--engine-version", type=Word(), metavar="VERSION", help="The engine's version, as 0.33.0."),
+        option(
+            PINNED,
+            "--engine-path",
+            type=Word(),
+            metavar="PATH",
+            help="An engine that is installed already: an environment's folder, or a program.",
+        ),
         option(PINNED, "--repo", type=Word(), metavar="ORG/NAME", help="The checkpoint, by its name on the hub."),
         option(
             PINNED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from autolaunch.cli.options import (
 from autolaunch.cli.terminal import Terminal, write
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
-from selector.errors import NoFeasiblePlan, ProbeError
+from selector.errors import EngineError, NoFeasiblePlan, ProbeError, UsageError
 from selector.hardware import HardwareReport
 
 EXAMPLES = """\
@@ -53,6 +54,9 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
 
     known = api.catalog() if known is None else known
     hardware = asked.hardware
+    engine_path = None if asked.engine_path is None else Path(asked.engine_path).expanduser().absolute()
+    if engine_path is not None and hardware is not None:
+        raise UsageError("--engine-path is an engine of this machine, and --hardware is about another")
     report = None
     if asked.gpus is not None:
         report = api.probe() if hardware is None else api.hardware_report(hardware, known)
@@ -72,7 +76,10 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
         keep_all=asked.show_all,
         thorough=thorough,
         local=api.weights_here(asked.model, known, asked.revision) if report is not None and hardware is None else None,
+        engine_path=engine_path,
     )
+    if engine_path is not None:
+        return decided
     # What is installed is told of this machine only, and a report that is handed in may be another's.
     return api.with_installed(decided, known) if report is not None and hardware is None else decided
 
@@ -92,6 +99,25 @@ def refuse_unasked(report: HardwareReport) -> None:
         )
 
 
+def refuse_engine(decided: LaunchPlan, asked: Asked) -> None:
+    """That nothing fits is the engine's fault where one was pointed at whose version is refused.
+
+    Raises:
+        EngineError: it is too old, or has a fault that is known.
+    """
+    if asked.engine_path is None:
+        return
+    of_version = ("engine.version", "rule.")
+    kinds = [
+        each for each in decided.rejected if not each.code.startswith(("pin.", "engine.")) or each.code in of_version
+    ]
+    if kinds and all(each.code.startswith(of_version) for each in kinds):
+        raise EngineError(
+            f"{asked.engine_path} cannot serve {decided.model} here: {kinds[0].message}",
+            hint="another version is made by autolaunch: leave --engine-path out",
+        )
+
+
 def show_plan(decided: LaunchPlan, asked: Asked) -> None:
     """Print the plan; a plan that is none exits 3, after it was shown.
 
@@ -100,6 +126,7 @@ def show_plan(decided: LaunchPlan, asked: Asked) -> None:
     """
     if not decided.feasible:
         refuse_unasked(decided.hardware)
+        refuse_engine(decided, asked)
     if asked.as_json:
         write(sys.stdout, decided.to_json())
     else:

@@ -1,10 +1,10 @@
-"""How far a launch is, on stderr: a live line on a terminal, one line a stage otherwise."""
+"""How far a launch or an installation is, on stderr: a live line on a terminal, one line a stage otherwise."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import click
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from autolaunch.launch import LaunchEvent
-
 #: A stage as a person reads it. Stages that are not here say nothing.
 _TITLES = {
     "weights": "weights",
@@ -24,7 +22,16 @@ _TITLES = {
     "loading": "load",
     "ready": "ready",
     "stopping": "stop",
+    # of an installation alone; in a launch they are messages of its environment
+    "waiting": "wait",
+    "resolving": "resolve",
+    "downloading": "fetch",
+    "installing": "install",
+    "compiling": "compile",
+    "done": "done",
 }
+#: A stage that only says that the one before it came to its end.
+_ENDS = frozenset({"ready", "done"})
 #: What is left standing of a stage whose last message was only its latest line.
 _DONE = {"loading": "a token came back"}
 _FAILED = {"loading": "no token came back"}
@@ -33,8 +40,19 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_A_SECOND = 8
 
 
+class Happened(Protocol):
+    """``fraction`` is 0 to 1 where it is known."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def fraction(self) -> float | None: ...
+
+
 class Progress:
-    """Takes the launch's events. A stage that is over leaves one line with its time behind."""
+    """Takes what happens in a launch or an installation. A stage that is over leaves one line with its time behind."""
 
     def __init__(self, stream: TextIO, terminal: Terminal) -> None:
         self._stream = stream
@@ -55,15 +73,15 @@ class Progress:
     ) -> None:
         self.close(finished=kind is None)
 
-    def event(self, event: LaunchEvent) -> None:
-        """Show what happened. Called from the thread that launches."""
+    def event(self, event: Happened) -> None:
+        """Show what happened. Called from the thread that works."""
         if event.stage not in _TITLES or self._closed:
             return
         if event.stage != self._stage:
             # A launch that is ready closes its stage: what is stopped in the midst of one has failed in it.
             self._end_stage(failed=event.stage == "stopping")
             self._stage, self._began, self._fraction = event.stage, time.monotonic(), None
-            if event.stage == "ready":
+            if event.stage in _ENDS:
                 self._stage = None
                 return
             self._begin_stage()

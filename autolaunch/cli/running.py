@@ -34,6 +34,7 @@ class How(Value, frozen=True, kw_only=True):
     """The options that only a launch has."""
 
     model_path: Path | None = None
+    engine_path: Path | None = None
     offline: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
@@ -92,6 +93,7 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How,
         port=how.port,
         offline=how.offline,
         model_path=how.model_path,
+        engine_path=how.engine_path,
         extra=how.engine_options,
     )
     terminal = Terminal.of(sys.stderr)

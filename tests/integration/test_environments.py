@@ -14,11 +14,15 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from engines.environments import Environments, InstallProgress, python_request, without_secrets
-from engines.installer import find_uv, torch_arguments, uv_environment
+from engines.installer import find_uv, uv_environment
+from engines.made import made as made_ones
+from engines.made import remove
+from engines.torch_build import torch_arguments
 from selector.catalog import Catalog
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
@@ -33,7 +37,8 @@ PACKAGE = Package(
     source="test",
 )
 
-#: Stands in for uv: "venv" makes a folder with a python, "pip install" says what uv says. $FAKE_UV directs it.
+#: Stands in for uv: "venv" makes a folder with a python, "pip compile" a lock of the requirements that are exact, and
+#: all say what uv says. $FAKE_UV directs it.
 FAKE_UV = """#!{python}
 import json, os, pathlib, sys, time
 here = pathlib.Path({log!r})
@@ -42,18 +47,28 @@ with here.open("a") as log:
 mode = os.environ.get("FAKE_UV", "")
 if sys.argv[1] == "venv":
     (pathlib.Path(sys.argv[-1]) / "bin").mkdir(parents=True)
-    (pathlib.Path(sys.argv[-1]) / "bin" / "python").touch()
+    (pathlib.Path(sys.argv[-1]) / "bin" / "python").symlink_to(sys.executable)
     sys.exit(0)
-if mode == "hang":
-    time.sleep(3600)
 if mode == "network":
     sys.exit("error: Failed to fetch: `https://index/simple/mlx/`\\n  Caused by: dns error")
 if mode == "wheels":
-    sys.exit("  x No solution found when resolving dependencies:\\n  has no wheels with a matching platform tag")
-if mode == "disk":
-    sys.exit("error: failed to write: No space left on device (os error 28)")
+    sys.exit("  x No solution found when resolving dependencies:\\n  Because mlx==0.32.4 has no wheels with a matching "
+             "platform tag (e.g., `linux`) and you require mlx==0.32.4")
+if mode == "version":
+    sys.exit("error: No solution found when resolving dependencies\\n  cause: Because there is no version of "
+             "mlx-lm==0.32.2 and you require mlx-lm==0.32.2")
 if mode == "pytorch" and "--torch-backend" in sys.argv:
     sys.exit("error: Failed to fetch: `https://download.pytorch.org/whl/cpu/torch/`")
+if sys.argv[2] == "compile":
+    wanted = pathlib.Path(sys.argv[sys.argv.index("--output-file") + 2]).read_text().split("\\n")
+    lock = "".join(each.strip() + " --hash=sha256:00\\n" for each in wanted if "==" in each)
+    pathlib.Path(sys.argv[sys.argv.index("--output-file") + 1]).write_text("--index-url https://index\\n" + lock)
+    print("Resolved 38 packages in 3s", file=sys.stderr)
+    sys.exit(0)
+if mode == "hang":
+    time.sleep(3600)
+if mode == "disk":
+    sys.exit("error: failed to write: No space left on device (os error 28)")
 for line in ("Resolved 38 packages in 3s", "\\x1b[2mDownloading mlx (120.3MiB)", "Prepared 38 packages in 1s",
              "Installed 38 packages in 1ms", "Bytecode compiled 9 files in 1s"):
     print(line, file=sys.stderr)
@@ -89,22 +104,22 @@ def test_an_environment_is_made_once(uv: Uv, environments: Environments) -> None
     made = environments.ensure(MLX, PACKAGE, environ=uv.environ())
     assert environments.ensure(MLX, PACKAGE, environ=uv.environ()) == made
     assert environments.find("mlx", MLX.version, PACKAGE) == made
-    assert [call[0][0] for call in uv.calls()] == ["venv", "pip"]
-    assert {"--compile-bytecode", "mlx-lm==0.32.2"} <= set(uv.calls()[1][0])
+    assert [call[0][:2] for call in uv.calls()][1:] == [["pip", "compile"], ["pip", "install"]]
+    assert {"--compile-bytecode", "--no-deps", "--require-hashes"} <= set(uv.calls()[2][0])
 
 
 def test_progress_is_what_uv_says(uv: Uv, environments: Environments) -> None:
     seen: list[InstallProgress] = []
     environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=seen.append)
     stages = [progress.stage for progress in seen]
-    assert stages == ["resolving", "downloading", "downloading", "installing", "compiling", "done"]
-    assert seen[1].packages == 38
-    assert seen[2].message == "fetching mlx (120.3MiB)"
+    assert list(dict.fromkeys(stages)) == ["resolving", "downloading", "installing", "compiling", "done"]
+    assert stages == sorted(stages, key=list(dict.fromkeys(stages)).index), "no stage comes back"
+    assert "fetching mlx (120.3MiB)" in [progress.message for progress in seen]
 
 
 def test_other_requirements_are_another_environment(uv: Uv, environments: Environments) -> None:
     one = environments.ensure(MLX, PACKAGE, environ=uv.environ())
-    other = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"requirements": ("x",)})
+    other = msgspec.structs.replace(PACKAGE, requirements=("x==1",))
     assert environments.find("mlx", MLX.version, other) is None
     assert environments.ensure(MLX, other, environ=uv.environ()).directory != one.directory
 
@@ -138,7 +153,7 @@ def test_a_cancelled_build_leaves_nothing_and_no_process(uv: Uv, environments: E
 
     with pytest.raises(EngineInstallError, match="cancelled"):
         environments.ensure(MLX, PACKAGE, environ=uv.environ("hang"), on_progress=cancel, cancelled=cancelled)
-    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+    assert list(environments.root.iterdir()) == []
     for _, _, pid in uv.calls():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -151,7 +166,7 @@ def test_an_interrupt_leaves_nothing_half_made(uv: Uv, environments: Environment
 
     with pytest.raises(KeyboardInterrupt):
         environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=interrupt)
-    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+    assert list(environments.root.iterdir()) == []
 
 
 def test_two_launches_do_not_build_at_once(uv: Uv, environments: Environments) -> None:
@@ -173,14 +188,15 @@ def test_two_launches_do_not_build_at_once(uv: Uv, environments: Environments) -
     environments.ensure(MLX, PACKAGE, environ=uv.environ(), on_progress=second)
     thread.join()
     assert stages == ["waiting"]
-    assert len(uv.calls()) == 2
+    assert len(uv.calls()) == 3
 
 
 @pytest.mark.parametrize(
     ("mode", "error", "said"),
     [
-        ("network", EngineInstallError, "could not be fetched: error: Failed to fetch"),
-        ("wheels", EngineInstallError, "has no packages for Python"),
+        ("network", EngineInstallError, "could not be fetched: Failed to fetch"),
+        ("wheels", EngineInstallError, r"mlx 0\.32\.4 has no wheel for Python"),
+        ("version", EngineInstallError, r"^there is no mlx-lm 0\.32\.2 to install"),
         ("disk", NoRoomOnDisk, "the disk became full"),
     ],
 )
@@ -192,11 +208,11 @@ def test_a_failure_says_what_to_do_and_leaves_nothing(
     assert caught.value.hint
     assert caught.value.__notes__
     assert environments.find("mlx", MLX.version, PACKAGE) is None
-    assert [path.suffix for path in environments.root.iterdir()] == [".lock"]
+    assert list(environments.root.iterdir()) == []
 
 
 def test_no_room_is_known_before_anything_is_fetched(uv: Uv, environments: Environments) -> None:
-    huge = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"bytes_on_disk": 10**18})
+    huge = msgspec.structs.replace(PACKAGE, bytes_on_disk=10**18)
     with pytest.raises(NoRoomOnDisk, match=r"needs 1100000000\.0 GB"):
         environments.ensure(MLX, huge, environ=uv.environ())
     assert uv.calls() == []
@@ -234,7 +250,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
     if call == "lock":
         environments.root.mkdir()
-        monkeypatch.setattr("engines.environments.os.open", refuse)
+        monkeypatch.setattr("engines.folders.os.open", refuse)
     else:
         monkeypatch.setattr(Path, "write_bytes" if call == "manifest" else "mkdir", refuse)
     with pytest.raises(kind, match=said):
@@ -246,7 +262,7 @@ def test_a_folder_by_another_way_is_the_same_environments(uv: Uv, environments: 
     (tmp_path / "link").symlink_to(environments.root)
     assert Environments(tmp_path / "link").find("mlx", MLX.version, PACKAGE) == made
     Environments(tmp_path / "link").ensure(MLX, PACKAGE, environ=uv.environ())
-    assert len(uv.calls()) == 2
+    assert len(uv.calls()) == 3
 
 
 def test_an_environment_that_is_a_link_is_found_and_what_it_leads_to_is_never_emptied(
@@ -256,7 +272,7 @@ def test_an_environment_that_is_a_link_is_found_and_what_it_leads_to_is_never_em
     shutil.move(made.directory, tmp_path / "large")
     made.directory.symlink_to(tmp_path / "large")
     assert environments.find("mlx", MLX.version, PACKAGE) == made
-    environments.remove("mlx", MLX.version, PACKAGE)
+    remove(made_ones(environments)[0])
     assert (tmp_path / "large" / "environment.json").is_file()
     assert not made.directory.is_symlink()
 
@@ -275,7 +291,7 @@ Environments(Path(sys.argv[1])).ensure(engine, engine.packages[0])
         (sys.executable, "-c", code, str(tmp_path / "engines")), cwd=Path(__file__).parents[2], env=environment
     ) as launcher:
         deadline = time.monotonic() + 30
-        while len(uv.calls()) < 2:
+        while len(uv.calls()) < 3:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         installing = psutil.Process(uv.calls()[-1][2])
@@ -293,7 +309,7 @@ def test_without_uv_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mo
 
 # --- which PyTorch ----------------------------------------------------------------------------------
 
-TORCH = Package(**{name: getattr(PACKAGE, name) for name in PACKAGE.__struct_fields__} | {"torch_backend": True})
+TORCH = msgspec.structs.replace(PACKAGE, torch_backend=True, devices=("nvidia", "cpu"))
 
 
 def wheel(folder: Path, version: str) -> None:
@@ -333,7 +349,7 @@ def test_uvs_own_find_links_are_left_alone() -> None:
 
 def test_behind_a_mirror_without_pytorchs_index_the_default_index_is_taken(uv: Uv, environments: Environments) -> None:
     environments.ensure(MLX, TORCH, environ=uv.environ("pytorch"))
-    assert ["--torch-backend" in call[0] for call in uv.calls()] == [False, True, False]
+    assert ["--torch-backend" in call[0] for call in uv.calls()] == [False, True, True, False, False]
 
 
 def test_credentials_are_known_by_their_names() -> None:
