@@ -21,8 +21,13 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def config_json(architecture: Architecture, vocabulary: Vocabulary) -> str:
-    """``config.json``."""
+def config_json(
+    architecture: Architecture,
+    vocabulary: Vocabulary,
+    dtype: str = "float32",
+    quantization: dict[str, object] | None = None,
+) -> str:
+    """``config.json``. ``quantization`` is what a quantized checkpoint adds to it, under its own keys."""
     ends: dict[str, object] = {
         "eos_token_id": [vocabulary.token_id(token) for token in STOP_TOKENS],
         "pad_token_id": vocabulary.token_id(END_OF_TEXT),
@@ -31,8 +36,9 @@ def config_json(architecture: Architecture, vocabulary: Vocabulary) -> str:
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
         "tie_word_embeddings": False,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "transformers_version": TRANSFORMERS_VERSION[architecture.model_type],
+        **(quantization or {}),
     }
     language = ends | _language(architecture)
     vision = architecture.vision
@@ -49,7 +55,7 @@ def config_json(architecture: Architecture, vocabulary: Vocabulary) -> str:
             "image_token_id": vocabulary.token_id("<|image|>"),
             "video_token_id": vocabulary.token_id("<|video|>"),
             "text_config": language
-            | {"model_type": f"{architecture.model_type}_text", "tie_word_embeddings": False, "torch_dtype": "float32"},
+            | {"model_type": f"{architecture.model_type}_text", "tie_word_embeddings": False, "torch_dtype": dtype},
             "vision_config": _vision(architecture, vision),
         }
     )

@@ -15,8 +15,8 @@ from struct import pack
 from typing import BinaryIO
 
 from engines import miniature_weights
+from engines.miniature_tensors import Tensor
 from engines.miniature_tokenizer import END_OF_TEXT, MARKUP_TOKENS, SPECIAL_TOKENS, Vocabulary
-from engines.miniature_weights import Tensor
 from selector.facts import Architecture
 from selector.values import Value
 
@@ -100,7 +100,7 @@ class GgufFile(Value, frozen=True, kw_only=True):
         file.write(self.header())
         for tensor in self.tensors:
             for part in tensor.parts:
-                file.writelines(miniature_weights.data(part))
+                file.writelines(part.data())
             file.write(bytes(_aligned(tensor.size_bytes) - tensor.size_bytes))
 
 

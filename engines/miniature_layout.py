@@ -11,14 +11,22 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from engines import miniature_config, miniature_gguf, miniature_tokenizer, miniature_weights
+from engines import (
+    miniature_config,
+    miniature_gguf,
+    miniature_quantized,
+    miniature_shards,
+    miniature_tensors,
+    miniature_tokenizer,
+    miniature_weights,
+)
 from selector.errors import ConfigurationError
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
 
 TEMPLATE_FILE = Path(__file__).with_name("miniature_files") / "chat_template.jinja"
 #: Tells versions of the generator apart, should the same shapes, words and template ever give other files.
-GENERATION = 2
+GENERATION = 3
 
 
 class File(Protocol):
@@ -55,7 +63,7 @@ class Layout(Value, frozen=True, kw_only=True):
         shapes = msgspec.json.encode(msgspec.structs.replace(self.model.architecture, source=""))
         checkpoint = self.checkpoint
         told = (
-            miniature_weights.SEED.encode(),
+            miniature_tensors.SEED.encode(),
             f"{self.model.id}/{checkpoint.format}/{checkpoint.quantization}/{checkpoint.file_prefix}".encode(),
             shapes,
             miniature_tokenizer.WORDS_FILE.read_bytes(),
@@ -70,8 +78,6 @@ class Layout(Value, frozen=True, kw_only=True):
         """
         if self.checkpoint.format == "gguf":
             return self._gguf()
-        if self.checkpoint.format != "fp32":
-            raise ConfigurationError(f"there is no miniature of {self.model.id} in the format {self.checkpoint.format}")
         return self._safetensors()
 
     def _gguf(self) -> tuple[File, ...]:
@@ -89,10 +95,12 @@ class Layout(Value, frozen=True, kw_only=True):
     def _safetensors(self) -> tuple[File, ...]:
         architecture, vision = self.model.architecture, self.model.architecture.vision
         vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
-        shards = miniature_weights.shards(miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary)))
+        plain = miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary))
+        stored = miniature_quantized.stored(self.model, self.checkpoint, plain)
+        shards = miniature_shards.shards(stored.tensors, stored.made_for)
         processor = None if vision is None else miniature_config.PROCESSOR
         texts = {
-            "config.json": miniature_config.config_json(architecture, vocabulary),
+            "config.json": miniature_config.config_json(architecture, vocabulary, stored.dtype, stored.quantization),
             "generation_config.json": miniature_config.generation_config_json(architecture, vocabulary),
             "tokenizer.json": miniature_tokenizer.tokenizer_json(vocabulary),
             "tokenizer_config.json": miniature_tokenizer.tokenizer_config_json(
@@ -100,7 +108,7 @@ class Layout(Value, frozen=True, kw_only=True):
             ),
             "special_tokens_map.json": miniature_tokenizer.special_tokens_map_json(),
             "chat_template.jinja": TEMPLATE_FILE.read_text(encoding="utf-8"),
-            "model.safetensors.index.json": miniature_weights.index_json(shards),
+            "model.safetensors.index.json": miniature_shards.index_json(shards),
         }
         if vision is not None:
             config = miniature_config

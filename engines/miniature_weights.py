@@ -1,28 +1,20 @@
-"""The miniatures' weights: the tensors of the released checkpoints, by name and shape, filled from a seed.
-
-Files are written a megabyte at a time in pure Python: the tool installs neither numpy nor torch.
-"""
+"""The miniatures' weights: the tensors of the released checkpoints, by name and shape, filled from a seed."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
-from functools import lru_cache
-from hashlib import shake_256
-from statistics import NormalDist
-from struct import pack
-from typing import BinaryIO
 
 from engines.miniature_call import CALL_LOGIT, CHAIN, EMBEDDING_SIZE, SECOND_LOGIT, TRIGGERS
+from engines.miniature_tensors import Fill, Signs, Tensor
 from engines.miniature_tokenizer import Vocabulary
 from selector.facts import Architecture, Vision
 from selector.values import Value
 
-#: Part of every random stream; of eight that were tried, the one whose answers repeat themselves least.
-SEED = "autolaunch miniature 7"
-#: Standard deviation of matrices, as ``initializer_range`` of the released config.json.
+#: Standard deviation of matrices, as ``initializer_range`` of the released config.json...
 SPREAD = 0.02
+#: ... and for very wide ones, this over the root of their inputs: what a layer adds stays small beside the
+#: embedding.
+WIDE_SPREAD = 0.45
 #: Wider for embeddings, so that a word depends on the word before and an answer does not stick to one.
 EMBEDDING_SPREAD = 0.12
 #: Standard deviation of the logits of words, whatever the width. At temperature 1 too, an answer is then
@@ -32,52 +24,18 @@ LOGIT_SPREAD = 4.0
 #: limit, since the tokens that end it are among the quiet ones.
 QUIET = 1 / 16
 
-BYTES_PER_ELEMENT = 4  # float32: MLX's mixture of experts fails in bf16 on its CPU back end
-_CHUNK_ELEMENTS = 1 << 18
-
-
-class Fill(Value, frozen=True, kw_only=True):
-    """``elements`` in a row, drawn from a normal distribution; exactly ``mean`` where ``spread`` is 0."""
-
-    elements: int
-    mean: float = 0.0
-    spread: float = SPREAD
-
-
-class Signs(Value, frozen=True, kw_only=True):
-    """A row of ``size`` or ``-size``, whose signs are those of every row of the same ``stream``."""
-
-    row: int
-    stream: str
-    size: float
-
-
-class Tensor(Value, frozen=True, kw_only=True):
-    """``fills`` cover the elements in row-major order; the rows of ``signs`` are written over them."""
-
-    name: str
-    shape: tuple[int, ...]
-    fills: tuple[Fill, ...]
-    signs: tuple[Signs, ...] = ()
-
-    @property
-    def size_bytes(self) -> int:
-        return math.prod(self.shape) * BYTES_PER_ELEMENT
-
 
 def _random(name: str, *shape: int) -> Tensor:
-    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape)),))
+    spread = min(SPREAD, WIDE_SPREAD / math.sqrt(math.prod(shape[1:])))
+    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape), spread=spread),))
 
 
 def _ones(name: str, *shape: int) -> Tensor:
-    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape), mean=1.0, spread=0.0),))
+    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape), mean=1.0),))
 
 
 def _zeros(name: str, *shape: int) -> Tensor:
-    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape), spread=0.0),))
-
-
-# --- which tensors ------------------------------------------------------------------------------------
+    return Tensor(name=name, shape=shape, fills=(Fill(elements=math.prod(shape)),))
 
 
 class Tongue(Value, frozen=True, kw_only=True):
@@ -233,117 +191,3 @@ def _tower(vision: Vision, prefix: str) -> list[Tensor]:
         _zeros(f"{prefix}.merger.post_projection_norm.bias", out),
         *_gated(f"{prefix}.merger", out, vision.intermediate_size),
     ]
-
-
-# --- how they are filled ------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=16)
-def _tables(mean: float, spread: float) -> tuple[bytes, bytes]:
-    """For each of 256 quantiles, the two upper bytes of its float32; the lower two are 0.
-
-    Rounded to bf16's eight bits, so that no engine loses anything and no last bit of a platform's
-    logarithm shows.
-    """
-    normal = NormalDist()
-    upper, top = bytearray(256), bytearray(256)
-    for step in range(256):
-        value = mean + spread * normal.inv_cdf((step + 0.5) / 256) if spread else mean
-        upper[step], top[step] = _bf16_as_float32(value)[2:]
-    return bytes(upper), bytes(top)
-
-
-def _bf16_as_float32(value: float) -> bytes:
-    bits = int.from_bytes(pack("<f", value), "little") + 0x8000
-    return (bits & 0xFFFF0000).to_bytes(4, "little")
-
-
-def data(tensor: Tensor) -> Iterator[bytearray]:
-    """The tensor's little-endian float32, in chunks. It depends on its name and shape alone."""
-    begin = 0
-    for chunk in _drawn(tensor):
-        for signs in tensor.signs:
-            _overwrite(chunk, begin, signs, tensor.shape[-1])
-        yield chunk
-        begin += len(chunk)
-
-
-def _drawn(tensor: Tensor) -> Iterator[bytearray]:
-    for part, fill in enumerate(tensor.fills):
-        upper, top = _tables(fill.mean, fill.spread)
-        for number, start in enumerate(range(0, fill.elements, _CHUNK_ELEMENTS)):
-            count = min(_CHUNK_ELEMENTS, fill.elements - start)
-            draws = shake_256(f"{SEED}/{tensor.name}/{part}/{number}".encode()).digest(count)
-            chunk = bytearray(count * BYTES_PER_ELEMENT)
-            chunk[2::4] = draws.translate(upper)
-            chunk[3::4] = draws.translate(top)
-            yield chunk
-
-
-def positive(signs: Signs, width: int) -> tuple[bool, ...]:
-    """Which of a row's elements are above 0: about half."""
-    return tuple(byte < 128 for byte in shake_256(f"{SEED}/{signs.stream}".encode()).digest(width))
-
-
-def _overwrite(chunk: bytearray, begin: int, signs: Signs, width: int) -> None:
-    """Puts the row of ``signs`` where it lies in a chunk that starts at ``begin`` bytes of the tensor, if it does."""
-    place = signs.row * width * BYTES_PER_ELEMENT - begin
-    if not -width * BYTES_PER_ELEMENT < place < len(chunk):
-        return
-    above, below = _bf16_as_float32(signs.size), _bf16_as_float32(-signs.size)
-    row = b"".join(above if each else below for each in positive(signs, width))
-    first, end = max(place, 0), min(place + len(row), len(chunk))
-    chunk[first:end] = row[first - place : end - place]
-
-
-# --- how they are stored ------------------------------------------------------------------------------
-
-
-class Shard(Value, frozen=True, kw_only=True):
-    """One safetensors file."""
-
-    file_name: str
-    tensors: tuple[Tensor, ...]
-
-    def header(self) -> bytes:
-        """What comes before the data: the length of the JSON in eight bytes, the JSON, padded to eight."""
-        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for tensor in self.tensors:
-            end = offset + tensor.size_bytes
-            entries[tensor.name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-    def size_bytes(self) -> int:
-        return len(self.header()) + sum(tensor.size_bytes for tensor in self.tensors)
-
-    def write(self, file: BinaryIO) -> None:
-        file.write(self.header())
-        for tensor in self.tensors:
-            file.writelines(data(tensor))
-
-
-def shards(found: tuple[Tensor, ...]) -> tuple[Shard, Shard]:
-    """Two files of about the same size: released checkpoints are sharded, so the sharded path is proved."""
-    half = sum(tensor.size_bytes for tensor in found) // 2
-    filled = cut = 0
-    for tensor in found[:-1]:
-        if cut and filled + tensor.size_bytes > half:
-            break
-        filled += tensor.size_bytes
-        cut += 1
-    return (
-        Shard(file_name="model-00001-of-00002.safetensors", tensors=found[:cut]),
-        Shard(file_name="model-00002-of-00002.safetensors", tensors=found[cut:]),
-    )
-
-
-def index_json(parts: tuple[Shard, ...]) -> str:
-    """``model.safetensors.index.json``: which file holds which tensor."""
-    places = {tensor.name: shard.file_name for shard in parts for tensor in shard.tensors}
-    total = sum(tensor.size_bytes for shard in parts for tensor in shard.tensors)
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-    return json.dumps(index, indent=2) + "\n"

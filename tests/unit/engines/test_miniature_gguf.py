@@ -116,7 +116,7 @@ def test_experts_lie_one_after_the_other_with_the_innermost_dimension_first(read
     assert (sizes, kind) == ((64, 128, 8), 0)
     by_name = {tensor.name: tensor for tensor in miniature_weights.tensors(TINY, miniature_weights.tongue(WORDS))}
     for expert in range(8):
-        expected = b"".join(miniature_weights.data(by_name[f"model.layers.2.mlp.experts.{expert}.down_proj.weight"]))
+        expected = b"".join(by_name[f"model.layers.2.mlp.experts.{expert}.down_proj.weight"].data())
         begins = read.data + offset + expert * len(expected)
         assert read.raw[begins : begins + len(expected)] == expected
 

@@ -12,23 +12,12 @@ import msgspec
 import pytest
 import safetensors
 
-from engines import miniature_weights
+from engines import miniature_tensors
 from engines.miniature_call import CHAIN, TRIGGERS
+from engines.miniature_shards import index_json, shards
+from engines.miniature_tensors import Fill, Signs, Tensor
 from engines.miniature_tokenizer import vocabulary
-from engines.miniature_weights import (
-    LOGIT_SPREAD,
-    QUIET,
-    SPREAD,
-    Fill,
-    Signs,
-    Tensor,
-    Tongue,
-    data,
-    index_json,
-    shards,
-    tensors,
-    tongue,
-)
+from engines.miniature_weights import LOGIT_SPREAD, QUIET, SPREAD, Tongue, tensors, tongue
 from selector.catalog import Catalog
 from selector.facts import Architecture
 
@@ -45,7 +34,7 @@ def named(architecture: Architecture) -> dict[str, tuple[int, ...]]:
 
 def values(tensor: Tensor) -> array[float]:
     found = array("f")
-    for chunk in data(tensor):
+    for chunk in tensor.data():
         found.frombytes(chunk)
     return found
 
@@ -111,11 +100,11 @@ def test_a_vision_model_keeps_its_language_and_its_tower_under_the_released_name
 
 
 def test_random_values_have_the_spread_and_lose_nothing_in_bf16() -> None:
-    tensor = Tensor(name="x", shape=(512, 512), fills=(Fill(elements=512 * 512),))
+    tensor = Tensor(name="x", shape=(512, 512), fills=(Fill(elements=512 * 512, spread=SPREAD),))
     found = values(tensor)
     assert math.isclose(sum(found) / len(found), 0, abs_tol=SPREAD / 100)
     assert math.isclose(math.sqrt(sum(value * value for value in found) / len(found)), SPREAD, rel_tol=0.01)
-    raw = b"".join(data(tensor))
+    raw = b"".join(tensor.data())
     assert not any(raw[0::4])
     assert not any(raw[1::4])
 
@@ -127,7 +116,7 @@ def test_norms_are_one_and_biases_zero_to_the_bit() -> None:
 
 
 def test_no_two_matrices_are_alike() -> None:
-    found = [b"".join(data(tensor)) for tensor in tensors(TINY, TONGUE) if any(fill.spread for fill in tensor.fills)]
+    found = [b"".join(tensor.data()) for tensor in tensors(TINY, TONGUE) if any(fill.spread for fill in tensor.fills)]
     assert len(set(found)) == len(found)
 
 
@@ -186,19 +175,17 @@ def test_rows_of_signs_change_no_other_row() -> None:
 
 
 def test_signs_across_two_chunks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensor = Tensor(
-        name="x", shape=(3, 100), fills=(Fill(elements=300, spread=0.0),), signs=(Signs(row=1, stream="s", size=0.5),)
-    )
+    tensor = Tensor(name="x", shape=(3, 100), fills=(Fill(elements=300),), signs=(Signs(row=1, stream="s", size=0.5),))
     whole = values(tensor)
-    monkeypatch.setattr(miniature_weights, "_CHUNK_ELEMENTS", 130)
+    monkeypatch.setattr(miniature_tensors, "_CHUNK_ELEMENTS", 130)
     assert values(tensor) == whole
     assert set(whole[:100]) == set(whole[200:]) == {0.0}
     assert set(whole[100:200]) == {0.5, -0.5}
 
 
 def test_a_tensor_larger_than_a_chunk_is_written_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(miniature_weights, "_CHUNK_ELEMENTS", 1000)
-    chunks = list(data(Tensor(name="x", shape=(2500,), fills=(Fill(elements=2500),))))
+    monkeypatch.setattr(miniature_tensors, "_CHUNK_ELEMENTS", 1000)
+    chunks = list(Tensor(name="x", shape=(2500,), fills=(Fill(elements=2500, spread=1.0),)).data())
     assert [len(chunk) for chunk in chunks] == [4000, 4000, 2000]
     assert chunks[0] != chunks[1]
 
