@@ -127,10 +127,18 @@ class Environments:
         return cls(home / "engines", shared=shared_place(environ), shared_first="AUTOLAUNCH_HOME" not in environ)
 
     def find(self, engine_name: str, version: str, package: Package) -> Environment | None:
-        """The finished environment, or ``None``. Reads one small file."""
-        # Nothing was ever installed: most plans need no more of this module.
-        places = [place for place in self.places if place.is_dir()]
-        return next(filter(None, (self.find_in(place, engine_name, version, package) for place in places)), None)
+        """The finished environment, or ``None``. Reads one small file.
+
+        The last place that is looked into is autolaunch's own environment.
+        """
+        for place in self.places:
+            if place.is_dir() and (found := self.find_in(place, engine_name, version, package)) is not None:
+                return found
+        from engines import beside
+
+        if not beside.holds(package):
+            return None
+        return Environment(engine=engine_name, version=version, package=package.name, directory=Path(sys.prefix))
 
     def find_in(self, place: Path, engine_name: str, version: str, package: Package) -> Environment | None:
         """The finished environment below one of ``places``, whichever Python of the host it has."""

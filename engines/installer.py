@@ -38,7 +38,7 @@ _SIGNS: tuple[tuple[re.Pattern[str], tuple[tuple[Stage, str], ...]], ...] = (
     (re.compile(r"^\s*Building (?P<what>\S+)"), (("downloading", "building {what}"),)),
     (
         re.compile(r"^Prepared (?P<count>\d+) packages?"),
-        (("downloading", "{count} fetched, {rest} from uv's cache"), ("installing", "installing {packages}")),
+        (("downloading", "{packages}, {count} of them fetched"), ("installing", "installing {packages}")),
     ),
     (
         re.compile(r"^Installed (?P<count>\d+) packages?"),
@@ -277,10 +277,9 @@ class Installer:
             match = sign.match(line)
             if match:
                 found = match.groupdict()
-                every = self._packages or int(found.get("count", 0))
-                rest = max(0, every - int(found.get("count", 0)))
+                every = plural(self._packages or int(found.get("count", 0)))
                 for stage, message in messages:
-                    self._say(stage, message.format(**found, packages=plural(every), rest=rest), self._packages)
+                    self._say(stage, message.format(**found, packages=every), self._packages)
                 return
 
 

@@ -150,16 +150,15 @@ def remove(one: Made) -> Gone:
     """
     if not os.access(one.directory.parent, os.W_OK):
         raise EngineError(
-            f"{one.directory} is not yours to remove", hint="its owner can: sudo autolaunch engines remove"
+            f"{one.directory} is not yours to remove", hint="its owner can; for all users' own that is root"
         )
     wait = one.directory.with_name(one.directory.name + ".lock")
     with locked(wait, lambda: None, None):
         running = users(one.directory)
         if running:
-            told = (
-                f"process {running[0]} runs" if len(running) == 1 else f"processes {', '.join(map(str, running))} run"
-            )
-            raise EngineError(f"{told} from {one.directory}", hint="stop the engine first")
+            told = "process" if len(running) == 1 else "processes"
+            listed = ", ".join(map(str, running))
+            raise EngineError(f"{one.directory} is in use by {told} {listed}", hint="stop the engine first")
         total, alone = (0, 0) if one.directory.is_symlink() else used_bytes(one.directory)
         remove_tree(one.directory, MANIFEST)
         if one.directory.exists():

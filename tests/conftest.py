@@ -85,6 +85,7 @@ def home(request: pytest.FixtureRequest, homes: Iterator[Path]) -> Iterator[Path
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOLAUNCH_HOME", str(folder / "autolaunch"))
+        patch.setenv("AUTOLAUNCH_SHARED", str(folder / "shared"))
         if not reaches_outside(request.node):
             patch.setenv("HOME", str(folder))
             for name, place in (("CACHE", ".cache"), ("CONFIG", ".config"), ("DATA", ".data"), ("STATE", ".state")):
