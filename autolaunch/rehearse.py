@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from engines.rehearsal import cut_down, dummy_folder
+from engines.rehearsal_model import cut_down
 
 from autolaunch import api, proof
 from autolaunch.chat import AskResult
@@ -58,7 +58,10 @@ class Failure(Value, frozen=True, kw_only=True):
 
 
 class Rehearsal(Value, frozen=True, kw_only=True):
-    """What a rehearsal came to. ``plan`` was to be proven, ``rehearsed`` is what ran in its place."""
+    """What a rehearsal came to. ``plan`` was to be proven, ``rehearsed`` is what ran.
+
+    ``stands_in`` is whether a smaller model ran in the place of the planned one.
+    """
 
     schema: Literal[1] = 1
     model: str
@@ -66,6 +69,7 @@ class Rehearsal(Value, frozen=True, kw_only=True):
     ok: bool
     plan: Candidate
     rehearsed: Candidate
+    stands_in: bool = False
     steps: tuple[Step, ...]
     figures: tuple[Comparison, ...] = ()
     failure: Failure | None = None
@@ -139,6 +143,8 @@ def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, h
         )
     if mode == "dummy":
         one = _single(plan, chosen, model, catalog)
+        from engines.rehearsal_model import dummy_folder
+
         folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{plan.model}-{time.time_ns():x}")
         return msgspec.structs.replace(one, folder=folder)
     if model.generated:
@@ -180,8 +186,6 @@ def _pins(chosen: Candidate, engine: EngineFacts) -> Pins:
     return Pins(
         engine=chosen.engine.name,
         engine_version=chosen.engine.version,
-        repo=chosen.checkpoint.repo,
-        quantization=chosen.checkpoint.quantization,
         gpus=parallel.devices[: parallel.ranks] or None,
         tensor_parallel=parallel.tensor,
         pipeline_parallel=parallel.pipeline,
@@ -263,6 +267,7 @@ def _play(
         ok=failure is None and all(step.ok is not False for step in steps),
         plan=chosen,
         rehearsed=one.candidate,
+        stands_in=one.model.id != plan.model,
         steps=tuple(msgspec.structs.replace(step, seconds=round(step.seconds, 3)) for step in steps),
         figures=figures,
         failure=failure,
@@ -282,7 +287,7 @@ def _failure(error: AutolaunchError, lines: tuple[str, ...] = ()) -> Failure:
 
 def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> tuple[Comparison, ...]:
     """What the plan said beside what the engine reports, what its processes hold, and how fast the stream came."""
-    memory, seen = candidate.memory, server.figures
+    memory, seen = candidate.memory, getattr(server, "figures", None) or __import__("types").SimpleNamespace(weights_bytes=None, kv_cache_tokens=None)
     found: list[Comparison] = []
     if seen.weights_bytes is not None:
         found.append(

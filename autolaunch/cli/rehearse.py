@@ -58,15 +58,17 @@ def run_rehearsal(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: H
 def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
     """The report as a person reads it."""
     plan, ran = result.plan, result.rehearsed
-    what = (
-        "the real shapes with made-up weights"
-        if result.mode == "dummy"
-        else "a miniature of the same architecture and quantization, with random weights"
-    )
     engine = f"{plan.engine.name} {ran.engine.version}"
+    checkpoint = f"{plan.checkpoint.repo} ({plan.checkpoint.quantization})"
+    if result.mode == "dummy":
+        what = f"The shapes are those of {checkpoint}, its weights made up by the engine."
+    elif result.stands_in:
+        what = f"In the place of {checkpoint} ran a miniature of its architecture and quantization, with random weights."
+    else:
+        what = f"{checkpoint} is a miniature: its weights are random."
     parts = [
         heading(f"{'Proven' if result.ok else 'Not proven'}: {result.model} as planned, {engine}"),
-        wrapped(f"{plan.checkpoint.repo} ({plan.checkpoint.quantization}) stood for by {what}.", terminal, first="  "),
+        wrapped(what, terminal, first="  "),
         "",
     ]
     for step in result.steps:
@@ -95,7 +97,7 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
 def _figure(one: Comparison, value: float) -> str:
     if one.unit == "bytes":
         return gib(int(value))
-    return count(int(value)) if one.unit == "tokens" else rate(value)
+    return f"{count(int(value))} tokens" if one.unit == "tokens" else f"{rate(value)} tok/s"
 
 
 def _share(one: Comparison) -> str:

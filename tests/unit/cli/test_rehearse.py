@@ -78,7 +78,7 @@ def test_the_report_tells_what_was_proven_and_the_figures_beside_each_other() ->
     assert "✓ tool call" in text
     assert "– image" in text
     line = next(line for line in text.splitlines() if "KV cache" in line)
-    assert line.split()[-3:] == ["120,000", "119,000", "0.99×"]
+    assert line.split()[-5:] == ["120,000", "tokens", "119,000", "tokens", "0.99×"]
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
