@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import msgspec
 
-from autolaunch.daemon.health import STALL_SECONDS, wait_until_ready
+from autolaunch.daemon.health import CAUSE_LINES, STALL_SECONDS, wait_until_ready
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
@@ -27,6 +27,7 @@ from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, InstallProgress, without_engine_secrets
+from engines.logs import Diagnosis, Figures, LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
@@ -97,6 +98,7 @@ class Server:
         self,
         *,
         process: EngineProcess,
+        reader: LogReader,
         address: Address,
         served_name: str,
         engine: Engine,
@@ -117,6 +119,7 @@ class Server:
         self.command = command
         self.log_path = log_path
         self._process = process
+        self._reader = reader
         self._run_directory = run_directory
         self._run_lock = run_lock
         self._extra = extra
@@ -164,6 +167,15 @@ class Server:
         ]
         return max(held, default=0) or None
 
+    @property
+    def figures(self) -> Figures:
+        """What the engine has reported of itself so far: its weights, its KV cache, its times."""
+        return self._reader.figures
+
+    def diagnosis(self) -> Diagnosis:
+        """Why it ended, from its last lines and its exit code."""
+        return self._reader.diagnose(self._process.tail(CAUSE_LINES), self._process.poll())
+
     def wait_ready(self, timeout: float | None = None) -> float:
         """Waits until a one-token completion came back; returns the seconds it took.
 
@@ -181,7 +193,8 @@ class Server:
                 engine=self.engine.name,
                 stall_seconds=self._stall_seconds,
                 timeout_seconds=timeout,
-                on_progress=lambda _seconds, line: self._say("loading", line or "loading", None),
+                on_progress=self._tell_progress,
+                reader=self._reader,
             )
         except BaseException as error:
             code = self.stop()
@@ -193,6 +206,13 @@ class Server:
             raise
         self._say("ready", f"{self.served_name} answers at {self.base_url}", 1.0)
         return seconds
+
+    def _tell_progress(self, _seconds: float, line: str | None) -> None:
+        progress = self._reader.progress
+        if progress is None:
+            self._say("loading", line or "loading", None)
+        else:
+            self._say("loading", progress.message, progress.fraction)
 
     def _blame_options(self, error: EngineStartError, code: int | None) -> None:
         """Whoever passes options on to an engine wants to hear that it ended on them, not that it failed to load."""
@@ -306,12 +326,14 @@ def launch(
             command = installation.runs(command)
         log_path = log_place(options.home / "logs", engine.name, run_directory)
         say("starting", f"starting {engine.name} {candidate.engine.version}")
+        reader = LogReader(engine.name, candidate.engine.version)
         process = EngineProcess(
             command.argv,
             environment=engine_environment(os.environ, command, bin_directory, run_directory),
             working_directory=run_directory,
             log_path=log_path,
             grace_seconds=options.grace_seconds,
+            on_line=reader.feed,
         )
     except BaseException:
         shutil.rmtree(run_directory, ignore_errors=True)
@@ -319,6 +341,7 @@ def launch(
         raise
     return Server(
         process=process,
+        reader=reader,
         address=address,
         served_name=served_name,
         engine=engine,

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from engines.rehearsal_model import cut_down
 
 from autolaunch import api, proof
 from autolaunch.chat import AskResult
 from autolaunch.launch import Catalogue, LaunchEvent, LaunchOptions, Server, launch
 from autolaunch.proof import Endpoint, Step
 from engines.base import parsers
+from engines.rehearsal_model import cut_down
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts
@@ -287,7 +287,7 @@ def _failure(error: AutolaunchError, lines: tuple[str, ...] = ()) -> Failure:
 
 def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> tuple[Comparison, ...]:
     """What the plan said beside what the engine reports, what its processes hold, and how fast the stream came."""
-    memory, seen = candidate.memory, getattr(server, "figures", None) or __import__("types").SimpleNamespace(weights_bytes=None, kv_cache_tokens=None)
+    memory, seen = candidate.memory, server.figures
     found: list[Comparison] = []
     if seen.weights_bytes is not None:
         found.append(

@@ -63,7 +63,9 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
     if result.mode == "dummy":
         what = f"The shapes are those of {checkpoint}, its weights made up by the engine."
     elif result.stands_in:
-        what = f"In the place of {checkpoint} ran a miniature of its architecture and quantization, with random weights."
+        what = (
+            f"In the place of {checkpoint} ran a miniature of its architecture and quantization, with random weights."
+        )
     else:
         what = f"{checkpoint} is a miniature: its weights are random."
     parts = [

@@ -199,9 +199,11 @@ def _wait(server: Server) -> NoReturn:
     while (code := server.poll()) is None:
         time.sleep(_POLL_SECONDS)
     lines = "\n".join(server.tail(_LAST_LINES))
+    told = server.diagnosis()
+    advice = f"{told.hint}\n" if told.hint else ""
     raise EngineError(
-        f"the engine ended by itself ({_how_it_ended(code)})",
-        hint=f"its output is in {server.log_path}" + (f"; the last lines:\n{lines}" if lines else ""),
+        f"the engine ended by itself ({_how_it_ended(code)})" + (f": {told.sentence}" if told.sentence else ""),
+        hint=f"{advice}its output is in {server.log_path}" + (f"; the last lines:\n{lines}" if lines else ""),
     )
 
 

@@ -10,14 +10,14 @@ import http.client
 import json
 import re
 import select
+import socket
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 from autolaunch.daemon.ports import Address
+from engines.logs import Diagnosis, LogReader
 from selector.errors import EngineStartError, PortTaken
-
-Cause = Literal["out of memory", "port in use", "bad argument", "import error", "bad weights", "unknown"]
 
 POLL_SECONDS = 0.05
 #: No output and no processor time for so long is a stall. A checkpoint of 700 GB loads for many minutes,
@@ -33,45 +33,6 @@ _LOADING = frozenset(
     {http.HTTPStatus.SERVICE_UNAVAILABLE, http.HTTPStatus.TOO_EARLY, http.HTTPStatus.TOO_MANY_REQUESTS}
 )
 
-#: Looked for from the last line up; the first that is found is the cause.
-_SIGNS: tuple[tuple[re.Pattern[str], Cause, str], ...] = (
-    (
-        re.compile(
-            r"out of memory|OutOfMemory|MemoryError|Insufficient Memory|Cannot allocate memory|bad_alloc", re.IGNORECASE
-        ),
-        "out of memory",
-        "free memory, lower --context or --max-sequences, or see what fits: autolaunch plan",
-    ),
-    (
-        re.compile(r"address already in use|EADDRINUSE|Errno 98|Errno 48\b", re.IGNORECASE),
-        "port in use",
-        "another program took the port; choose another with --port",
-    ),
-    (
-        re.compile(
-            r"unrecognized arguments|No such option|invalid choice|the following arguments are required", re.IGNORECASE
-        ),
-        "bad argument",
-        "the engine does not know one of its options; this version of it is not the one planned for",
-    ),
-    (
-        re.compile(r"ModuleNotFoundError|ImportError|cannot open shared object|symbol not found", re.IGNORECASE),
-        "import error",
-        "a package that the engine needs for this model is missing or broken in its environment",
-    ),
-    (
-        re.compile(
-            r"SafetensorError|invalid data offsets|HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer"
-            r"|header too large",
-            re.IGNORECASE,
-        ),
-        "bad weights",
-        "a file of the checkpoint is damaged; fetch it again",
-    ),
-)
-
-#: The last line of a traceback, also behind a logger's prefix.
-_EXCEPTION = re.compile(r"(?:^|\s)(?!\S*CancelledError)[A-Za-z_][\w.]*(?:Error|Exception)(?::(?:\s|$)|$)")
 #: A server's note of a request that it was sent, ours as a rule.
 _ACCESS = re.compile(r'"(?:GET|POST|HEAD|OPTIONS) \S+ HTTP/[\d.]+"')
 #: How many lines are looked through for the cause; a retry or two print below it.
@@ -92,28 +53,6 @@ class Watched(Protocol):
     def wait(self, timeout_seconds: float) -> int | None: ...
 
 
-def classify(lines: tuple[str, ...]) -> tuple[Cause, str | None, str | None]:
-    """The cause that an engine's last lines tell, a hint, and the line that told.
-
-    Where the cause is unknown that is the last exception's, if there is one.
-    """
-    for place in range(len(lines) - 1, -1, -1):
-        for sign, cause, hint in _SIGNS:
-            if sign.search(lines[place]):
-                return cause, hint, _told(lines, place)
-    for place in range(len(lines) - 1, -1, -1):
-        if _EXCEPTION.search(lines[place]):
-            return "unknown", None, _told(lines, place)
-    return "unknown", None, None
-
-
-def _told(lines: tuple[str, ...], place: int) -> str:
-    told = lines[place].strip()
-    # Python writes a message of several lines below the error's name.
-    below = next((line.strip() for line in lines[place + 1 :] if line.strip()), "")
-    return f"{told} {below}".strip() if told.endswith(":") else told
-
-
 def wait_until_ready(
     process: Watched,
     *,
@@ -123,19 +62,25 @@ def wait_until_ready(
     stall_seconds: float = STALL_SECONDS,
     timeout_seconds: float | None = None,
     on_progress: Callable[[float, str | None], None] = lambda _seconds, _line: None,
+    reader: LogReader | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
     """Waits for the first token of ``model``; returns the seconds it took.
 
-    ``on_progress`` is told about once a second: seconds so far and the engine's last line.
+    ``on_progress`` is told about once a second: seconds so far and the engine's last line. ``reader`` is the one that
+    the process's lines are fed to; it is asked why the engine failed, and told when a token came.
     ``timeout_seconds`` is a total that the caller may want; by default there is none, only the stall.
 
     Raises:
         EngineStartError: it exited, stalled, or refuses to complete. The last lines are its notes.
         PortTaken: somebody else answers on the port.
     """
-    return _Wait(process, address, model, engine, stall_seconds, timeout_seconds, on_progress, clock, sleep).run()
+    reader = reader or LogReader(engine)
+    wait = _Wait(process, address, model, engine, stall_seconds, timeout_seconds, on_progress, reader, clock, sleep)
+    seconds = wait.run()
+    reader.serves()
+    return seconds
 
 
 class _Wait:
@@ -148,6 +93,7 @@ class _Wait:
         stall_seconds: float,
         timeout_seconds: float | None,
         on_progress: Callable[[float, str | None], None],
+        reader: LogReader,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
@@ -158,6 +104,7 @@ class _Wait:
         self.stall_seconds = stall_seconds
         self.timeout_seconds = timeout_seconds
         self.on_progress = on_progress
+        self.reader = reader
         self.clock = clock
         self.sleep = sleep
         self.started = self.looked = self.worked = clock()
@@ -227,14 +174,26 @@ class _Wait:
 
     def _know_who_answers(self) -> None:
         """Somebody took the connection; if the tree has no such socket it was a stranger."""
-        if self.process.poll() is None and self.process.listens_on(self.address.port) is False:
-            # Asked again: a socket may just have passed from one process of the tree to another.
-            self.sleep(POLL_SECONDS)
-            if self.process.poll() is None and self.process.listens_on(self.address.port) is False:
-                raise PortTaken(
-                    f"another program answers on port {self.address.port}, not {self.engine}",
-                    hint="choose another port with --port",
-                )
+        if not self._is_foreign():
+            return
+        # Asked again: a socket may just have passed from one process of the tree to another.
+        self.sleep(POLL_SECONDS)
+        # And one that has closed since was our engine's, which is ending.
+        if self._is_taken() and self._is_foreign() and self._is_taken():
+            raise PortTaken(
+                f"another program answers on port {self.address.port}, not {self.engine}",
+                hint="choose another port with --port",
+            )
+
+    def _is_foreign(self) -> bool:
+        return not self.process.stopping and self.process.listens_on(self.address.port) is False
+
+    def _is_taken(self) -> bool:
+        try:
+            socket.create_connection((self.address.reachable_host, self.address.port), timeout=5.0).close()
+        except OSError:
+            return False
+        return True
 
     def _check(self) -> None:
         """Raises when the process has ended or stalled."""
@@ -251,9 +210,9 @@ class _Wait:
             return
         self._look(now)
         if now - self.worked > self.stall_seconds:
-            raise self._failure(
-                f"{self.engine} stalled: for {self.stall_seconds:.0f} s it printed nothing and did nothing"
-            )
+            message = f"{self.engine} stalled: for {self.stall_seconds:.0f} s it printed nothing and did nothing"
+            # What it said before may tell why it hangs (a lost GPU, a rank that has died); its last line alone not.
+            raise self._failure(message, lines_tell=self._diagnosis().cause != "unknown")
 
     def _look(self, now: float) -> None:
         cpu_seconds = self.process.cpu_seconds()
@@ -270,13 +229,15 @@ class _Wait:
 
     def _failure(self, message: str, *, lines_tell: bool = False) -> EngineStartError:
         lines = self.process.tail()
-        cause, hint, line = classify(self.process.tail(CAUSE_LINES)) if lines_tell else ("unknown", None, None)
-        if cause != "unknown":
-            message = f"{message}: {cause}" + (f" ({line[:200]})" if line else "")
-        elif lines_tell:
-            line = line or next((each for each in reversed(lines) if not _ACCESS.search(each)), None)
-            message = f"{message}: {line[:200]}" if line else message
-        error = EngineStartError(message, hint=hint)
+        told: Diagnosis | None = None
+        if lines_tell:
+            told = self._diagnosis()
+            line = told.sentence or next((each for each in reversed(lines) if not _ACCESS.search(each)), "")[:200]
+            message = f"{message}: {line}" if line else message
+        error = EngineStartError(message, hint=None if told is None else told.hint)
         for kept in lines:
             error.add_note(kept)
         return error
+
+    def _diagnosis(self) -> Diagnosis:
+        return self.reader.diagnose(self.process.tail(CAUSE_LINES), self.process.poll())

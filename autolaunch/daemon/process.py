@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -51,11 +51,13 @@ class Output:
     """The engine's lines: the last few in memory, more of them in a log file, both bounded.
 
     A line longer than ``LINE_CHARACTERS`` keeps its beginning. When the file is full it is set aside as
-    ``NAME.1`` and begun anew. A disk that fills up ends the file, not the reading.
+    ``NAME.1`` and begun anew. A disk that fills up ends the file, not the reading. ``on_line`` is given every line
+    that is not empty; while it works the engine's pipe fills, so it must be quick, and it must not raise.
     """
 
-    def __init__(self, log_path: Path | None) -> None:
+    def __init__(self, log_path: Path | None, on_line: Callable[[str], None] = lambda _: None) -> None:
         self.log_path = log_path
+        self._on_line = on_line
         self.total_bytes = 0
         self._lines: deque[str] = deque(maxlen=RING_LINES)
         self._partial = b""
@@ -76,6 +78,9 @@ class Output:
             self.total_bytes += len(chunk)
             self._lines.extend(line for line in lines if line)
         self._write("".join(line + "\n" for line in lines if line))
+        for line in lines:
+            if line:
+                self._on_line(line)
 
     def tail(self, count: int = 40) -> tuple[str, ...]:
         """The last lines, oldest first, fit to be shown."""
@@ -142,8 +147,9 @@ class EngineProcess:
         working_directory: Path,
         log_path: Path | None = None,
         grace_seconds: float = GRACE_SECONDS,
+        on_line: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Starts ``argv``; ``environment`` is all it gets.
+        """Starts ``argv``; ``environment`` is all it gets, ``on_line`` gets all it prints (see :class:`Output`).
 
         Interrupted in here, the channel to the guard is dropped, and the guard ends what it has started.
 
@@ -154,7 +160,7 @@ class EngineProcess:
         self._grace_seconds = grace_seconds
         self._draining = True
         self._heard = b""
-        self.output = Output(log_path)
+        self.output = Output(log_path, on_line)
         channel, theirs = socket.socketpair()
         self._channel = channel
         read_end, write_end = os.pipe()

@@ -17,6 +17,7 @@ It answers /health, /v1/models and chat completions (streamed or not) with fixed
     loading       503 three times, then ready
     unfinished    its streams end without [DONE], after comments
     broken        its streams end in an error event
+    closes        listens, takes a connection, closes its port, and exits with code 1 a moment later
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -149,6 +151,11 @@ def main() -> None:
         make_children(options.pids)
     if mode == "orphan":
         raise SystemExit(4)
+    if mode == "closes":
+        with socket.create_server(("127.0.0.1", options.port)) as listening:
+            listening.accept()
+        time.sleep(0.3)
+        raise SystemExit(1)
     if mode == "flood":
         threading.Thread(target=flood, daemon=True).start()
     if mode == "longline":

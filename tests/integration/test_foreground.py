@@ -94,6 +94,26 @@ def test_an_engine_that_fails_is_stopped_and_its_log_is_named(
         assert server.poll() is not None
 
 
+def test_a_launch_tells_how_far_the_load_is_what_was_measured_and_why_it_ended(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "name", "vllm", raising=False)
+    engine.mode = "silent"
+    shards = "Loading safetensors checkpoint shards:  45% Completed | 10/22 [00:10<00:12,  1.00it/s]"
+    cache = "(EngineCore pid=7) INFO 11-20 09:14:10 [x.py:1] GPU KV cache size: 409,472 tokens, Maximum concurrency for"
+    lost = "(Worker_TP1 pid=8) ERROR 11-20 09:14:10 [x.py:1] NVMLError_GpuIsLost: GPU is lost"
+    engine.more = ("--say", shards, "--say", cache, "--say", lost, "--say", shards)
+    events: list[LaunchEvent] = []
+    chosen = plan(candidate("mlx", "glm-tiny"))
+    with launch(chosen, catalog=Catalog(), options=options(tmp_path), on_event=events.append) as server:
+        with pytest.raises(EngineStartError, match="not ready within 2 s"):
+            server.wait_ready(timeout=2.0)
+        told = [(event.message, event.fraction) for event in events if event.stage == "loading"]
+        assert told[-1] == ("loading the weights, 10 of 22", 10 / 22)
+        assert server.figures.kv_cache_tokens == 409_472
+        assert (server.diagnosis().cause, server.diagnosis().rank) == ("device lost", "Worker_TP1")
+
+
 def test_a_taken_port_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

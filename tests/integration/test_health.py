@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from autolaunch.daemon.health import classify, wait_until_ready
+from autolaunch.daemon.health import wait_until_ready
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import EngineProcess
+from engines.logs import Figures, LoadProgress, LogReader
 from selector.errors import EngineStartError, PortTaken
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
@@ -24,10 +26,18 @@ Start = Callable[..., tuple[EngineProcess, Address]]
 def start(tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def started(*arguments: str, mode: str = "ready", port: int = 0) -> tuple[EngineProcess, Address]:
+        def started(
+            *arguments: str, mode: str = "ready", port: int = 0, reader: LogReader | None = None
+        ) -> tuple[EngineProcess, Address]:
             address = Address(host="127.0.0.1", port=port or free_port("127.0.0.1", 0))
             argv = (sys.executable, str(FAKE), "--port", str(address.port), "--mode", mode, *arguments)
-            process = EngineProcess(argv, environment=dict(os.environ), working_directory=tmp_path, grace_seconds=0.5)
+            process = EngineProcess(
+                argv,
+                environment=dict(os.environ),
+                working_directory=tmp_path,
+                grace_seconds=0.5,
+                on_line=reader.feed if reader is not None else lambda _: None,
+            )
             return stack.enter_context(process), address
 
         yield started
@@ -58,6 +68,26 @@ def test_an_engine_that_exits_while_loading_is_told_with_its_last_lines(start: S
     assert caught.value.hint is not None
 
 
+def test_the_reader_sees_every_line_and_knows_when_a_token_came(start: Start) -> None:
+    shards = "Loading safetensors checkpoint shards:  50% Completed | 11/22 [00:11<00:11,  1.00it/s]"
+    weights = "(Worker_TP0 pid=7) INFO 11-20 09:14:10 [x.py:1] Model loading took 1.50 GiB memory and 2.0 seconds"
+    reader = LogReader("vllm")
+    # Far more lines follow than are kept.
+    process, address = start("--say", weights, "--say", shards, mode="flood", reader=reader)
+    wait_until_ready(process, address=address, model="fake", engine="vllm", reader=reader)
+    assert reader.figures == Figures(weights_bytes=3 * 2**29, load_seconds=2.0)
+    assert reader.progress == LoadProgress(stage="weights", fraction=0.5, done=11, total=22)
+    assert not reader.diagnose(("torch.OutOfMemoryError: CUDA out of memory",)).permanent, "it was serving"
+
+
+def test_an_engine_that_closes_its_port_and_ends_is_no_stranger(start: Start) -> None:
+    process, address = start(
+        "--say", "llama_model_load: error loading model: unknown model architecture", mode="closes"
+    )
+    with pytest.raises(EngineStartError, match="exited with code 1 while loading: model not supported"):
+        wait_until_ready(process, address=address, model="fake", engine="llamacpp")
+
+
 def test_healthy_is_not_ready_when_completions_fail(start: Start) -> None:
     process, address = start(mode="refuse")
     with pytest.raises(EngineStartError, match=r"does not complete: 500 .*bfloat16 is not supported"):
@@ -79,6 +109,23 @@ def test_an_engine_that_does_nothing_has_stalled(start: Start, mode: str) -> Non
             process, address=address, model="fake", engine="fake", stall_seconds=60.0, clock=clock, sleep=lambda _: None
         )
     assert clock.now > 60
+
+
+def test_a_stall_is_told_with_what_was_said_before_it_if_that_says_why(start: Start) -> None:
+    process, address = start("--say", "RuntimeError: NCCL error: unhandled system error", mode="silent")
+    while not process.tail():
+        time.sleep(0.02)
+    with pytest.raises(EngineStartError, match=r"stalled: .*: communication \(RuntimeError: NCCL error") as caught:
+        wait_until_ready(
+            process,
+            address=address,
+            model="fake",
+            engine="vllm",
+            stall_seconds=60.0,
+            clock=Clock(),
+            sleep=lambda _: None,
+        )
+    assert caught.value.hint is not None
 
 
 class Worker:
@@ -153,21 +200,6 @@ def test_a_stranger_on_the_port_is_never_taken_for_ready(start: Start) -> None:
             wait_until_ready(process, address=address, model="fake", engine="fake")
 
 
-@pytest.mark.parametrize(
-    ("line", "cause"),
-    [
-        ("OSError: [Errno 98] Address already in use", "port in use"),
-        ("server: error: unrecognized arguments: --swap-space 4", "bad argument"),
-        ("ModuleNotFoundError: No module named 'torch'", "import error"),
-        ("safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge", "bad weights"),
-        ("[METAL] Command buffer execution failed: Insufficient Memory", "out of memory"),
-        ("something nobody has seen", "unknown"),
-    ],
-)
-def test_the_last_lines_tell_the_cause(line: str, cause: str) -> None:
-    assert classify(("loading", line, "exiting"))[0] == cause
-
-
 ACCESS = '127.0.0.1 - - "POST /v1/chat/completions HTTP/1.1" 404 -'
 
 
@@ -198,15 +230,6 @@ def test_a_note_of_our_request_is_never_the_reason() -> None:
             process, address=Address(host="127.0.0.1", port=free_port("127.0.0.1", 0)), model="fake", engine="fake"
         )
     assert caught.value.message.endswith("while loading: what it said")
-
-
-def test_damaged_offsets_are_bad_weights() -> None:
-    assert classify(("RuntimeError: [load_safetensors] invalid data offsets", ACCESS))[0] == "bad weights"
-
-
-def test_a_message_below_the_errors_name_is_told_with_it() -> None:
-    lines = ("ImportError:", "", "Glm4vVideoProcessor requires the Torchvision library")
-    assert classify(lines)[2] == "ImportError: Glm4vVideoProcessor requires the Torchvision library"
 
 
 def test_an_engine_on_every_address_is_asked_on_the_loopback() -> None:

@@ -37,7 +37,6 @@ openings: dict[str, list[list[str]]] = {}
 def planned(name: EngineName, model: str = "glm-tiny") -> LaunchPlan:
     """The plan of this machine's processor, so that the same engines run where there is a GPU."""
     report = api.probe()
-    import msgspec
 
     return api.plan(model, hardware=msgspec.structs.replace(report, accelerators=(), links=()), pins=Pins(engine=name))
 

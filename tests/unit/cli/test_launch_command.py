@@ -18,6 +18,7 @@ from autolaunch.cli import signals
 from autolaunch.cli.app import run
 from autolaunch.launch import LaunchEvent, LaunchOptions
 from autolaunch.proof import png
+from engines.logs import Diagnosis
 from selector.contract import LaunchPlan
 from selector.errors import EngineError, EngineStartError, PortTaken
 
@@ -49,6 +50,9 @@ class FakeServer:
 
     def tail(self, count: int) -> tuple[str, ...]:
         return ("loading", "CUDA out of memory")[-count:]
+
+    def diagnosis(self) -> Diagnosis:
+        return Diagnosis(cause="out of memory", permanent=False, hint="lower --context", line="CUDA out of memory")
 
     def stop(self) -> None:
         self.stops += 1
@@ -166,8 +170,8 @@ def test_an_engine_that_dies_while_serving_exits_5_with_its_last_lines(
 ) -> None:
     assert run(["glm-4.6"]) == 5
     err = capsys.readouterr().err
-    assert "the engine ended by itself (exit code 3)" in err
-    assert "CUDA out of memory" in err
+    assert "the engine ended by itself (exit code 3): out of memory (CUDA out of memory)" in err
+    assert "lower --context" in err
     assert server.stops == 1
 
 

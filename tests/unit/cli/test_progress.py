@@ -77,3 +77,15 @@ def test_a_load_that_is_ready_is_ticked_off() -> None:
         progress.event(LaunchEvent(stage="stopping", message="stopping"))
     assert "✓ load     a token came back" in stream.getvalue()
     assert "✗" not in stream.getvalue()
+
+
+def test_the_load_shows_what_is_being_done_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Progress(Tty(), LIVE) as progress:
+        progress.event(LaunchEvent(stage="loading", message="loading the weights, 10 of 22", fraction=10 / 22))
+        shown = progress._line().plain
+        assert "load" in shown
+        assert "loading the weights, 10 of 22" in shown
+        assert " 45%" in shown
+        progress.event(LaunchEvent(stage="loading", message="compiling"))
+        assert "%" not in progress._line().plain
