@@ -26,12 +26,13 @@ from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
-from engines.environments import Environments, InstallProgress, without_engine_secrets
+from engines.environments import Environments, without_engine_secrets
 from engines.logs import Diagnosis, Figures, LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
+from selector.errors import EngineInstallError, EngineStartError, NoFeasiblePlan, UsageError
 from selector.facts import ModelFacts
+from selector.hardware import HardwareReport
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -275,18 +276,18 @@ def launch(
         on_event(LaunchEvent(stage=stage, message=message, fraction=fraction, seconds=time.monotonic() - started))
 
     engine = registry.engine(candidate.engine.name)
-    _refuse_what_is_not_started(engine, candidate)
+    _refuse_what_is_not_started(candidate)
     served_name = _served_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
         raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
     installation = None if options.engine_path is None else _installation(options.engine_path, candidate, facts, model)
     if installation is None:
-        facts, package = planned_package(facts, candidate.engine)
+        _refuse_without_environment(candidate, facts, plan.hardware)
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
-    # Refused before the download: options that are ours.
+    # Refused before the download: options that are ours, and programs that are not there.
     trial = Serving(model=served_name, served_name=served_name, extra=options.extra)
     if installation is not None:
         trial = msgspec.structs.replace(trial, executable_directory=str(installation.bin_directory))
@@ -295,17 +296,7 @@ def launch(
         engine.command(candidate, model, trial)
     folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
-
-    def installing(progress: InstallProgress) -> None:
-        say("environment", progress.message)
-
-    if installation is not None:
-        bin_directory = installation.bin_directory
-        say("environment", f"{candidate.engine.name} {candidate.engine.version} is in {installation.place}", 1.0)
-    else:
-        environment = Environments.of(options.home).ensure(facts, package, on_progress=installing)
-        bin_directory = environment.bin_directory
-        say("environment", f"{package.name} is in {environment.directory}", 1.0)
+    bin_directory = _programs(candidate, facts, installation, options, say)
 
     run_directory, run_lock = run_folder(options.home / "run", served_name, folder)
     try:
@@ -355,6 +346,25 @@ def launch(
         stall_seconds=options.stall_seconds,
         say=say,
     )
+
+
+def _programs(
+    candidate: Candidate,
+    facts: EngineFacts,
+    installation: Installation | None,
+    options: LaunchOptions,
+    say: Callable[[Stage, str, float | None], None],
+) -> Path:
+    """Where the engine's programs are: in the installation that the user named, or in an environment of ours."""
+    if installation is not None:
+        say("environment", f"{candidate.engine.name} {candidate.engine.version} is in {installation.place}", 1.0)
+        return installation.bin_directory
+    facts, package = planned_package(facts, candidate.engine)
+    environment = Environments.of(options.home).ensure(
+        facts, package, on_progress=lambda progress: say("environment", progress.message, None)
+    )
+    say("environment", f"{package.name} is in {environment.directory}", 1.0)
+    return environment.bin_directory
 
 
 def _weights(
@@ -426,17 +436,27 @@ def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: M
     return found
 
 
-def _refuse_what_is_not_started(engine: Engine, candidate: Candidate) -> None:
+def _refuse_what_is_not_started(candidate: Candidate) -> None:
     argv = " ".join(candidate.command.argv) if candidate.command is not None else None
     hint = f"the command it would run: {argv}" if argv else None
-    if not engine.starts:
-        raise EngineStartError(f"this release plans for {engine.name} and does not start it", hint=hint)
     if candidate.parallel.nodes > 1:
         raise EngineStartError("this release starts engines on one machine", hint=hint)
     if candidate.parallel.data > 1:
         raise EngineStartError(
             f"this release starts one replica, and the plan has {candidate.parallel.data}",
             hint="--data-parallel 1 plans for one" + (f"; {hint}" if hint else ""),
+        )
+
+
+def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report: HardwareReport) -> None:
+    """An environment made for other devices would leave the planned ones alone, and serve from the processor."""
+    devices = first_replica(report, candidate)
+    kind = devices[0].vendor if devices else "cpu"
+    _, package = planned_package(facts, candidate.engine)
+    if kind not in package.devices:
+        raise EngineInstallError(
+            f"no environment of {facts.name} for {kind} devices can be made: there is no published package of it",
+            hint=f"install {facts.title} yourself and give its place with --engine-path, or choose another --engine",
         )
 
 

@@ -63,8 +63,6 @@ class Engine(ABC):
 
     name: ClassVar[EngineName]
     behaviour: ClassVar[Behaviour] = Behaviour()
-    #: Whether this release starts it (a plan and its command are given for all of them).
-    starts: ClassVar[bool] = False
 
     @abstractmethod
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:

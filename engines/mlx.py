@@ -36,7 +36,6 @@ class Mlx(Engine):
 
     name = "mlx"
     behaviour = Behaviour(names_itself_by_path=True)
-    starts = True
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         extra = checked_extra(serving.extra, owned=OWNED, engine="mlx")

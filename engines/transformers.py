@@ -31,7 +31,6 @@ class Transformers(Engine):
 
     name = "transformers"
     behaviour = Behaviour(names_itself_by_path=True)
-    starts = True
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         del model  # one command for text and vision

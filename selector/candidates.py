@@ -42,17 +42,26 @@ class Stages(NamedTuple):
     """Numbers of pipeline stages for a size of tensor parallelism, the fewest first.
 
     ``filling`` are those that may still win once fewer fit, ``side_by_side`` whether they may even when there is room
-    enough. Engines without stages of their own put whole layers on the devices.
+    enough. Engines without stages of their own put whole layers on the devices. ``sound`` are all devices, and those
+    without the fuller ones.
     """
 
     tensor: int
     counts: tuple[int, ...]
     filling: frozenset[int]
     side_by_side: bool
+    sound: tuple[int, ...]
 
 
 def _powers(limit: int) -> tuple[int, ...]:
     return tuple(1 << bit for bit in range(max(1, limit).bit_length()))
+
+
+def modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
+    """A miniature proves that things work: one device, and the host's own processor where a Mac's GPU is not."""
+    if pins.engine is None and pins.gpus is None and pins.gpu_count is None:
+        found = tuple(group for group in found if group.kind in ("cpu", "apple")) or found
+    return tuple(group.first(1) if pins.gpu_count is None else group for group in found)
 
 
 def room(group: Group, pins: Pins) -> int:
@@ -93,15 +102,15 @@ def stages(parallel: frozenset[str], floor: Floor, tensor: int, pins: Pins) -> S
     filling = {count // share for count in sound for share in range(1, min(count, _EVERY_STAGE_COUNT_TO) + 1)}
     filling |= {*_powers(most), most} if most > _EVERY_STAGE_COUNT_TO else set()
     counts = sorted({*range(1, min(most, _EVERY_STAGE_COUNT_TO) + 1), *filling})
-    return _stages(tensor, counts, filling, side_by_side="pipeline" in parallel)
+    return _stages(tensor, counts, filling, side_by_side="pipeline" in parallel, sound=tuple(sorted(sound)))
 
 
 def _only(tensor: int, count: int) -> Stages:
-    return _stages(tensor, [count], {count}, side_by_side=False)
+    return _stages(tensor, [count], {count}, side_by_side=False, sound=(count,))
 
 
-def _stages(tensor: int, counts: list[int], filling: set[int], *, side_by_side: bool) -> Stages:
-    return Stages(tensor, tuple(counts), frozenset(filling), side_by_side)
+def _stages(tensor: int, counts: list[int], filling: set[int], *, side_by_side: bool, sound: tuple[int, ...]) -> Stages:
+    return Stages(tensor, tuple(counts), frozenset(filling), side_by_side, sound)
 
 
 def speculative_choices(engine: EngineFacts, *, has_mtp: bool, pins: Pins, objective: Objective) -> tuple[bool, ...]:

@@ -67,7 +67,13 @@ class Parallel(Value, frozen=True, kw_only=True):
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """``memory_utilization`` is the share of the device's total that the engine may fill."""
+    """``memory_utilization`` is the share of the device's total that the engine may fill.
+
+    Of engines that can keep weights in main memory beside devices: ``gpu_layers`` are the decoder layers on the
+    devices, the last ones of the model (``None``: all of them), ``cpu_expert_layers`` the mixture-of-experts layers,
+    the first ones, whose routed experts stay in main memory, and ``device_layers`` the layers of each device of a
+    replica (empty: the engine's own even shares).
+    """
 
     context_tokens: int
     max_sequences: int
@@ -76,6 +82,9 @@ class Limits(Value, frozen=True, kw_only=True):
     batched_tokens: int
     speculative: Literal["mtp", "off"] = "off"
     eager: bool = False
+    gpu_layers: int | None = None
+    cpu_expert_layers: int = 0
+    device_layers: tuple[int, ...] = ()
 
 
 class PerDevice(Value, frozen=True, kw_only=True):
@@ -94,7 +103,7 @@ class PerDevice(Value, frozen=True, kw_only=True):
 class Memory(Value, frozen=True, kw_only=True):
     """``low_bytes`` to ``high_bytes`` is what a device is expected to need without the KV cache.
 
-    ``host_bytes`` is main memory needed beside the devices.
+    ``host_bytes`` is main memory needed beside the devices, with the weights and the KV cache that are kept there.
     """
 
     per_device: PerDevice

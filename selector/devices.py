@@ -360,17 +360,35 @@ def _slowest_facts(each: list[AcceleratorFacts | None], name: str) -> Accelerato
     return msgspec.structs.replace(slow, id=name, name=name, **least)
 
 
-def _host(report: HardwareReport) -> Group | None:
+class MainMemory(NamedTuple):
+    """Main memory of one host that engines may fill. ``free_known`` is false where nobody told what is free of it."""
+
+    total_bytes: int
+    allocatable_bytes: int
+    free_bytes: int
+    free_known: bool
+
+
+def main_memory(report: HardwareReport) -> MainMemory | None:
+    """What may be filled of main memory; ``None`` where that is unknown, or shared with a GPU.
+
+    Memory shared with a GPU is planned on the GPU, which is never the slower of the two.
+    """
     total = report.host.memory_total_bytes
     shared = any(device.memory_kind == "unified" for device in report.accelerators)
     if total is None or total <= 0 or report.nodes > 1 or shared:
-        # Memory shared with a GPU is planned on the GPU, which is never the slower of the two.
         return None
     allocatable = int(total * HOST_SHARE)
     available = report.host.memory_available_bytes
     free = allocatable if available is None else max(0, min(available, allocatable))
+    return MainMemory(total, allocatable, free, available is not None)
+
+
+def _host(report: HardwareReport) -> Group | None:
+    memory = main_memory(report)
+    if memory is None:
+        return None
+    total, allocatable, free, known = memory
     brand = report.host.cpu.brand or "CPU"
-    device = Device(
-        None, "cpu", brand, 0, total, allocatable, free, allocatable, None, None, free_known=available is not None
-    )
+    device = Device(None, "cpu", brand, 0, total, allocatable, free, allocatable, None, None, free_known=known)
     return Group.of((device,), "none")

@@ -136,6 +136,24 @@ class BatchDefault(Value, frozen=True, kw_only=True):
     source: str
 
 
+class OffloadRule(Value, frozen=True, kw_only=True):
+    """How an engine keeps routed experts, and whole layers, in main memory (:mod:`selector.offload`).
+
+    ``host_bytes`` of main memory are taken beside the weights and the cache there. ``copied_share`` of a layer's
+    routed experts lie on a device while a prompt runs through them: what is copied there at a time.
+    ``crossing_seconds`` is what a step loses at each such layer on the way to main memory and back. Prompts copy
+    experts over PCIe at ``copy_efficiency`` of its rate; ``unknown_gb_per_second`` stands for a rate that no profile
+    tells. How fast main memory is read stands among the ``cpu_*`` figures of ``speed``.
+    """
+
+    host_bytes: int
+    copied_share: float
+    crossing_seconds: float
+    copy_efficiency: float
+    unknown_gb_per_second: float
+    source: str
+
+
 class CollectiveRule(Value, frozen=True, kw_only=True):
     """What ranks cost each other: seconds of a small all-reduce and the share of a link's rate that large ones reach.
 
@@ -241,7 +259,8 @@ class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
 
     ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices
     and runs them one after the other, ``data`` that replicas of it can stand side by side. ``choices`` are the
-    pins that its command can carry out; a pin that it cannot keep refuses it. ``host`` is its build for processors.
+    pins that its command can carry out; a pin that it cannot keep refuses it. ``host`` is its build for processors;
+    ``offload`` is there for an engine that plans layers and experts in main memory beside devices.
     """
 
     schema: Literal[1]
@@ -258,6 +277,7 @@ class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     unsupported: tuple[Unsupported, ...] = ()
     rules: tuple[Rule, ...] = ()
     memory: MemoryRule
+    offload: OffloadRule | None = None
     batch_defaults: tuple[BatchDefault, ...] = ()
     speed: SpeedRule
     packages: tuple[Package, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selector import score
+from selector import notes, score
 from selector.contract import Candidate, LaunchPlan, ScoreTerms
 from selector.devices import GIB
 from selector.request import Objective
@@ -24,7 +24,7 @@ def layout(candidate: Candidate) -> str:
         parts.append(f"{parallel.data} replicas")
     if parallel.nodes > 1:
         parts.append(f"{parallel.nodes} nodes a replica")
-    return ", ".join(parts) or "one device"
+    return ", ".join((*(parts or ["one device"]), *notes.set_aside(candidate.limits)))
 
 
 def _title(candidate: Candidate) -> str:

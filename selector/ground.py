@@ -47,6 +47,11 @@ class Lot:
         return self._plot.tries
 
     @property
+    def nearest(self) -> Placement | None:
+        """One replica in the nearest way, where there is room for it."""
+        return self._plot.nearest
+
+    @property
     def most_devices(self) -> int:
         """Devices under the largest number of replicas to try."""
         return self._plot.most_devices
@@ -63,6 +68,10 @@ class Plot:
     def tries(self) -> tuple[tuple[Place, ...], ...]:
         near = self.ways[0]
         return tuple([tuple(self._plots.places(self._bare, way, None if way is near else near)) for way in self.ways])
+
+    @cached_property
+    def nearest(self) -> Placement | None:
+        return self.ways[0].first(1) if self._bare.ranks <= self._plots.room else None
 
     @cached_property
     def most_devices(self) -> int:

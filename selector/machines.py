@@ -1,7 +1,8 @@
 """Machines that are not here: what ``--hardware`` takes, turned into the report a probe would have written.
 
-``8xh100``, ``2x8xh200`` (nodes x devices), ``m3-ultra-512gb``, ``cpu-64gb``, or the path of a recorded
-``autolaunch probe --json``. A described machine is an idle one: all of its memory is free.
+``8xh100``, ``2x8xh200`` (nodes x devices), ``4090+192gb`` (with so much main memory beside it), ``m3-ultra-512gb``,
+``cpu-64gb``, or the path of a recorded ``autolaunch probe --json``. A described machine is an idle one: all of its
+memory is free. How much main memory it has beside GPUs is unknown unless it is written.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ MAXIMUM_DEVICES = 8192
 MAXIMUM_CPU_GIB = 16_384
 
 GRAMMAR = (
-    "write 8xh100, h200, 2x8xh200 (nodes x GPUs), m3-ultra-512gb, cpu-64gb, or the path of a recorded "
-    "`autolaunch probe --json`; `autolaunch hardware` lists the names"
+    "write 8xh100, h200, 2x8xh200 (nodes x GPUs), 4090+192gb (with main memory), m3-ultra-512gb, cpu-64gb, or the path "
+    "of a recorded `autolaunch probe --json`; `autolaunch hardware` lists the names"
 )
 
 _MIB = 1 << 20
 _GIB = 1 << 30
 _PEBIBYTE = 1 << 50
-_SPEC = re.compile(r"(?:(?P<first>\d+)x)?(?:(?P<second>\d+)x)?(?P<name>[a-z0-9][a-z0-9.-]*)")
+_SPEC = re.compile(r"(?:(?P<first>\d+)x)?(?:(?P<second>\d+)x)?(?P<name>[a-z0-9][a-z0-9.-]*)(?:\+(?P<host>\d+)gb)?")
 _SIZE = re.compile(r"(?P<name>.+)-(?P<gib>\d+)gb")
 
 
@@ -58,11 +59,13 @@ def report_from_spec(spec: str, catalog: Catalog) -> HardwareReport:
     finding = Finding(probe="specification", outcome="found", reason=spec.strip())
     name = found["name"]
     if name == "cpu" or (name.startswith("cpu-") and _SIZE.fullmatch(name)):
-        if count is not None:
-            raise UnknownHardware(f"{shown(spec)}: a machine without a GPU takes no count", hint="write cpu-64gb")
+        if count is not None or found["host"] is not None:
+            what = "no count" if found["host"] is None else "its memory once"
+            raise UnknownHardware(f"{shown(spec)}: a machine without a GPU takes {what}", hint="write cpu-64gb")
         return HardwareReport(host=_host("linux", _cpu_bytes(name)), findings=(finding,))
     facts, size_bytes = _named(name, catalog, spec)
-    return _report(facts, size_bytes, _counts(spec, facts, nodes, count), finding)
+    counts = _counts(spec, facts, nodes, count)
+    return _report(facts, size_bytes, counts, finding, _beside(spec, facts, counts[0], found["host"]))
 
 
 def hardware_names(catalog: Catalog) -> tuple[str, ...]:
@@ -127,6 +130,21 @@ def _cpu_bytes(name: str) -> int:
     return gib * _GIB
 
 
+def _beside(spec: str, facts: AcceleratorFacts, nodes: int, digits: str | None) -> int | None:
+    """Main memory beside the GPUs, in bytes; ``None`` where none was written."""
+    if digits is None:
+        return None
+    if facts.memory_kind == "unified":
+        hint = f"write {_sized(facts)[0]}"
+        raise UnknownHardware(f"{shown(spec)}: the {facts.name} shares the memory of its machine", hint=hint)
+    if nodes > 1:
+        raise UnknownHardware(f"{shown(spec)}: main memory is told of one machine alone", hint=GRAMMAR)
+    gib = int(digits) if len(digits) <= 6 else 0
+    if not 1 <= gib <= MAXIMUM_CPU_GIB:
+        raise UnknownHardware(f"{shown(spec)}: main memory is 1 to {MAXIMUM_CPU_GIB} GB", hint=GRAMMAR)
+    return gib * _GIB
+
+
 def _counts(spec: str, facts: AcceleratorFacts, nodes: str | None, count: str | None) -> tuple[int, int]:
     """Nodes and devices a node."""
     machines, devices = (_number(spec, text) for text in (nodes or "1", count or "1"))
@@ -152,7 +170,11 @@ def _number(spec: str, digits: str) -> int:
 
 
 def _report(
-    facts: AcceleratorFacts, size_bytes: int | None, counts: tuple[int, int], finding: Finding
+    facts: AcceleratorFacts,
+    size_bytes: int | None,
+    counts: tuple[int, int],
+    finding: Finding,
+    beside_bytes: int | None,
 ) -> HardwareReport:
     nodes, count = counts
     unified = facts.memory_kind == "unified"
@@ -174,7 +196,7 @@ def _report(
         for node in range(nodes)
         for place in range(count)
     )
-    host = _host("darwin" if facts.vendor == "apple" else "linux", total if unified else None)
+    host = _host("darwin" if facts.vendor == "apple" else "linux", total if unified else beside_bytes)
     return HardwareReport(
         host=host, accelerators=accelerators, links=tuple(_links(facts, nodes, count)), nodes=nodes, findings=(finding,)
     )

@@ -71,7 +71,7 @@ class _Taken(NamedTuple):
     missing: Refusal | None
 
 
-def _sequence_choices(request: PlanRequest, default: int, replicas: int) -> tuple[int, ...]:
+def sequence_choices(request: PlanRequest, default: int, replicas: int) -> tuple[int, ...]:
     """How many sequences a replica may run at once: as pinned, else at most the engine's default and then ever fewer.
 
     A concurrency that was asked for is an offered load: no more sequences are planned for than it brings, and what
@@ -234,7 +234,7 @@ def fit(
         request.context_tokens or min(model_context_tokens, max(MINIMUM_CONTEXT_TOKENS, workload)),
         request.context_tokens or model_context_tokens,
     )
-    chosen = case.best(found, _sequence_choices(request, default_sequences(batch, parallel), parallel.data))
+    chosen = case.best(found, sequence_choices(request, default_sequences(batch, parallel), parallel.data))
     refusal = case.refusal(chosen)
     if refusal is not None:
         return refusal
@@ -248,7 +248,7 @@ def fit(
         eager=eager,
     )
     budget, needs, tokens = chosen.budget, chosen.needs, chosen.tokens
-    memory = _memory(
+    memory = itemised(
         device,
         budget,
         needs,
@@ -306,7 +306,7 @@ def _short(budget: Budget, device: Device, needs: Needs, needed_tokens: int, bef
     return Refusal(code, sentence, numbers)
 
 
-def _memory(
+def itemised(
     device: Device,
     budget: Budget,
     needs: Needs,
@@ -319,6 +319,7 @@ def _memory(
     uncertainty: float,
     exact: bool,
 ) -> Memory:
+    """The memory of a plan, by items: of the fullest stage, with ``kv`` bytes of cache there."""
     fixed = needs.weights + needs.beside_weights
     return Memory(
         per_device=PerDevice(

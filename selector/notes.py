@@ -26,6 +26,14 @@ def of(
     yield from assumed(placed, speed)
 
 
+def set_aside(limits: Limits) -> tuple[str, ...]:
+    """What lies in main memory beside devices, in words: ``("experts of 58 layers in main memory",)``."""
+    if not limits.cpu_expert_layers:
+        return ()
+    experts = f"experts of {limits.cpu_expert_layers} layers in main memory"
+    return (experts,) if limits.gpu_layers is None else (f"{limits.gpu_layers} layers on devices", experts)
+
+
 def tight(needs: Memory, report: HardwareReport) -> Iterator[Note]:
     """Where the estimate leaves little room: on the device at its upper end, and in main memory."""
     device = needs.per_device

@@ -11,7 +11,7 @@ from functools import lru_cache
 from selector import legality
 from selector.architecture import StoredWeights, stored_weights
 from selector.contract import Checkpoint, EngineChoice, Note, Parallel, Rejection
-from selector.devices import Group
+from selector.devices import Group, Unusable
 from selector.engine_facts import EngineFacts, Loads, Package
 from selector.facts import CheckpointFacts, Hub, ModelFacts
 from selector.legality import Refusal, Verdict
@@ -248,3 +248,21 @@ def rejection(
         message=refusal.message,
         numbers=refusal.numbers,
     )
+
+
+#: Where there is nothing to plan on.
+NO_DEVICE = Refusal("device.none", "there is no device here whose memory is known", {})
+
+
+def unknown_device(device: Unusable) -> Refusal:
+    """Why a device is left out."""
+    where = device.name if device.index is None else f"{device.name} (device {device.index})"
+    return Refusal("device.unknown_memory", f"{where} cannot be planned with: {device.reason}", {})
+
+
+def unique(rejected: list[Rejection]) -> tuple[Rejection, ...]:
+    """Rejections in the order they were met, the same sentence about the same thing once."""
+    seen: dict[tuple[str, str, str, Parallel | None, str], Rejection] = {}
+    for each in rejected:
+        seen.setdefault((each.repo, each.quantization, each.engine, each.parallel, each.message), each)
+    return tuple(seen.values())

@@ -163,6 +163,8 @@ def _key(candidate: Candidate) -> tuple[object, ...]:
         limits.kv_cache_dtype,
         limits.speculative,
         limits.eager,
+        limits.cpu_expert_layers,
+        limits.gpu_layers,
     )
 
 

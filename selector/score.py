@@ -92,7 +92,7 @@ def terms(
 ) -> ScoreTerms:
     """The terms of a candidate; ``fastest`` is the best :func:`speed_figure` of the list."""
     figure = speed_figure(candidate, request)
-    speed = 0.0 if figure <= 0 or fastest <= 0 else _speed_term(log2(figure / fastest))
+    speed = 0.0 if figure <= 0 or fastest <= 0 else speed_term(log2(figure / fastest))
     wanted = request.context_tokens or model_context_tokens
     if wanted <= MINIMUM_CONTEXT_TOKENS:
         context = 1.0
@@ -109,7 +109,7 @@ def terms(
     )
 
 
-def _speed_term(octaves: float) -> float:
+def speed_term(octaves: float) -> float:
     """1 at the fastest, a fifth less for each halving; from the fourth on ever less of it, and never nothing."""
     straight = 1 + octaves / SPEED_OCTAVES
     last = 1 / SPEED_OCTAVES
@@ -231,4 +231,6 @@ def _tie(candidate: Candidate) -> tuple[int | str, ...]:
         parallel.data,
         int(parallel.expert),
         candidate.limits.speculative,
+        candidate.limits.cpu_expert_layers,
+        -(candidate.limits.gpu_layers or 0),
     )

@@ -1,13 +1,14 @@
 """Tries every candidate that may win and ranks what fits: candidates, legality, memory, throughput, score.
 
-The dimensions are checkpoint (with its quantization), engine, tensor and pipeline parallelism, whole experts,
-replicas, speculative decoding and the devices that these lie on; context and sequences are limits that
-:mod:`selector.memory` finds, at most what was asked. The precision of the KV cache is the weights' own unless it is
-pinned. What cannot win is left out by rules that :mod:`selector.candidates` and :mod:`selector.placement` state.
+The dimensions are checkpoint (with its quantization), engine, tensor and pipeline parallelism, whole experts, replicas,
+speculative decoding, experts and layers in main memory, devices; context and sequences are limits that
+:mod:`selector.memory` finds. The precision of the KV cache is the weights' own unless it is pinned. What cannot win is
+left out by rules of :mod:`selector.candidates`, :mod:`selector.placement` and :mod:`selector.offloaded`.
 """
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
@@ -16,16 +17,27 @@ import msgspec
 from selector import candidates, memory, notes, score, throughput
 from selector.budgets import FREE_MARGIN_BYTES
 from selector.contract import Candidate, Parallel, Rejection, ScoreTerms, Speed
-from selector.devices import GIB, Alike, Group, Unusable, Way, groups
+from selector.devices import GIB, Alike, Group, Way, groups, main_memory
 from selector.engine_facts import EngineFacts
 from selector.facts import AcceleratorFacts, ModelFacts
 from selector.ground import Ground, Grounds, Lot
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
 from selector.placement import Floor, Placement
-from selector.ready import LOWEST_QUALITY_UNASKED, Ready, names, ready, rejection, repository, unwanted
+from selector.ready import (
+    LOWEST_QUALITY_UNASKED,
+    NO_DEVICE,
+    Ready,
+    names,
+    ready,
+    rejection,
+    repository,
+    unique,
+    unknown_device,
+    unwanted,
+)
 from selector.ready import forget as forget_ready
-from selector.request import Pins, PlanRequest
+from selector.request import PlanRequest
 
 __all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
 
@@ -113,7 +125,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     pins = request.pins
     found, unusable = groups(report, facts.accelerator_for, pins.gpus)
     if model.generated:
-        found = _modest(found, pins)
+        found = candidates.modest(found, pins)
     if pins.gpu_count is not None:
         found = tuple(group for group in found if group.kind != "cpu")
     wanted = model.context_tokens if request.context_tokens is None else request.context_tokens
@@ -126,6 +138,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
         )
     roomy = score.full_headroom_tokens(request, model.context_tokens)
     ask = _Ask(model, request, report, wanted, roomy, {each.vendor: each.version for each in report.drivers})
+    host = main_memory(report)
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
@@ -135,14 +148,15 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     }
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
+    short: list[tuple[Ready, Ground, list[Candidate]]] = []
     for place, checkpoint in enumerate(model.checkpoints):
         repo, _ = repository(checkpoint, pins)
-        refusal = beyond or unwanted(checkpoint, pins) or (None if found or unusable else _NO_DEVICE)
+        refusal = beyond or unwanted(checkpoint, pins) or (None if found or unusable else NO_DEVICE)
         for engine in engines:
             if refusal is not None:
                 rejected.append(rejection(repo, checkpoint, engine, None, refusal))
                 continue
-            rejected += [rejection(repo, checkpoint, engine, None, _unknown_device(each)) for each in unusable]
+            rejected += [rejection(repo, checkpoint, engine, None, unknown_device(each)) for each in unusable]
             for floor, answers in rows[engine.name]:
                 one = answers[place]
                 if isinstance(one, Rejection):
@@ -152,24 +166,17 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
                 tried = _layouts(ask, one, grounds.of(one.engine, floor))
                 feasible += [(candidate, checkpoint.quality) for candidate in tried.good]
                 rejected += [rejection(repo, checkpoint, engine, *each) for each in tried.bad]
+                if engine.offload is not None and host is not None and floor.group.kind != "cpu":
+                    short.append((one, grounds.of(engine, floor), tried.good))
+    if host is not None and short:
+        from selector import offloaded  # most plans have no such engine, or no such machine
+
+        more = offloaded.beside(host, short, feasible, request, report)
+        feasible += more.good
+        rejected += more.bad
     alone = len(found) + len(unusable) == 1  # nothing can be refused twice
     ranked = score.ranked(feasible, request, model.context_tokens)
-    return Decision(ranked, tuple(rejected) if alone else _unique(rejected))
-
-
-def _modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
-    """A miniature proves that things work: one device, and the host's own processor where a Mac's GPU is not."""
-    if pins.engine is None and pins.gpus is None and pins.gpu_count is None:
-        found = tuple(group for group in found if group.kind in ("cpu", "apple")) or found
-    return tuple(group.first(1) if pins.gpu_count is None else group for group in found)
-
-
-_NO_DEVICE = Refusal("device.none", "there is no device here whose memory is known", {})
-
-
-def _unknown_device(device: Unusable) -> Refusal:
-    where = device.name if device.index is None else f"{device.name} (device {device.index})"
-    return Refusal("device.unknown_memory", f"{where} cannot be planned with: {device.reason}", {})
+    return Decision(ranked, tuple(rejected) if alone else unique(rejected))
 
 
 def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
@@ -392,11 +399,5 @@ def forget() -> None:
     """Drop what earlier plans worked out (for measuring a first one)."""
     _weighed.cache_clear()
     forget_ready()
-
-
-def _unique(rejected: list[Rejection]) -> tuple[Rejection, ...]:
-    """Rejections in the order they were met, the same sentence about the same thing once."""
-    seen: dict[tuple[str, str, str, Parallel | None, str], Rejection] = {}
-    for each in rejected:
-        seen.setdefault((each.repo, each.quantization, each.engine, each.parallel, each.message), each)
-    return tuple(seen.values())
+    if (loaded := sys.modules.get("selector.offloaded")) is not None:
+        loaded.forget()

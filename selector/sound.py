@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from selector.engine_facts import BatchDefault, EngineFacts, HostBuild, MemoryRule, Rule, SpeedRule
+from selector.engine_facts import BatchDefault, EngineFacts, HostBuild, MemoryRule, OffloadRule, Rule, SpeedRule
 from selector.facts import AcceleratorFacts, Architecture, CheckpointFacts, ModelFacts
 
 #: A key path, and what is wrong with the value there.
@@ -123,6 +123,8 @@ def engine_faults(engine: EngineFacts) -> Iterator[Fault]:
     for index, rule in enumerate(engine.rules):
         yield from _rule(f"rules[{index}]", rule)
     yield from _memory(engine.memory)
+    if engine.offload is not None:
+        yield from _offload(engine, engine.offload)
     yield from _filled("batch_defaults", engine.batch_defaults)
     for index, default in enumerate(engine.batch_defaults):
         yield from _batch(f"batch_defaults[{index}]", default)
@@ -162,6 +164,19 @@ def _memory(rule: MemoryRule) -> Iterator[Fault]:
         "relative_uncertainty",
     ):
         yield from _not_negative(f"memory.{name}", getattr(rule, name))
+
+
+def _offload(engine: EngineFacts, rule: OffloadRule) -> Iterator[Fault]:
+    if engine.memory.kind != "demand" or "layers" not in engine.parallel:
+        yield "offload", "needs an engine that takes memory on demand and puts whole layers on the devices"
+    for name in ("host_bytes", "crossing_seconds"):
+        yield from _not_negative(f"offload.{name}", getattr(rule, name))
+    for name in ("copied_share", "copy_efficiency"):
+        yield from _share(f"offload.{name}", getattr(rule, name))
+    yield from _positive("offload.unknown_gb_per_second", rule.unknown_gb_per_second)
+    for name in ("cpu_bandwidth_gb_per_second", "cpu_tflops"):
+        if getattr(engine.speed, name) is None:
+            yield f"speed.{name}", "missing: what lies in main memory is read and computed at it"
 
 
 def _batch(key: str, default: BatchDefault) -> Iterator[Fault]:

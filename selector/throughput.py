@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from selector.architecture import StoredWeights
 from selector.contract import Limits, Parallel, Speed
@@ -28,6 +29,9 @@ from selector.engine_facts import EngineFacts, Loads
 from selector.facts import Architecture, Basis
 from selector.request import Workload
 from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_token, site
+
+if TYPE_CHECKING:
+    from selector.aside import Aside
 
 #: Requests a replica of the run that ``throughput`` is of (``vllm bench serve`` sends as many unless told otherwise).
 BENCHMARK_REQUESTS = 1000
@@ -125,10 +129,12 @@ def estimate(
     concurrency: int | None,
     download_bytes: int,
     speed_factor: float = 1.0,
+    aside: Aside | None = None,
 ) -> Speed:
     """The speed of a candidate at a workload. ``concurrency`` ``None`` is as many as fit at the mean request.
 
-    ``speed_factor`` is what the engine's known faults leave (:func:`selector.legality.rules`).
+    ``speed_factor`` is what the engine's known faults leave (:func:`selector.legality.rules`), ``aside`` what of the
+    model lies in main memory.
     """
     rule = engine.speed
     prompt, answer = workload.input_tokens, workload.output_tokens
@@ -145,10 +151,14 @@ def estimate(
     one = passes(arch, engine, here, layout, decoding, *_read_bytes(arch, weights), speed_factor)
     if one is None:
         return _unknown(None, load, running, basis)
+    if aside is not None:
+        one, basis = aside.slowed(one), "assumed"
     decode = one.gain / one.seconds(1.0)
     prefill = prefill_seconds_per_token(arch, engine, here, layout, prompt, speed_factor)
     if prefill is None:
         return _unknown(round(decode, 2), load, running, basis)
+    if aside is not None:
+        prefill += aside.prompt_seconds_per_token(prompt, limits.batched_tokens)
     first_step = rule.eager_first_step_seconds if limits.eager else rule.first_step_seconds
     request = prompt * prefill + rule.request_seconds
     throughput = sustained = 0.0

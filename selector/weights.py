@@ -207,6 +207,31 @@ def _rank_stages(
     return tuple(found)
 
 
+class LayerSizes(NamedTuple):
+    """Bytes of one undivided layer and of what stands before and after them.
+
+    ``light`` is a sparse layer without its routed ``experts``, ``head`` the output head with the last norm.
+    """
+
+    dense: float
+    light: float
+    experts: float
+    table: float
+    head: float
+
+
+@lru_cache(maxsize=256)  # pure, and the same for every device
+def layer_sizes(arch: Architecture, storage: Storage, scale: float, router_bits: int | None) -> LayerSizes:
+    """The layers of a checkpoint as one rank would hold them; ``scale`` brings them to the size of its files."""
+    dense = _shares(arch, storage, "dense", quantized=True, router_bits=router_bits).on_rank(arch, 1, expert=False)
+    sparse = _shares(arch, storage, "sparse", quantized=True, router_bits=router_bits)
+    experts = sparse.experts + sparse.expert_scales
+    table = part_bytes(embedding(arch), "embedding", storage)
+    head = part_bytes(embedding(arch), "lm_head", storage) + arch.hidden_size * storage.plain_bits / 8
+    light = sparse.on_rank(arch, 1, expert=False) - experts
+    return LayerSizes(*(scale * size for size in (dense, light, experts, table, head)))
+
+
 def rank_kv_bytes_per_token(arch: Architecture, parallel: Parallel, layers: int, element_bytes: int) -> int:
     """KV cache of one token in ``layers`` layers on one rank: keys and values of its KV heads, at least one."""
     heads = max(1, arch.num_key_value_heads // parallel.tensor)

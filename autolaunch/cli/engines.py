@@ -44,13 +44,10 @@ class PackageRow(Value, frozen=True, kw_only=True):
 
 
 class EngineRow(Value, frozen=True, kw_only=True):
-    """``starts`` is whether this release starts it; a plan and its command are given for all of them."""
-
     name: str
     title: str
     version: str
     minimum_version: str
-    starts: bool
     formats: tuple[str, ...]
     devices: tuple[str, ...]
     packages: tuple[PackageRow, ...]
@@ -191,7 +188,6 @@ def engines(ctx: click.Context, as_json: bool, verbose: bool) -> None:
 
 
 def _engine_row(facts: EngineFacts, find: Callable[[str, str, Package], Environment | None]) -> EngineRow:
-    from engines import registry
 
     def row(package: Package) -> PackageRow:
         version = package.version or facts.version
@@ -210,7 +206,6 @@ def _engine_row(facts: EngineFacts, find: Callable[[str, str, Package], Environm
         title=facts.title,
         version=facts.version,
         minimum_version=facts.minimum_version,
-        starts=registry.engine(facts.name).starts,
         formats=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.formats)),
         devices=tuple(dict.fromkeys(each for loads in facts.loads for each in loads.devices)),
         packages=tuple(row(package) for package in facts.packages),
@@ -241,13 +236,12 @@ def _render(document: EnginesDocument, terminal: Terminal, *, verbose: bool) -> 
                 engine.name,
                 engine.version,
                 ", ".join(here) if len(engine.packages) > 1 and here else "yes" if here else "no",
-                "yes" if engine.starts else "plans only",
                 " ".join(engine.devices),
                 " ".join(engine.formats),
             )
         )
-    head = ("engine", "version", "installed", "starts", "runs on", "loads")
-    parts = [table(head, rows, flex=(2, 4, 5), width=terminal.width_columns)]
+    head = ("engine", "version", "installed", "runs on", "loads")
+    parts = [table(head, rows, flex=(2, 3, 4), width=terminal.width_columns)]
     if verbose:
         lines = [
             f"{package.name} {package.version}, {gib(package.bytes_on_disk)}, on {' '.join(package.devices)}"

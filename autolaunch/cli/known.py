@@ -198,7 +198,7 @@ def _render_hardware(document: HardwareDocument, terminal: Terminal, *, verbose:
     parts.append(
         wrapped(
             "A count goes in front (8xh100), nodes before it (2x8xh200). A machine that comes in several sizes takes "
-            "one behind (m3-ultra-512gb). No GPU at all: cpu-64gb.",
+            "one behind (m3-ultra-512gb). Main memory beside GPUs: 4090+192gb. No GPU at all: cpu-64gb.",
             terminal,
             first="  ",
         )

@@ -403,5 +403,6 @@ hardware_option = option(
     "--hardware",
     type=Word(),
     metavar="MACHINE",
-    help="Another machine: 8xh100, 2x8xh200, m3-ultra-512gb, cpu-64gb, or a file of `autolaunch probe --json`.",
+    help="Another machine: 8xh100, 2x8xh200, 4090+192gb (with main memory), m3-ultra-512gb, cpu-64gb, or a file of "
+    "`autolaunch probe --json`.",
 )

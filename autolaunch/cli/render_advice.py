@@ -35,8 +35,9 @@ def _now(chosen: Candidate, terminal: Terminal) -> str:
     checkpoint, speed = chosen.checkpoint, chosen.speed
     fast = "" if speed.decode_tokens_per_second is None else f", {rate(speed.decode_tokens_per_second)} tokens/s"
     here = ", the weights are here" if checkpoint.local else ""
+    where = layout(chosen.parallel, chosen.engine.name, chosen.limits)
     text = (
-        f"fits now: {checkpoint.repo} ({checkpoint.quantization}) with {chosen.engine.name}, "
-        f"{layout(chosen.parallel, chosen.engine.name)}, context {count(chosen.limits.context_tokens)}{fast}{here}"
+        f"fits now: {checkpoint.repo} ({checkpoint.quantization}) with {chosen.engine.name}, {where}, "
+        f"context {count(chosen.limits.context_tokens)}{fast}{here}"
     )
     return wrapped(clean(text), terminal, first="  ", rest="    ")

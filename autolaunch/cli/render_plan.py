@@ -23,7 +23,8 @@ from autolaunch.cli.terminal import (
     table,
     wrapped,
 )
-from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan, Note, Parallel, Rejection
+from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan, Limits, Note, Parallel, Rejection
+from selector.notes import set_aside
 from selector.score import download_seconds
 
 _LABEL = 11
@@ -85,8 +86,8 @@ def _pin(value: object) -> str:
 # --- the choice -------------------------------------------------------------------------------------
 
 
-def layout(parallel: Parallel, engine: str) -> str:
-    """The layout in words, with its devices."""
+def layout(parallel: Parallel, engine: str, limits: Limits) -> str:
+    """The layout in words, with its devices and what lies in main memory beside them."""
     if not parallel.devices:
         return "on the CPU"
     parts = []
@@ -102,7 +103,7 @@ def layout(parallel: Parallel, engine: str) -> str:
     if parallel.nodes > 1:
         parts.append(f"{parallel.nodes} nodes a replica")
     where = f"device{'s' if len(parallel.devices) > 1 else ''} {ranges(parallel.devices)}"
-    return f"{', '.join(parts)}, {where}" if parts else where
+    return ", ".join((*parts, where, *set_aside(limits)))
 
 
 def short_layout(parallel: Parallel | None) -> str:
@@ -131,7 +132,7 @@ def render_choice(chosen: Candidate, terminal: Terminal) -> str:
     rows = [
         ("checkpoint", f"{checkpoint.repo}{revision}, {checkpoint.quantization}, {size}"),
         ("engine", ", ".join([engine, "installed" if chosen.engine.installed else "not installed yet", *extras])),
-        ("layout", layout(chosen.parallel, chosen.engine.name)),
+        ("layout", layout(chosen.parallel, chosen.engine.name, limits)),
         (
             "context",
             f"{count(limits.context_tokens)} tokens a request; {limits.kv_cache_dtype} KV cache of {cached}{each}",
@@ -216,7 +217,8 @@ def _alternatives(plan: LaunchPlan, terminal: Terminal, *, show_all: bool) -> li
             str(each.rank),
             _checkpoint(each, wide=wide),
             each.engine.name,
-            short_layout(each.parallel) or ("1 GPU" if each.parallel.devices else "CPU"),
+            (short_layout(each.parallel) or ("1 GPU" if each.parallel.devices else "CPU"))
+            + (" + RAM" if each.limits.cpu_expert_layers else ""),
             compact(each.limits.context_tokens),
             rate(each.speed.decode_tokens_per_second),
             rate(each.speed.throughput_tokens_per_second),

@@ -152,7 +152,7 @@ def announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None
     checkpoint, engine = chosen.checkpoint, chosen.engine
     told = (
         f"  {checkpoint.repo} ({checkpoint.quantization}) with {engine.name} {engine.version}, "
-        f"{layout(chosen.parallel, engine.name)}, context {count(chosen.limits.context_tokens)}"
+        f"{layout(chosen.parallel, engine.name, chosen.limits)}, context {count(chosen.limits.context_tokens)}"
     )
     write(sys.stderr, clean(told), terminal)
     for note in chosen.notes:

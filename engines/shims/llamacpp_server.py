@@ -105,7 +105,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any] | None, Callable[[Any, Any], None]
     "--check-tensors": (None, _plain("check_tensors")),
     "--context-shift": (None, _plain("ctx_shift")),
     "--offline": (None, _plain("offline")),
-    "--no-ui": (None, lambda parameters, _: setattr(parameters, "ui", False)),
+    "--no-webui": (None, lambda parameters, _: setattr(parameters, "ui", False)),
     "--no-slots": (None, lambda parameters, _: setattr(parameters, "endpoint_slots", False)),
     "--no-warmup": (None, lambda parameters, _: setattr(parameters, "warmup", False)),
     "--no-cont-batching": (None, lambda parameters, _: setattr(parameters, "cont_batching", False)),
