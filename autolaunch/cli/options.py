@@ -317,13 +317,7 @@ def pin_options(function: _Function) -> _Function:
             help="vllm, sglang, transformers, mlx or llamacpp.",
         ),
         option(PINNED, "--engine-version", type=Word(), metavar="VERSION", help="The engine's version, as 0.33.0."),
-        option(
-            PINNED,
-            "--engine-path",
-            type=Word(),
-            metavar="PATH",
-            help="An engine that is installed already: an environment's folder, or a program.",
-        ),
+        option(PINNED, "--engine-path", type=Word(), metavar="PATH", help="An engine that is here: folder or program."),
         option(PINNED, "--repo", type=Word(), metavar="ORG/NAME", help="The checkpoint, by its name on the hub."),
         option(
             PINNED,
@@ -372,11 +366,7 @@ def pin_options(function: _Function) -> _Function:
             help="Multi-token prediction with the model's own extra layer, or none.",
         ),
         option(
-            PINNED,
-            "--eager",
-            is_flag=True,
-            default=None,
-            help="No graph capture: slower, less memory, a faster start.",
+            PINNED, "--eager", is_flag=True, default=None, help="No graph capture: slower, less memory, a faster start."
         ),
         option(
             PINNED,

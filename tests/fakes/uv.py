@@ -35,7 +35,7 @@ if mode == "cached" and "--offline" not in sys.argv:
 if sys.argv[2] == "compile":
     wanted = pathlib.Path(sys.argv[sys.argv.index("--output-file") + 2]).read_text().split("\\n")
     lock = "".join(each.strip() + " --hash=sha256:00\\n" for each in wanted if "==" in each)
-    pathlib.Path(sys.argv[sys.argv.index("--output-file") + 1]).write_text("--index-url https://index\\n" + lock)
+    pathlib.Path(sys.argv[sys.argv.index("--output-file") + 1]).write_text("--default-index https://index\\n" + lock)
     print("Resolved 38 packages in 3s", file=sys.stderr)
     sys.exit(0)
 if mode == "hang":

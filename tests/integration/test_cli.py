@@ -37,9 +37,15 @@ def started(*arguments: str, home: Path = HOME) -> subprocess.Popen[str]:
     )
 
 
-def finished(*arguments: str) -> subprocess.CompletedProcess[str]:
+def finished(*arguments: str, home: Path = HOME) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        (*MAIN, *arguments), capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=280, check=False
+        (*MAIN, *arguments),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(home),
+        timeout=280,
+        check=False,
     )
 
 
