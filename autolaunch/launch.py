@@ -25,6 +25,7 @@ from autolaunch.weights import local_checkpoint
 from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, InstallProgress, without_engine_secrets
+from engines.flags import refuse_unknown
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
 from selector.errors import EngineStartError, NoFeasiblePlan, UsageError
@@ -233,8 +234,9 @@ def launch(
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
-    # Refused before the download: options that are ours.
+    # Refused before the download: options that are ours, and those that the engine does not have.
     engine.command(candidate, model, Serving(model=served_name, served_name=served_name, extra=options.extra))
+    refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
     folder = local_checkpoint(
         candidate,
         model,
@@ -270,7 +272,8 @@ def launch(
         say("starting", f"starting {engine.name} {facts.version}")
         process = EngineProcess(
             command.argv,
-            environment=engine_environment(os.environ, command, environment.bin_directory, run_directory),
+            environment=engine_environment(os.environ, command, environment.bin_directory, run_directory)
+            | engine.secrets(serving),
             working_directory=run_directory,
             log_path=log_path,
             grace_seconds=options.grace_seconds,
