@@ -33,8 +33,9 @@ def test_an_option_of_ours_is_refused_by_name(name: EngineName, option: str) -> 
         registry.engine(name).command(candidate(name, "glm-4.6"), Catalog().model("glm-4.6"), serving)
 
 
-def test_this_release_starts_two() -> None:
-    assert {name for name in registry.names() if registry.engine(name).starts} == {"mlx", "transformers"}
+def test_this_release_starts_these() -> None:
+    started = {name for name in registry.names() if registry.engine(name).starts}
+    assert started >= {"mlx", "sglang", "transformers", "vllm"}
 
 
 def test_an_unknown_engine_is_named() -> None:
