@@ -27,6 +27,7 @@ from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Engine, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, without_engine_secrets
+from engines.flags import refuse_unknown
 from engines.logs import Diagnosis, Figures, LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
@@ -287,13 +288,14 @@ def launch(
 
     address = Address(host=options.host, port=free_port(options.host, options.port))
     say("port", f"port {address.port} is free")
-    # Refused before the download: options that are ours, and programs that are not there.
+    # Refused before the download: options that are ours or that it has not, programs that are not there.
     trial = Serving(model=served_name, served_name=served_name, extra=options.extra)
     if installation is not None:
         trial = msgspec.structs.replace(trial, executable_directory=str(installation.bin_directory))
         installation.runs(engine.command(candidate, model, trial))
     else:
         engine.command(candidate, model, trial)
+    refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
     folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
     bin_directory = _programs(candidate, facts, installation, options, say)
@@ -320,7 +322,7 @@ def launch(
         reader = LogReader(engine.name, candidate.engine.version)
         process = EngineProcess(
             command.argv,
-            environment=engine_environment(os.environ, command, bin_directory, run_directory),
+            environment=engine_environment(os.environ, command, bin_directory, run_directory) | engine.secrets(serving),
             working_directory=run_directory,
             log_path=log_path,
             grace_seconds=options.grace_seconds,

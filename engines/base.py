@@ -29,7 +29,8 @@ class Serving(Value, frozen=True, kw_only=True):
     last part, with ``working_directory`` set to the parent, for engines that answer to nothing but the
     name they were started with). ``executable_directory`` is the ``bin`` of the engine's environment;
     ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's, ``visible``
-    what the vendor's runtime calls them (:func:`visible_devices`).
+    what the vendor's runtime calls them (:func:`visible_devices`). ``api_key`` goes to the engine by
+    :meth:`Engine.secrets` alone: it is in no command, and not in the ``repr`` of this value.
     """
 
     model: str
@@ -40,6 +41,11 @@ class Serving(Value, frozen=True, kw_only=True):
     devices: tuple[Accelerator, ...] = ()
     visible: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    api_key: str | None = None
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__struct_fields__ if name != "api_key")
+        return f"Serving({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def executable(self, name: str) -> str:
         """The path of a program of the environment, or its bare name in a plan."""
@@ -50,12 +56,13 @@ class Behaviour(Value, frozen=True, kw_only=True):
     """What a client of this engine's server has to know.
 
     ``names_itself_by_path`` engines answer only to the string they were started with, so they are started
-    in the model folder's parent under the served name. ``takes_key`` engines check an API key of their own.
+    in the model folder's parent under the served name. Engines that check an API key of their own are given it in the
+    variable ``key_variable``: what stands in a command is everybody's to read.
     """
 
     health_path: str = "/health"
     names_itself_by_path: bool = False
-    takes_key: bool = False
+    key_variable: str | None = None
 
 
 class Engine(ABC):
@@ -69,8 +76,13 @@ class Engine(ABC):
         """The argv and environment of one replica, rank 0's host.
 
         Every value is one token. The environment holds only what this engine needs set; it is laid over
-        the caller's.
+        the caller's. No secret is in it (:meth:`secrets`).
         """
+
+    def secrets(self, serving: Serving) -> dict[str, str]:
+        """What the process is given in its environment and nobody is shown: it is laid over the command's own."""
+        variable = self.behaviour.key_variable
+        return {} if variable is None or serving.api_key is None else {variable: serving.api_key}
 
 
 def common_environment(candidate: Candidate, serving: Serving) -> dict[str, str]:
@@ -90,6 +102,24 @@ def common_environment(candidate: Candidate, serving: Serving) -> dict[str, str]
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     environment[variable] = ",".join(serving.visible)
     return environment
+
+
+def rank_environment(candidate: Candidate) -> dict[str, str]:
+    """Settings of the processes that share one replica's work, for engines with a process a rank.
+
+    On one node Gloo, which PyTorch's ranks use beside NCCL, is kept on the loopback. By itself it takes the address
+    that the host's name resolves to: its ports, which ask nobody for a key, would be open to the network, and where the
+    name resolves to no address of this host the ranks do not find each other
+    (https://docs.pytorch.org/docs/stable/distributed.html, GLOO_SOCKET_IFNAME; the failure:
+    https://github.com/vllm-project/vllm/issues/7074).
+
+    Nothing else is set. NCCL asks the driver which GPUs reach each other and how; vLLM 0.33 and SGLang 0.5.23 choose
+    threads (``OMP_NUM_THREADS``) and NCCL's switches themselves when they start their ranks; and
+    ``PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True`` is refused by vLLM 0.33 beside parts of it
+    (``vllm/config/vllm.py``). Whoever wants one of those sets it: an engine gets the caller's environment.
+    """
+    parallel = candidate.parallel
+    return {"GLOO_SOCKET_IFNAME": "lo"} if parallel.nodes == 1 and parallel.ranks > 1 else {}
 
 
 def visible_devices(report: HardwareReport, devices: tuple[Accelerator, ...], *, launched: bool) -> tuple[str, ...]:

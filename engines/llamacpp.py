@@ -10,33 +10,6 @@ from selector.facts import ModelFacts
 from selector.versions import in_versions
 from selector.weights import stage_layers
 
-OWNED = frozenset(
-    {
-        "--alias",
-        "--api-key",
-        "--api-key-file",
-        "--cors-origins",
-        "--cpu-moe",
-        "--ctx-size",
-        "--device",
-        "--gpu-layers",
-        "--hf-repo",
-        "--host",
-        "--kv-unified",
-        "--model",
-        "--n-cpu-moe",
-        "--n-gpu-layers",
-        "--no-kv-unified",
-        "--override-tensor",
-        "--parallel",
-        "--port",
-        "--split-mode",
-        "--tensor-split",
-        "--ubatch-size",
-        *("-c", "-cmoe", "-dev", "-hf", "-hfr", "-kvu", "-m", "-ncmoe", "-ngl", "-no-kvu", "-np", "-ot", "-sm"),
-        *("-ts", "-ub"),
-    }
-)
 #: The package of ``profiles/engines`` whose environment holds the wheel.
 WHEEL = "llamacpp"
 #: More layers than any model has: all of them on the devices.
@@ -52,7 +25,7 @@ class Llamacpp(Engine):
     """One process that spreads whole layers over the devices; its KV cache is one pool for all slots."""
 
     name = "llamacpp"
-    behaviour = Behaviour(takes_key=True)
+    behaviour = Behaviour(key_variable="LLAMA_API_KEY")
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         # The chat template and its parsers come with the file (--jinja).
@@ -68,7 +41,7 @@ class Llamacpp(Engine):
         if in_versions(candidate.engine.version, ORIGINS_SINCE, None):
             argv += ["--cors-origins", f"http://{serving.host}:{serving.port}"]
         argv += _placement(candidate, model)
-        argv += checked_extra(serving.extra, owned=OWNED, engine="llamacpp")
+        argv += checked_extra(serving.extra, engine="llamacpp")
         return Command(argv=tuple(argv), env=common_environment(candidate, serving))
 
 

@@ -13,23 +13,6 @@ DEFAULT_ANSWER_TOKENS = 8_192
 #: Prompts that mlx-lm works on at once unless told otherwise (mlx-lm 0.32, ``--prompt-concurrency``).
 PROMPT_CONCURRENCY = 8
 
-OWNED = frozenset(
-    {
-        "--model",
-        "--host",
-        "--port",
-        "--allowed-origins",
-        "--max-tokens",
-        "--decode-concurrency",
-        "--prompt-concurrency",
-        "--prompt-cache-bytes",
-        "--max-num-seqs",
-        "--api-key",
-        "--model-dir",
-        "--reload",
-    }
-)
-
 
 class Mlx(Engine):
     """Answers under whatever name a request gives, and loads that name: it is started under the served one."""
@@ -38,7 +21,7 @@ class Mlx(Engine):
     behaviour = Behaviour(names_itself_by_path=True)
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
-        extra = checked_extra(serving.extra, owned=OWNED, engine="mlx")
+        extra = checked_extra(serving.extra, engine="mlx")
         if model.architecture.model_type == "glm4v_moe":
             argv = _vision_argv(candidate, serving)
         else:

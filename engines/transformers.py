@@ -8,19 +8,6 @@ from engines.shims import PYTHON_SERVER
 from selector.contract import Candidate, Command
 from selector.facts import ModelFacts
 
-OWNED = frozenset(
-    {
-        "--device",
-        "--dtype",
-        "--enable-cors",
-        "--host",
-        "--max-memory",
-        "--model-timeout",
-        "--non-blocking",
-        "--port",
-    }
-)
-
 
 class Transformers(Engine):
     """The positional model pins the server: without it any request could load any model.
@@ -50,7 +37,7 @@ class Transformers(Engine):
         )
         if launched and candidate.parallel.devices:
             argv = (*argv, "--max-memory", _planned_memory(candidate))
-        extra = checked_extra(serving.extra, owned=OWNED, engine="transformers")
+        extra = checked_extra(serving.extra, engine="transformers")
         environment = common_environment(candidate, serving)
         # It asks PyPI for a newer release at every start.
         environment["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"

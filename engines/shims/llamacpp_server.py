@@ -95,8 +95,6 @@ OPTIONS: dict[str, tuple[Callable[[str], Any] | None, Callable[[Any, Any], None]
     "--fit": (on_off, _plain("fit_params")),
     "--seed": (int, lambda parameters, value: setattr(parameters.sampling, "seed", value)),
     "--cors-origins": (str, _plain("cors_origins")),
-    "--api-prefix": (str, _plain("api_prefix")),
-    "--slot-save-path": (str, _plain("slot_save_path")),
     "--chat-template": (str, _plain("chat_template")),
     "--verbosity": (int, _plain("verbosity")),
     "--kv-unified": (None, _plain("kv_unified")),

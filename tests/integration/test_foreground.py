@@ -40,7 +40,6 @@ class FakeEngine(Engine):
 
     name = "mlx"
     behaviour = Behaviour(names_itself_by_path=True)
-    starts = True
     mode = "ready"
     more: tuple[str, ...] = ()
 

