@@ -21,6 +21,9 @@ _OTHER_PYTHON = re.compile(
 )
 _NOT_BUILT = re.compile(rf"Failed to build {_SPEC}")
 _HASHES = re.compile(rf"Hash mismatch for {_SPEC}")
+#: The first clause of uv's reasoning, which is the one that tells.
+_BECAUSE = re.compile(r"Because (?P<why>.+?), we can conclude")
+_LONGEST = 300
 _UNREACHABLE = ("dns error", "error sending request", "failed to fetch", "connection", "timed out", "request failed")
 _OFFLINE = ("network was disabled", "network connectivity is disabled")
 
@@ -86,10 +89,10 @@ def _failure(package: Package, tail: tuple[str, ...], python: str) -> EngineInst
             "and could not be built",
             hint="what its build said is shown with --verbose",
         )
-    if "no solution found" in lowered or "no wheels" in lowered or "requirements are unsatisfiable" in lowered:
+    if (found := _BECAUSE.search(text)) is not None:
         return EngineInstallError(
-            f"{package.name} has no packages for {here}",
-            hint="another engine may be published for this machine: autolaunch engines",
+            f"{package.name} cannot be installed on {here}: {found['why'][:_LONGEST]}",
+            hint="a mirror (UV_DEFAULT_INDEX) or a date (UV_EXCLUDE_NEWER) may be behind; --verbose shows all of it",
         )
     return EngineInstallError(f"uv could not install {package.name}: {reason}")
 

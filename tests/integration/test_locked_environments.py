@@ -85,7 +85,10 @@ def test_an_environment_of_another_lock_stays_beside_it(uv: Uv, environments: En
     ("lock", "said"),
     [
         ("", "the lock is empty"),
-        ("--default-index https://elsewhere\n" + LOCK, "'--index-url https://elsewhere' is no package with a version"),
+        (
+            "--default-index https://elsewhere\n" + LOCK,
+            "'--default-index https://elsewhere' is no package",
+        ),
         ("mlx-lm==0.32.2\nmlx==0.32.4 --hash=sha256:bb\n", "'mlx-lm==0.32.2' is no package with a version and hashes"),
         ("mlx-lm @ https://elsewhere/mlx.whl --hash=sha256:aa\n", "is no package with a version"),
         ("mlx==0.32.4 --hash=sha256:bb\n", "holds no mlx-lm, and mlx-lm 0.32.2 was asked for"),
