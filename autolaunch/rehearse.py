@@ -20,8 +20,9 @@ import msgspec
 
 from autolaunch import api, proof
 from autolaunch.chat import AskResult
-from autolaunch.launch import Catalogue, LaunchEvent, LaunchOptions, Server, launch
+from autolaunch.launch import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
+from autolaunch.server import LaunchEvent, Server
 from engines.base import parsers
 from engines.rehearsal_model import cut_down
 from selector.catalog import Catalog

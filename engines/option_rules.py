@@ -155,7 +155,7 @@ _TRANSFORMERS = Rules(
         **_all("--port", "--port"),
         **_all("--device", "--gpus"),
         **_all("--quantization", "--quantization"),
-        **_all("--dtype --max-memory --model-timeout --non-blocking", None),
+        **_all("--dtype --model-timeout --non-blocking", None),
     },
     dangerous=_each("--enable-cors", _PAGES),
 )

@@ -35,12 +35,12 @@ class Transformers(Engine):
             *("--device", "auto" if candidate.parallel.devices else "cpu"),
             *("--dtype", "auto"),
         )
-        if launched and candidate.parallel.devices:
-            argv = (*argv, "--max-memory", _planned_memory(candidate))
         extra = checked_extra(serving.extra, engine="transformers")
         environment = common_environment(candidate, serving)
         # It asks PyPI for a newer release at every start.
         environment["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
+        if launched and candidate.parallel.devices:
+            environment["AUTOLAUNCH_MAX_MEMORY"] = _planned_memory(candidate)
         return Command(argv=(*argv, *extra), env=environment)
 
 

@@ -34,7 +34,7 @@ EXAMPLES = """\
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
   autolaunch glm-4.6                         the best that fits; Ctrl-C stops
   autolaunch glm-4.6 --dry-run               the plan alone
-  autolaunch glm-4.6 --rehearse              prove the plan before the weights are fetched
+  autolaunch glm-4.6 --rehearse              prove the plan before any download
   autolaunch glm-4.5v --objective latency --context 32k --port 8080
   autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
   autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself

@@ -22,7 +22,7 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from autolaunch.chat import AskResult
-    from autolaunch.launch import Server
+    from autolaunch.server import Server
 
 #: The longest answer to --ask. A miniature's random weights never end a sentence by themselves.
 ANSWER_TOKENS, MINIATURE_ANSWER_TOKENS = 4096, 48

@@ -2,7 +2,7 @@
 
     python -P python_server.py mlx-lm [OPTIONS OF mlx_lm.server]
     python -P python_server.py mlx-vlm [OPTIONS OF mlx_vlm.server]
-    python -P python_server.py transformers serve NAME [OPTIONS OF transformers serve] [--max-memory DEVICE=BYTES,…]
+    python -P python_server.py transformers serve NAME [OPTIONS OF transformers serve]
 
 Run by its path, with the interpreter of the engine's environment: it imports the engine and nothing of autolaunch,
 and nothing imports it.
@@ -17,13 +17,14 @@ mlx-lm loads whatever folder a request names, and lists the path of its own; it 
 Transformers 5.23 besides ends its streams without ``[DONE]``, calls its model ``NAME@main``, lists none when it
 serves a folder, loads and unloads models for whoever asks (``/load_model``, ``/reset``), leaves GLM's tool calls and
 reasoning in the text (its parser has no template for them; one can be given), and cannot be told how much of each
-device it may fill. All of that is mended here.
+device it may fill. All of that is mended here; ``AUTOLAUNCH_MAX_MEMORY`` holds ``DEVICE=BYTES,…``.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -293,7 +294,7 @@ def transformers(argv: list[str]) -> None:
     utils: Any = importlib.import_module("transformers.cli.serving.utils")
     serve: Any = importlib.import_module("transformers.cli.serving.server")
     utils._RESPONSE_TEMPLATE_FALLBACKS[ARCHITECTURES] = RESPONSE_TEMPLATE  # noqa: SLF001 - it has no public place
-    argv, limits = without_option(argv, "--max-memory")
+    limits = os.environ.pop("AUTOLAUNCH_MAX_MEMORY", None)
     if limits is not None:
         _keep_to(memory_limits(limits))
     name = argv[1] if len(argv) > 1 else ""
@@ -321,14 +322,6 @@ def _keep_to(limits: dict[int | str, int]) -> None:
         return load(cls, *arguments, **settings)
 
     base.from_pretrained = classmethod(from_pretrained)
-
-
-def without_option(argv: list[str], name: str) -> tuple[list[str], str | None]:
-    """``argv`` less an option of ours, and its value."""
-    if name not in argv:
-        return argv, None
-    place = argv.index(name)
-    return [*argv[:place], *argv[place + 2 :]], argv[place + 1]
 
 
 def memory_limits(text: str) -> dict[int | str, int]:

@@ -17,12 +17,12 @@ import pytest
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.runs import log_place
 from autolaunch.launch import (
-    LaunchEvent,
     LaunchOptions,
     engine_environment,
     launch,
     stopped_by_signals,
 )
+from autolaunch.server import LaunchEvent
 from engines import registry
 from engines.base import Behaviour, Engine, Serving
 from engines.environments import Environment, Environments

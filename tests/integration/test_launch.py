@@ -15,8 +15,9 @@ import pytest
 
 from autolaunch import api, proof
 from autolaunch.chat import ask
-from autolaunch.launch import LaunchOptions, Server, launch
+from autolaunch.launch import LaunchOptions, launch
 from autolaunch.proof import Endpoint
+from autolaunch.server import Server
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from selector.errors import EngineStartError

@@ -16,8 +16,9 @@ from autolaunch import api
 from autolaunch.chat import AskResult
 from autolaunch.cli import signals
 from autolaunch.cli.app import run
-from autolaunch.launch import LaunchEvent, LaunchOptions
+from autolaunch.launch import LaunchOptions
 from autolaunch.proof import png
+from autolaunch.server import LaunchEvent
 from engines.logs import Diagnosis
 from selector.contract import LaunchPlan
 from selector.errors import EngineError, EngineStartError, PortTaken

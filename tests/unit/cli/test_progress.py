@@ -8,7 +8,7 @@ import pytest
 
 from autolaunch.cli.progress import Progress
 from autolaunch.cli.terminal import Terminal
-from autolaunch.launch import LaunchEvent
+from autolaunch.server import LaunchEvent
 
 
 class Tty(io.StringIO):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engines.shims.python_server import OneModel, memory_limits, without_option
+from engines.shims.python_server import OneModel, memory_limits
 
 EVENTS = (
     b'data: {"model":"tiny@main","choices":[{"delta":{"content":"a"}}]}\n\ndata: {"model":"ti',
@@ -79,10 +79,6 @@ def test_nobody_loads_or_unloads_a_model(path: str) -> None:
     assert answer_of(path, b"{}")[0] == 403
 
 
-def test_the_planned_memory_is_taken_out_of_the_options_and_read() -> None:
-    argv, limits = without_option(["serve", "x", "--max-memory", "0=5,1=7", "--port", "1"], "--max-memory")
-    assert argv == ["serve", "x", "--port", "1"]
-    assert limits is not None
-    assert memory_limits(limits) == {0: 5, 1: 7}
+def test_the_planned_memory_is_read_as_accelerate_takes_it() -> None:
+    assert memory_limits("0=5,1=7") == {0: 5, 1: 7}
     assert memory_limits("cpu=9") == {"cpu": 9}
-    assert without_option(["serve"], "--max-memory") == (["serve"], None)

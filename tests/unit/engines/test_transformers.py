@@ -35,16 +35,17 @@ def test_the_server_is_pinned_to_one_model() -> None:
 
 def test_a_plan_shows_what_a_person_would_type() -> None:
     serving = Serving(model="autolaunch/glm-tiny", served_name="glm-tiny")
-    argv = engine("transformers").command(candidate("transformers", "glm-tiny"), Catalog().model("glm-tiny"), serving)
-    assert argv.argv[:3] == ("transformers", "serve", "autolaunch/glm-tiny")
-    assert "--max-memory" not in argv.argv
+    command = engine("transformers").command(
+        candidate("transformers", "glm-tiny"), Catalog().model("glm-tiny"), serving
+    )
+    assert command.argv[:3] == ("transformers", "serve", "autolaunch/glm-tiny")
+    assert "AUTOLAUNCH_MAX_MEMORY" not in command.env
 
 
 def test_every_device_may_hold_the_weights_that_were_planned_for_it_and_leaves_the_cache_its_room() -> None:
-    argv = command_of((2, 3)).argv
     room = 9 * 10**8 - 10**8 - 10**6 - 10**7
-    assert argv[argv.index("--max-memory") + 1] == f"0={room},1={room}"
-    assert "--max-memory" not in command_of().argv
+    assert command_of((2, 3)).env["AUTOLAUNCH_MAX_MEMORY"] == f"0={room},1={room}"
+    assert "AUTOLAUNCH_MAX_MEMORY" not in command_of().env
 
 
 def test_without_a_gpu_it_is_told_to_use_the_cpu() -> None:

@@ -212,7 +212,7 @@ def everywhere(names: tuple[str, ...], kernel: str) -> dict[str, str]:
 
 #: Engine and format: the kernel on each device; a device that is not named is refused.
 RUNS: dict[tuple[str, str], dict[str, str]] = {
-    ("vllm", "bf16"): everywhere((*AMPERE, *FROM_ADA, *AMD), "bf16"),
+    ("vllm", "bf16"): everywhere((*AMPERE, *FROM_ADA, *AMD, "cpu"), "bf16"),
     ("vllm", "fp8"): everywhere(AMPERE, "marlin-fp8") | everywhere((*FROM_ADA, "cdna3"), "fp8"),
     ("vllm", "awq"): everywhere((*AMPERE, *FROM_ADA), "marlin-int4"),
     ("vllm", "gptq"): everywhere((*AMPERE, *FROM_ADA), "marlin-int4"),
