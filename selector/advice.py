@@ -45,6 +45,7 @@ def advise(
         fewer_pins,
         free_memory,
         lower_quality,
+        more_main_memory,
         other_weights,
         smaller_request,
         wired_limit,
@@ -72,6 +73,7 @@ def advise(
         *smaller_request(case),
         *other_weights(case),
         *lower_quality(case, decision),
+        *more_main_memory(case, decision),
     )
     grown = tuple(same_devices(case, shelf()))
     said = {each.command for each in grown}

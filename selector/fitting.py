@@ -8,12 +8,15 @@ import msgspec
 
 from selector.case import WEIGHTS, Case, figures, given, share, title
 from selector.contract import Advice
-from selector.devices import GIB, MIB
+from selector.devices import GIB, HOST_SHARE, MIB
 from selector.hardware import Accelerator, HardwareReport
 from selector.search import LOWEST_QUALITY_UNASKED, Decision
 
 #: A Mac keeps this much memory for itself when the limit is raised by hand (assumed, of 64 GiB and more).
 MAC_KEEPS_BYTES = 8 * GIB
+
+#: Sizes of main memory that machines are built with.
+MAIN_MEMORY_GIB = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 _LAYOUT = frozenset(
     {"tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus", "gpu_count", "max_sequences"}
@@ -93,6 +96,21 @@ def smaller_request(case: Case) -> Iterator[Advice]:
         if found is not None:
             message = "with a KV cache in fp8 it fits; that lowers accuracy a little"
             yield case.advice("kv_cache", message, found.ranked[0], eight_bits)
+
+
+def more_main_memory(case: Case, decision: Decision) -> Iterator[Advice]:
+    """The next size of main memory, where no more of it beside the devices is what is missing."""
+    needed = [each.numbers["needed_bytes"] for each in decision.rejected if each.code == "memory.host"]
+    most = min(needed, default=0) / HOST_SHARE
+    size = next((gib for gib in MAIN_MEMORY_GIB if gib * GIB > most), None)
+    if not needed or size is None:
+        return
+    host = msgspec.structs.replace(case.report.host, memory_total_bytes=size * GIB, memory_available_bytes=size * GIB)
+    found = case.decided(report=msgspec.structs.replace(case.report, host=host))
+    if found is not None:
+        best = found.ranked[0]
+        message = f"with {size} GB of main memory it fits: {title(best)}, context {best.limits.context_tokens:,}"
+        yield Advice(kind="hardware", message=message, numbers={"host_bytes": size * GIB, **figures(best)})
 
 
 # --- the machine ------------------------------------------------------------------------------------

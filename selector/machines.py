@@ -93,7 +93,7 @@ def _named(name: str, catalog: Catalog, spec: str) -> tuple[AcceleratorFacts, in
         if size is not None and (facts := known.get(size["name"])) is not None:
             return facts, _chosen_size(facts, size["gib"], catalog)
     near = nearest(name, hardware_names(catalog))
-    meant = "" if near is None else f"did you mean {spec.strip().lower().removesuffix(name)}{near}? "
+    meant = "" if near is None else f"did you mean {near.join(spec.strip().lower().rsplit(name, 1))}? "
     raise UnknownHardware(f"no accelerator is called {shown(name)} (in {shown(spec)})", hint=meant + GRAMMAR)
 
 

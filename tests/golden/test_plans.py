@@ -69,6 +69,42 @@ ARGUED: dict[tuple[str, str], Argued] = {
     ),
     ("glm-4.6", "m3-ultra-256gb"): Argued("4bit", ("mlx",), 1, 1, 1, "185 of 192 GiB: just fits, with a short context"),
     ("glm-4.6", "m2-ultra-192gb"): Argued(None, (), 0, 0, 0, "144 GiB may be wired; with the limit raised 3 bit fits"),
+    ("glm-4.6", "4090+64gb"): Argued(None, (), 0, 0, 0, "the experts of three bits are 137 GiB in main memory"),
+    ("glm-4.6", "4090+192gb"): Argued(
+        "UD-Q3_K_XL", ("llamacpp",), 1, 1, 1, "attention and the cache on the card, nearly all experts in main memory"
+    ),
+    ("glm-4.6", "4090+256gb"): Argued(
+        "UD-Q4_K_XL",
+        ("llamacpp",),
+        1,
+        1,
+        1,
+        "room for four bits in main memory, and a fifth slower",
+    ),
+    ("glm-4.6", "2x3090+256gb"): Argued(
+        "Q5_K_M",
+        ("llamacpp",),
+        1,
+        2,
+        1,
+        "two cards let five bits in; most layers lie on the first, without experts",
+    ),
+    ("glm-4.6", "rtx-pro-6000+128gb"): Argued(
+        "UD-Q3_K_XL",
+        ("llamacpp",),
+        1,
+        1,
+        1,
+        "neither holds 147 GiB alone; both do, with experts on the card too",
+    ),
+    ("glm-4.6", "4xh100+1024gb"): Argued(
+        "Int4-Int8Mix",
+        ("vllm",),
+        4,
+        1,
+        1,
+        "what lies on the devices whole is an order quicker",
+    ),
     ("glm-4.6", "cpu-64gb"): Argued(None, (), 0, 0, 0, "a tenth of what is needed"),
     ("glm-4.5v", "8xh200"): Argued(
         "FP8", FAST, 2, 1, 4, "one pair holds it; four replicas answer more than one of eight"

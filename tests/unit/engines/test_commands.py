@@ -7,9 +7,11 @@ import pytest
 
 from autolaunch import api
 from engines.base import Serving
+from engines.options import checked_extra
 from engines.registry import engine
 from selector.catalog import Catalog
 from selector.contract import Candidate
+from selector.errors import UsageError
 from selector.facts import EngineName
 from selector.request import Pins
 from tests.fakes import plans
@@ -206,3 +208,73 @@ def test_vllm_tells_nobody_what_runs_here(catalog: Catalog) -> None:
     candidate = chosen(catalog, "glm-4.6", "8xh100", msgspec.convert({"engine": "vllm"}, Pins))
     assert candidate.command is not None
     assert candidate.command.env["VLLM_NO_USAGE_STATS"] == "1"
+
+
+# --- llama.cpp: what lies where -----------------------------------------------------------------------
+
+THREE_BITS = Pins(engine="llamacpp", quantization="UD-Q3_K_XL")
+
+
+def argv_of(candidate: Candidate) -> tuple[str, ...]:
+    assert candidate.command is not None
+    return candidate.command.argv
+
+
+def test_experts_in_main_memory_are_counted_from_the_first_layer_the_dense_ones_with_them(catalog: Catalog) -> None:
+    best = chosen(catalog, "glm-4.6", "1xrtx4090+192gb", THREE_BITS, 16_384)
+    dense = catalog.model("glm-4.6").architecture.first_k_dense_replace
+    assert value_of(best, "--n-cpu-moe") == str(dense + best.limits.cpu_expert_layers)
+    assert value_of(best, "--n-gpu-layers") == "999"
+    assert value_of(best, "--ubatch-size") == str(best.limits.batched_tokens)
+    assert not has(best, "--tensor-split")  # there is one device
+
+
+def test_every_device_is_told_its_layers_and_the_last_one_what_follows_them(catalog: Catalog) -> None:
+    """The MTP layer and the head count as layers, and are the last: 94 shares of GLM-4.6's 92 layers."""
+    for machine in ("2xrtx3090+256gb", "2xh100"):
+        best = chosen(catalog, "glm-4.6", machine, THREE_BITS)
+        shares = [int(share) for share in (value_of(best, "--tensor-split") or "").split(",")]
+        assert len(shares) == best.parallel.pipeline == 2
+        assert sum(shares) == 92 + 1 + 1
+        assert value_of(best, "--split-mode") == "layer"
+        if best.limits.device_layers:
+            assert shares == [best.limits.device_layers[0], best.limits.device_layers[1] + 2]
+        else:
+            assert shares == [46, 48]
+
+
+def test_layers_that_stay_in_main_memory_are_the_first_ones(catalog: Catalog) -> None:
+    pins = msgspec.structs.replace(THREE_BITS, gpus=(0,))
+    best = chosen(catalog, "glm-4.6", "1xrtx4090+256gb", pins, 131_072)
+    assert best.limits.gpu_layers is not None
+    assert value_of(best, "--n-gpu-layers") == str(best.limits.gpu_layers + 2)
+    assert value_of(best, "--n-cpu-moe") == "92"
+
+
+@pytest.mark.parametrize(("version", "option"), [("b7400", "--no-mmap"), ("b10114", "--load-mode none")])
+def test_weights_in_main_memory_are_read_there_by_the_option_that_the_version_has(
+    catalog: Catalog, version: str, option: str
+) -> None:
+    pins = msgspec.structs.replace(THREE_BITS, engine_version=version)
+    argv = " ".join(argv_of(chosen(catalog, "glm-4.6", "1xrtx4090+192gb", pins)))
+    assert option in argv
+    assert ("--no-mmap" in argv) != ("--load-mode" in argv)
+
+
+def test_without_main_memory_nothing_is_said_of_it(catalog: Catalog) -> None:
+    for machine in ("2xh100", "cpu-256gb"):
+        argv = argv_of(chosen(catalog, "glm-4.6", machine, THREE_BITS))
+        assert not {"--n-cpu-moe", "--ubatch-size", "--no-mmap", "--load-mode"} & set(argv)
+
+
+@pytest.mark.parametrize(
+    "option", ["--n-cpu-moe", "-ncmoe", "--override-tensor", "-ot", "--tensor-split", "-ts", "-ngl"]
+)
+def test_what_lies_where_cannot_be_changed_behind_the_plan(option: str) -> None:
+    with pytest.raises(UsageError, match="belongs to autolaunch"):
+        checked_extra((option, "1"), engine="llamacpp")
+
+
+@pytest.mark.parametrize("option", ["--threads", "--numa", "--load-mode", "--mlock", "--flash-attn", "--cache-ram"])
+def test_how_the_host_is_used_stays_the_users(option: str) -> None:
+    assert checked_extra((option, "1"), engine="llamacpp") == (option, "1")

@@ -308,6 +308,36 @@ def test_a_slip_in_an_engine_is_named_before_it_is_reckoned_with(key: str, value
     assert faults[0] == (key, message)
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value", "fault"),
+    [
+        ("offload", "host_bytes", -1, ("offload.host_bytes", "must be 0 or more, is -1")),
+        ("offload", "crossing_seconds", -0.1, ("offload.crossing_seconds", "must be 0 or more, is -0.1")),
+        ("offload", "copied_share", 1.5, ("offload.copied_share", "must be above 0 and at most 1, is 1.5")),
+        ("offload", "copy_efficiency", 0.0, ("offload.copy_efficiency", "must be above 0 and at most 1, is 0.0")),
+        ("offload", "unknown_gb_per_second", 0.0, ("offload.unknown_gb_per_second", "must be above 0, is 0.0")),
+        (
+            "speed",
+            "cpu_tflops",
+            None,
+            ("speed.cpu_tflops", "missing: what lies in main memory is read and computed at it"),
+        ),
+        (
+            "memory",
+            "kind",
+            "utilization",
+            ("offload", "needs an engine that takes memory on demand and puts whole layers on the devices"),
+        ),
+    ],
+)
+def test_a_slip_in_what_stays_in_main_memory_is_named(
+    table: str, key: str, value: object, fault: tuple[str, str]
+) -> None:
+    document: dict[str, Any] = tomli.loads((DIRECTORY / "engines" / "llamacpp.toml").read_text())
+    document[table][key] = value
+    assert next(iter(engine_faults(msgspec.convert(document, EngineFacts)))) == fault
+
+
 @pytest.mark.parametrize("name", Catalog().engine_names())
 def test_a_shipped_engine_has_no_slip(catalog: Catalog, name: str) -> None:
     assert list(engine_faults(catalog.engine(name))) == []

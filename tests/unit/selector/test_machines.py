@@ -166,6 +166,12 @@ def test_a_machine_without_a_gpu_has_only_memory() -> None:
         ("cpu-99999999999gb", "memory is 1 to 16384 GB", "write cpu-64gb"),
         ("2xcpu-64gb", "takes no count", "write cpu-64gb"),
         ("8xh201", "no accelerator is called 'h201'", "did you mean 8xh200?"),
+        ("8xh201+64gb", "no accelerator is called 'h201'", "did you mean 8xh200+64gb?"),
+        ("cpu-64gb+64gb", "takes its memory once", "write cpu-64gb"),
+        ("gb10+64gb", "shares the memory of its machine", "write gb10"),
+        ("2x8xh100+64gb", "main memory is told of one machine alone", "write 8xh100"),
+        ("h100+0gb", "main memory is 1 to 16384 GB", "write 8xh100"),
+        ("h100+99999999999gb", "main memory is 1 to 16384 GB", "write 8xh100"),
     ],
 )
 def test_what_names_no_machine_is_told_what_would(spec: str, message: str, hint: str) -> None:
@@ -330,3 +336,9 @@ def test_a_folder_is_no_report(tmp_path: Path) -> None:
     error = refusal(f"{tmp_path}/")
     assert "a folder" in error.message
     assert error.exit_code == 2
+
+
+def test_main_memory_is_known_only_where_it_is_written(catalog: Catalog) -> None:
+    assert report_from_spec("4xh100", catalog).host.memory_total_bytes is None
+    host = report_from_spec("4xH100+512GB", catalog).host
+    assert host.memory_total_bytes == host.memory_available_bytes == 512 << 30
