@@ -54,6 +54,7 @@ FAILURES: dict[str, tuple[Cause, str]] = {
     "transformers-wrong-option": ("bad argument", "--no-such-option"),
     "vllm-corrupt-header": ("bad weights", "Error while deserializing header"),
     "vllm-cut-short": ("bad weights", "incomplete metadata"),
+    "vllm-host-memory": ("out of host memory", "Cannot allocate memory"),
     "vllm-kv-cache-too-small": ("kv cache does not fit", "estimated maximum model length is 524160"),
     "vllm-missing-library": ("import error", "libtorchcodec_image.so"),
     "vllm-missing-shard": ("bad weights", "model-00002-of-00002.safetensors"),
@@ -473,6 +474,20 @@ def test_a_line_of_a_quiet_level_tells_no_failure() -> None:
     )
     assert classify((line,), engine="vllm").cause == "unknown"
     assert classify((line.replace("WARNING", "ERROR"),), engine="vllm").cause == "import error"
+
+
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [
+        (
+            "vllm",
+            "(APIServer pid=1) INFO 11-20 09:14:22 [logger.py:1] Received request x: prompt: 'CUDA out of memory'",
+        ),
+        ("sglang", "[2026-11-20 09:20:10] Receive: obj=GenerateReqInput(text='CUDA out of memory: GPU is lost')"),
+    ],
+)
+def test_a_prompt_in_the_log_is_no_failure(engine: str, line: str) -> None:
+    assert classify((line,), engine=engine).cause == "unknown"
 
 
 @pytest.mark.parametrize(("engine", "line", "cause"), EXAMPLES)
