@@ -160,6 +160,11 @@ EXAMPLES: tuple[tuple[str, str, Cause], ...] = (
     ("common", "Failed to initialize NVML: Driver/library version mismatch", "driver"),
     ("common", "RuntimeError: No CUDA GPUs are available", "driver"),
     ("common", "RuntimeError: CUDA error: invalid device ordinal", "driver"),
+    ("common", "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable", "driver"),
+    ("common", "RuntimeError: HIP error: invalid device function", "missing kernel"),
+    ("common", "RuntimeError: Failed to find C compiler. Please specify via CC environment variable", "import error"),
+    ("common", "OSError: /models/glm does not appear to have a file named config.json. Checkout", "bad weights"),
+    ("common", "The repository /models/glm contains custom code which must be executed to", "model not supported"),
     ("common", "OSError: [Errno 28] No space left on device", "disk full"),
     ("common", "Fatal Python error: Bus error", "disk full"),
     (
