@@ -117,7 +117,8 @@ CASES: dict[str, dict[str, Case]] = {
             prepare=change_config(max_position_embeddings=2**22), options=("--max-model-len", str(2**22))
         ),
         "worker-killed": Case(kill="EngineCore"),
-        "host-memory": Case(memory_bytes=6 * 2**30),
+        "compiled": Case(options=("--no-enforce-eager",)),
+        "host-memory": Case(memory_bytes=2 * 2**30),
     },
     "llamacpp": {
         "start": Case(),
@@ -294,7 +295,12 @@ def record(engine: str, python: str, name: str, models: Path, gguf: Path | None)
             socket.gethostname(): "host",
         }
         text = trimmed(neutral(Recorded.raw.decode(errors="replace"), places).replace("\0", ""))
-        how = neutral(" ".join(argv), places) if engine != "llamacpp" else f"xllamacpp.Server on {folder.name}"
+        limited = () if case.memory_bytes is None else ("prlimit", f"--as={case.memory_bytes}")
+        how = (
+            neutral(" ".join((*limited, *argv)), places)
+            if engine != "llamacpp"
+            else f"xllamacpp.Server on {folder.name}"
+        )
         head = [
             f"engine = {json.dumps('mlx' if engine.startswith('mlx-') else engine)}",
             f"version = {json.dumps(version_of(python, package))}",

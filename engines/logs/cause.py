@@ -21,7 +21,7 @@ _GIB = 2**30
 _EXCEPTION = re.compile(r"(?:^|\s)(?!\S*CancelledError)[A-Za-z_][\w.]*(?:Error|Exception)(?::(?:\s|$)|$)")
 #: Signals that an engine does not send itself: what each of them means when nothing was said. SIGKILL comes from the
 #: kernel's out-of-memory killer as a rule, SIGBUS from shared memory or a mapped file that ended.
-_SIGNALS: dict[int, Cause] = {9: "killed", 7: "disk full"}
+_SIGNALS: dict[int, Cause] = {2: "stopped", 7: "disk full", 9: "killed", 15: "stopped"}
 #: A shell, or a wrapper, tells a signal as 128 and its number.
 _SHELL = 128
 
@@ -122,9 +122,8 @@ def _search(lines: Sequence[str], facts: Known) -> tuple[_Found | None, _Found |
 def _failure(line: str, lowered: str, facts: Known) -> tuple[Failure, dict[str, str]] | None:
     for sign, failure in facts.failures:
         groups = sign.found(line, lowered)
-        if groups is not None:
-            quiet = facts.quiet is not None and facts.quiet.search(line) is not None
-            return None if quiet else (failure, groups)
+        if groups is not None and (failure.at_any_level or not facts.is_quiet(line)):
+            return failure, groups
     return None
 
 
@@ -180,4 +179,7 @@ def _diagnosis(
 
 
 def _gib(text: str | None) -> int | None:
-    return None if text is None else round(float(text) * _GIB)
+    try:
+        return None if text is None else round(float(text) * _GIB)
+    except ValueError:  # "1.2.3"
+        return None

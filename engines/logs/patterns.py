@@ -45,6 +45,7 @@ Cause = Literal[
     "worker died",
     "disk full",
     "killed",
+    "stopped",
     "unknown",
 ]
 #: The parts of a load, in the order in which they come as a rule.
@@ -88,7 +89,7 @@ class Failure(Value, frozen=True, kw_only=True):
 
     A ``consequence`` is told by an engine about itself (a worker has died) and gives way to what is above it.
     ``pattern`` may name groups: ``fitting_context_tokens``, ``needed_gib``, ``available_gib``, ``device``; ``hint``
-    may use those that are numbers of tokens, in braces.
+    may use those that are numbers of tokens, in braces. ``at_any_level``: it is told though its line's level is quiet.
     """
 
     has: tuple[str, ...]
@@ -97,6 +98,7 @@ class Failure(Value, frozen=True, kw_only=True):
     pattern: str | None = None
     hint: str | None = None
     consequence: bool = False
+    at_any_level: bool = False
     since: str | None = None
     before: str | None = None
 
@@ -183,6 +185,10 @@ class Known(NamedTuple):
     def message(self, line: str) -> str:
         """A line without what its logger put before it."""
         return line if self.prefix is None else self.prefix.sub("", line, count=1)
+
+    def is_quiet(self, line: str) -> bool:
+        """Whether a line is of a level that tells no failure."""
+        return self.quiet is not None and self.quiet.search(line) is not None
 
     def who(self, line: str) -> str:
         """The rank that printed a line, under the name that it gives itself; "" where it gives none."""

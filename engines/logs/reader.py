@@ -18,9 +18,10 @@ from selector.values import Value
 #: Lines that told a failure and may have left the engine's last lines by the time it ends: so many are kept.
 SUSPECTS = 32
 #: Who prints at most: ranks, or the devices of one machine. A hostile log makes no more of them.
-RANKS = 1_024
-#: A figure of more digits is none.
-DIGITS = 18
+RANKS = 256
+#: A figure of more characters is none, nor is one that is larger or below zero (vLLM has told of graphs that took
+#: -0.02 GiB).
+CHARACTERS, LARGEST = 18, 2.0**62
 
 _IN: dict[Unit, float] = {"bytes": 1, "MiB": 2**20, "GiB": 2**30, "seconds": 1, "tokens": 1, "times": 1}
 _WHOLE: frozenset[Unit] = frozenset({"bytes", "MiB", "GiB", "tokens"})
@@ -175,6 +176,8 @@ class LogReader:
         value *= _IN[gauge.unit]
         if gauge.unit in _WHOLE:
             value = float(round(value))
+        if not 0 <= value < LARGEST:
+            return
         with self._lock:
             ranks = self._figures.setdefault(gauge.figure, {})
             if rank in ranks or len(ranks) < RANKS:
@@ -182,7 +185,7 @@ class LogReader:
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or len(text) > DIGITS:
+    if text is None or len(text) > CHARACTERS:
         return None
     try:
         return float(text.replace(",", ""))
@@ -191,4 +194,4 @@ def _number(text: str | None) -> float | None:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and len(text) <= DIGITS and text.isdecimal() else None
+    return int(text) if text is not None and len(text) <= CHARACTERS and text.isdecimal() else None

@@ -6,6 +6,7 @@ A file is a header between two lines of ``+++`` and then what the engine printed
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -41,6 +42,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in DATA.glob("*.log")))
 
 
+@cache
 def read(name: str) -> Log:
     """The log called ``name``."""
     empty, header, raw = (DATA / f"{name}.log").read_bytes().split(b"+++\n", 2)

@@ -206,8 +206,8 @@ ACCESS = '127.0.0.1 - - "POST /v1/chat/completions HTTP/1.1" 404 -'
 @pytest.mark.parametrize(
     "line",
     [
-        "KeyError: 'model.layers.0.mlp.gate.weight'",
-        "ValueError: Couldn't instantiate the backend tokenizer from one of:",
+        "KeyError: 'rope_type'",
+        "ValueError: what nobody has seen is one of:",
         "ERROR: package.module.OddException: what nobody has seen",
     ],
 )
