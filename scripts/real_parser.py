@@ -93,11 +93,15 @@ def vllm() -> tuple[list[Option], Judge]:
 
     parser = arguments.make_arg_parser(FlexibleArgumentParser(prog="vllm serve"))
     options = from_argparse(parser, deprecated=vars(parser).get("_deprecated", ()))
-    # The parser takes any name for these; the server refuses those that are not registered.
-    choose(options, "--tool-call-parser", ToolParserManager.list_registered())
-    choose(options, "--reasoning-parser", ReasoningParserManager.list_registered())
-    # A platform may add to these, which is why the parser leaves them open; nobody's platform here does.
-    choose(options, "--kv-cache-dtype", literals(CacheDType))
+    # The parser takes any name for the first two, and the server refuses those that are not registered. Platforms may
+    # add to the third, which is why the parser leaves it open.
+    named = {
+        "tool_call_parser": sorted(ToolParserManager.list_registered()),
+        "reasoning_parser": sorted(ReasoningParserManager.list_registered()),
+        "kv_cache_dtype": literals(CacheDType),
+    }
+    for name, choices in named.items():
+        choose(options, "--" + name.replace("_", "-"), choices)
     keys = dotted("--speculative-config", SpeculativeConfig)
     options += keys
     listed = {each["names"][0].partition(".")[2]: each.get("choices") for each in keys}
@@ -106,9 +110,9 @@ def vllm() -> tuple[list[Option], Judge]:
         parsed = parser.parse_args(command)
         parsed.subparser = "serve"
         arguments.validate_parsed_serve_args(parsed)
-        arguments.validate_api_server_args(parsed)
-        if parsed.kv_cache_dtype not in literals(CacheDType):
-            raise ValueError(f"--kv-cache-dtype cannot be {parsed.kv_cache_dtype}")
+        for name, choices in named.items():
+            if getattr(parsed, name) and getattr(parsed, name) not in choices:
+                raise ValueError(f"{name} cannot be {getattr(parsed, name)}")
         # The rest is only looked at with the model's own configuration at hand.
         for name, value in (parsed.speculative_config or {}).items():
             if name not in listed or (listed[name] and value not in listed[name]):
