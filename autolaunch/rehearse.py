@@ -24,11 +24,11 @@ from autolaunch.launch import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
 from engines.base import parsers
-from engines.rehearsal_model import cut_down
+from engines.rehearsal_model import cut_down, dummy_folder
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import AutolaunchError, EngineError, NoFeasiblePlan, UsageError
+from selector.errors import AutolaunchError, ConfigurationError, EngineError, NoFeasiblePlan, UsageError
 from selector.facts import EngineName, ModelFacts
 from selector.plan import launch_plan
 from selector.request import Pins, PlanRequest
@@ -115,12 +115,16 @@ def rehearse(
             f"no plan for {plan.model} fits this machine: there is nothing to rehearse",
             hint="autolaunch glm-tiny --rehearse proves the engines on any machine",
         )
-    one = cast(plan, chosen, catalog, mode=mode, home=options.home)
+    try:
+        one = cast(plan, chosen, catalog, mode=mode, home=options.home)
+    except ConfigurationError as error:  # a layout that is not known for certain is not guessed
+        raise UsageError(error.message, hint="pin another checkpoint with --format or --quantization") from error
     served = msgspec.structs.replace(
         options,
         served_name=options.served_name or plan.model,
         model_path=one.folder,
         dummy_weights=mode == "dummy",
+        own_key=True,
     )
     try:
         return _play(plan, chosen, one, catalog, served, mode, on_event, uninterrupted)
@@ -144,8 +148,6 @@ def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, h
         )
     if mode == "dummy":
         one = _single(plan, chosen, model, catalog)
-        from engines.rehearsal_model import dummy_folder
-
         folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{plan.model}-{time.time_ns():x}")
         return msgspec.structs.replace(one, folder=folder)
     if model.generated:
