@@ -307,22 +307,17 @@ def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> 
         )
     resident = server.memory_bytes()
     if resident is not None:
+        # Pages of main memory count once something is in them: most engines fill their cache as it is needed.
         device = memory.per_device
         fixed = device.weights_bytes + device.activations_bytes + device.graphs_bytes + device.runtime_bytes
-        if candidate.parallel.devices:
-            found.append(
-                Comparison(
-                    name="in use on a device",
-                    unit="bytes",
-                    predicted=fixed + device.kv_cache_bytes,
-                    measured=resident,
-                )
+        found.append(
+            Comparison(
+                name="in use on a device" if candidate.parallel.devices else "in use, with a full cache",
+                unit="bytes",
+                predicted=fixed + device.kv_cache_bytes,
+                measured=resident,
             )
-        else:
-            # Main memory is taken page by page, and nothing has filled the cache yet.
-            found.append(
-                Comparison(name="in use beside the KV cache", unit="bytes", predicted=fixed, measured=resident)
-            )
+        )
     speed = candidate.speed.decode_tokens_per_second
     if speed is not None and answer is not None and answer.decode_tokens_per_second is not None:
         found.append(
