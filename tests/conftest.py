@@ -42,6 +42,7 @@ class NetworkRefused(AssertionError):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+    parser.addoption("--record-machine", metavar="FILE", help="tests/gpu: keep this machine's report in FILE")
 
 
 @pytest.hookimpl(tryfirst=True)
