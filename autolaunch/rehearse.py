@@ -23,7 +23,7 @@ from autolaunch.chat import AskResult
 from autolaunch.launch import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
-from engines.base import parsers
+from engines.base import first_replica, parsers
 from engines.rehearsal_model import cut_down, dummy_folder
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
@@ -115,6 +115,7 @@ def rehearse(
             f"no plan for {plan.model} fits this machine: there is nothing to rehearse",
             hint="autolaunch glm-tiny --rehearse proves the engines on any machine",
         )
+    _refuse_absent_devices(plan, chosen)
     try:
         one = cast(plan, chosen, catalog, mode=mode, home=options.home)
     except ConfigurationError as error:  # a layout that is not known for certain is not guessed
@@ -131,6 +132,20 @@ def rehearse(
     finally:
         if one.folder is not None:
             shutil.rmtree(one.folder, ignore_errors=True)
+
+
+def _refuse_absent_devices(plan: LaunchPlan, chosen: Candidate) -> None:
+    """A plan for another machine can be rehearsed where its devices are: the same number of the same kind."""
+    wanted = first_replica(plan.hardware, chosen)
+    if not wanted or plan.hardware == (here := api.probe()):
+        return
+    kind, name = wanted[0].vendor, wanted[0].name
+    found = [device.name for device in here.accelerators if device.vendor == kind]
+    if found.count(name) < len(wanted):
+        raise UsageError(
+            f"the plan has {len(wanted)} {kind} devices ({name}), and this machine has {found.count(name)} of them",
+            hint="rehearse on the machine that the plan is for",
+        )
 
 
 def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, home: Path) -> Cast:
