@@ -55,14 +55,14 @@ def beside(
     """
     drivers = {each.vendor: each.version for each in report.drivers}
     found = Found([], [])
-    whole: dict[CheckpointFacts, list[Candidate]] = {}
+    whole: dict[tuple[str, CheckpointFacts], list[Candidate]] = {}
     for one, _, good in waiting:
-        whole.setdefault(one.facts, []).extend(good)
+        whole.setdefault((one.engine.name, one.facts), []).extend(good)
     bar: _Bar | None = None
     for one, ground, _ in waiting:
         wanted = request.context_tokens or one.model.context_tokens
         # Weights that lie on devices whole, with all the context, are no slower there.
-        fitting = whole[one.facts]
+        fitting = whole[one.engine.name, one.facts]
         if any(each.limits.context_tokens >= wanted for each in fitting):
             continue
         bar = bar or _Bar.of(feasible, request, one.model.context_tokens)
@@ -192,7 +192,10 @@ def _lots(one: Ready, ground: Ground, request: PlanRequest, driver: str | None) 
         return []
     found = []
     for stages in ground.shapes:
-        for count in stages.sound if stages.tensor == 1 else ():
+        sliced = ground.group.devices[0].sliced and request.pins.pipeline_parallel is None
+        for count in (1,) if sliced else stages.sound:  # slices of a GPU are not joined
+            if stages.tensor > 1:
+                continue
             lot = ground.lot(1, count, expert=bool(request.pins.expert_parallel))
             placed = lot.nearest
             if lot.refusal is not None or placed is None or (ground.group.joint and placed.families == 1):

@@ -15,11 +15,12 @@ from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.devices import GIB, HOST_SHARE
 from selector.explain import layout
-from selector.machines import report_from_spec
+from selector.machines import report_from_file, report_from_spec
 from selector.offload import Room, Split, token_steps
 from selector.request import Pins, PlanRequest
 from selector.search import decide
 from selector.weights import LayerSizes, layer_sizes, stage_layers
+from tests.fakes.machines import DATA
 
 SIZES = LayerSizes(dense=30.0, light=10.0, experts=100.0, table=25.0, head=20.0)
 
@@ -205,6 +206,14 @@ def test_the_first_cards_hold_the_layers_without_experts(catalog: Catalog) -> No
     assert len(limits.device_layers) == 4
     assert limits.device_layers[0] > 2 * limits.device_layers[-1]
     assert limits.device_layers != stage_layers(92, 4, "even")
+
+
+def test_a_slice_of_a_gpu_is_planned_alone(catalog: Catalog) -> None:
+    machine = report_from_file(str(DATA / "mig.json"))
+    plan = api.plan("glm-4.6", hardware=machine, known=catalog, pins=Pins(engine="llamacpp", quantization="UD-Q3_K_XL"))
+    beside = [each for each in (plan.chosen, *plan.alternatives) if each is not None and each.limits.cpu_expert_layers]
+    assert beside
+    assert all(each.parallel.ranks == 1 for each in beside)
 
 
 def test_replicas_are_not_planned_on_one_main_memory(catalog: Catalog) -> None:
