@@ -83,8 +83,14 @@ def regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def whole_safetensors(path: Path) -> None:
-    """The header's length, bounded; each tensor's place against its shape and the next; the end against the file."""
+def whole_safetensors(path: Path) -> frozenset[str]:
+    """The header's length, bounded; each tensor's place against its shape and the next; the end against the file.
+
+    Returns the tensors' names.
+
+    Raises:
+        DownloadError: what is wrong, with the file's name.
+    """
     try:
         with regular(path) as file:
             size_bytes = os.fstat(file.fileno()).st_size
@@ -107,6 +113,7 @@ def whole_safetensors(path: Path) -> None:
         raise DownloadError(
             f"{path} is {size_bytes} bytes long, its header says {expected_bytes}", hint="fetch this file again"
         )
+    return frozenset(name for _, _, name in spans)
 
 
 def _span(name: str, tensor: dict[str, Any]) -> tuple[int, int, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import threading
@@ -59,7 +60,8 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
 
     ``home`` holds engines, miniatures, logs and the run's own folder. ``engine_path`` is an engine that somebody else
     installed, used instead of an environment of ours. ``extra`` goes to the engine. With ``dummy_weights`` it makes
-    them up (vLLM and SGLang), and ``model_path`` need hold none.
+    them up (vLLM and SGLang), and ``model_path`` need hold none. With ``own_key`` an engine that checks a key gets one
+    made for this launch (``Server.api_key``).
     """
 
     home: Path
@@ -71,6 +73,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     engine_path: Path | None = None
     extra: tuple[str, ...] = ()
     dummy_weights: bool = False
+    own_key: bool = False
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
 
@@ -137,6 +140,8 @@ def launch(
             devices=devices,
             visible=visible_devices(plan.hardware, devices, launched=True),
             extra=options.extra,
+            dummy_weights=options.dummy_weights,
+            api_key=secrets.token_urlsafe(32) if options.own_key and engine.behaviour.key_variable else None,
         )
         command = engine.command(candidate, model, serving)
         if installation is not None:
@@ -168,7 +173,7 @@ def launch(
         run_lock=run_lock,
         extra=options.extra,
         devices=frozenset(device.uuid for device in devices if device.uuid is not None),
-        api_key=None,
+        api_key=serving.api_key,
         stall_seconds=options.stall_seconds,
         say=say,
     )

@@ -24,11 +24,11 @@ from autolaunch.launch import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
 from engines.base import parsers
-from engines.rehearsal_model import cut_down
+from engines.rehearsal_model import cut_down, dummy_folder
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import AutolaunchError, EngineError, NoFeasiblePlan, UsageError
+from selector.errors import AutolaunchError, ConfigurationError, EngineError, NoFeasiblePlan, UsageError
 from selector.facts import EngineName, ModelFacts
 from selector.plan import launch_plan
 from selector.request import Pins, PlanRequest
@@ -115,12 +115,16 @@ def rehearse(
             f"no plan for {plan.model} fits this machine: there is nothing to rehearse",
             hint="autolaunch glm-tiny --rehearse proves the engines on any machine",
         )
-    one = cast(plan, chosen, catalog, mode=mode, home=options.home)
+    try:
+        one = cast(plan, chosen, catalog, mode=mode, home=options.home)
+    except ConfigurationError as error:  # a layout that is not known for certain is not guessed
+        raise UsageError(error.message, hint="pin another checkpoint with --format or --quantization") from error
     served = msgspec.structs.replace(
         options,
         served_name=options.served_name or plan.model,
         model_path=one.folder,
         dummy_weights=mode == "dummy",
+        own_key=True,
     )
     try:
         return _play(plan, chosen, one, catalog, served, mode, on_event, uninterrupted)
@@ -144,8 +148,6 @@ def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, h
         )
     if mode == "dummy":
         one = _single(plan, chosen, model, catalog)
-        from engines.rehearsal_model import dummy_folder
-
         folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{plan.model}-{time.time_ns():x}")
         return msgspec.structs.replace(one, folder=folder)
     if model.generated:
@@ -305,22 +307,17 @@ def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> 
         )
     resident = server.memory_bytes()
     if resident is not None:
+        # Pages of main memory count once something is in them: most engines fill their cache as it is needed.
         device = memory.per_device
         fixed = device.weights_bytes + device.activations_bytes + device.graphs_bytes + device.runtime_bytes
-        if candidate.parallel.devices:
-            found.append(
-                Comparison(
-                    name="in use on a device",
-                    unit="bytes",
-                    predicted=fixed + device.kv_cache_bytes,
-                    measured=resident,
-                )
+        found.append(
+            Comparison(
+                name="in use on a device" if candidate.parallel.devices else "in use, with a full cache",
+                unit="bytes",
+                predicted=fixed + device.kv_cache_bytes,
+                measured=resident,
             )
-        else:
-            # Main memory is taken page by page, and nothing has filled the cache yet.
-            found.append(
-                Comparison(name="in use beside the KV cache", unit="bytes", predicted=fixed, measured=resident)
-            )
+        )
     speed = candidate.speed.decode_tokens_per_second
     if speed is not None and answer is not None and answer.decode_tokens_per_second is not None:
         found.append(

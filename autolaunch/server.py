@@ -142,6 +142,7 @@ class Server:
                 timeout_seconds=timeout,
                 on_progress=self._tell_progress,
                 reader=self._reader,
+                api_key=self.api_key,
             )
         except BaseException as error:
             code = self.stop()

@@ -128,18 +128,27 @@ def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: b
     _object(folder / "config.json")
     shards = {path.name for path in files if path.suffix == ".safetensors"}
     index = folder / "model.safetensors.index.json"
+    places: dict[str, str] = {}
     if index.is_file():
         named = _object(index).get("weight_map")
-        wanted = {name for name in named.values() if isinstance(name, str)} if isinstance(named, dict) else set()
+        found = named.items() if isinstance(named, dict) else ()
+        places = {tensor: name for tensor, name in found if isinstance(name, str)}
+        wanted = frozenset(places.values())
         missing = sorted(name for name in wanted if Path(name).name != name or name not in shards)
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise DownloadError(f"{folder} is not whole: {missing[0]}{more} of {len(wanted)} shards missing")
-        shards = wanted or shards
+        shards = set(wanted) or shards
     if not shards:
         raise DownloadError(f"{folder} holds no weights (*.safetensors or *.gguf)")
-    for name in sorted(shards):
-        whole_safetensors(folder / name)
+    held = {name: whole_safetensors(folder / name) for name in sorted(shards)}
+    # An engine may fill in for a tensor that is not there, and serve noise.
+    lost = next((tensor for tensor, name in places.items() if tensor not in held[name]), None)
+    if lost is not None:
+        raise DownloadError(
+            f"{folder / places[lost]} does not hold {lost[:100]!a}, which {index.name} says it does",
+            hint="fetch both files again",
+        )
 
 
 def _parts(first: Path) -> list[Path]:

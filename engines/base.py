@@ -29,7 +29,8 @@ class Serving(Value, frozen=True, kw_only=True):
     last part, with ``working_directory`` set to the parent, for engines that answer to nothing but the
     name they were started with). ``executable_directory`` is the ``bin`` of the engine's environment;
     ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's, ``visible``
-    what the vendor's runtime calls them (:func:`visible_devices`). ``api_key`` goes to the engine by
+    what the vendor's runtime calls them (:func:`visible_devices`). With ``dummy_weights`` the engine makes them up
+    (vLLM and SGLang). ``api_key`` goes to the engine by
     :meth:`Engine.secrets` alone: it is in no command, and not in the ``repr`` of this value.
     """
 
@@ -41,6 +42,7 @@ class Serving(Value, frozen=True, kw_only=True):
     devices: tuple[Accelerator, ...] = ()
     visible: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    dummy_weights: bool = False
     api_key: str | None = None
 
     def __repr__(self) -> str:

@@ -113,6 +113,10 @@ def faults(tokens: tuple[str, ...], flags: Flags, *, exact: bool = False) -> Ite
             most = {"many": len(tokens), "two": 2}.get(option.takes, 1)
             while position < len(tokens) and len(given) < most and _is_value(tokens[position], flags):
                 given, position = (*given, tokens[position]), position + 1
+            if flags.reader == "vllm" and any(each.startswith("-") and "." in each for each in given):
+                # FlexibleArgumentParser takes every such token for an option with a key, and the next for its value.
+                yield f"{name} {given[0]} would be read as two options: write {name}={given[0]}"
+                continue
         yield from _against(name, option, given)
 
 

@@ -41,6 +41,8 @@ class Llamacpp(Engine):
         if in_versions(candidate.engine.version, ORIGINS_SINCE, None):
             argv += ["--cors-origins", f"http://{serving.host}:{serving.port}"]
         argv += _placement(candidate, model)
+        if serving.executable_directory is not None:
+            argv += ["--verbosity", "4"]  # below it the sizes of weights and KV cache are not told
         argv += checked_extra(serving.extra, engine="llamacpp")
         return Command(argv=tuple(argv), env=common_environment(candidate, serving))
 

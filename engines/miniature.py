@@ -23,7 +23,17 @@ from selector.errors import DownloadError, NoRoomOnDisk
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
 
-__all__ = ["MANIFEST", "TOOL", "TOOL_CALL", "FileEntry", "Manifest", "checkpoint_of", "generate", "size_bytes"]
+__all__ = [
+    "MANIFEST",
+    "TOOL",
+    "TOOL_CALL",
+    "FileEntry",
+    "Manifest",
+    "checkpoint_of",
+    "generate",
+    "generate_without_weights",
+    "size_bytes",
+]
 
 MANIFEST = "miniature.json"
 
@@ -51,14 +61,13 @@ def checkpoint_of(model: ModelFacts, repo: str) -> CheckpointFacts:
 
 def size_bytes(model: ModelFacts, checkpoint: CheckpointFacts | None = None) -> int:
     """What :func:`generate` writes, all files together, in bytes. Nothing is written to know it."""
-    return _size_bytes(Layout(model=model, checkpoint=checkpoint or model.checkpoints[0]))
+    layout = Layout(model=model, checkpoint=checkpoint or model.checkpoints[0])
+    return _size_bytes(layout.files(), layout.recipe())
 
 
-def _size_bytes(layout: Layout) -> int:
-    blank = tuple(
-        FileEntry(name=file.file_name, size_bytes=file.size_bytes(), sha256="0" * 64) for file in layout.files()
-    )
-    manifest = Manifest(recipe=layout.recipe(), files=blank)
+def _size_bytes(files: tuple[File, ...], recipe: str) -> int:
+    blank = tuple(FileEntry(name=file.file_name, size_bytes=file.size_bytes(), sha256="0" * 64) for file in files)
+    manifest = Manifest(recipe=recipe, files=blank)
     return sum(entry.size_bytes for entry in blank) + len(_manifest_json(manifest))
 
 
@@ -75,17 +84,29 @@ def generate(model: ModelFacts, directory: Path, checkpoint: CheckpointFacts | N
         DownloadError: the folder cannot be written, or is somebody else's.
         ConfigurationError: there is no miniature in the checkpoint's format.
     """
-    directory = directory.absolute()
-    layout = Layout(model=model, checkpoint=checkpoint or model.checkpoints[0])
+    return _generate(Layout(model=model, checkpoint=checkpoint or model.checkpoints[0]), directory)
+
+
+def generate_without_weights(model: ModelFacts, directory: Path, checkpoint: CheckpointFacts) -> Path:
+    """Everything but the weights of a checkpoint, in the shapes of ``model``, at ``directory``, as :func:`generate`.
+
+    Raises:
+        As :func:`generate`.
+    """
+    return _generate(Layout(model=model, checkpoint=checkpoint, weights=False), directory)
+
+
+def _generate(layout: Layout, directory: Path) -> Path:
+    directory, model = directory.absolute(), layout.model
     recipe = layout.recipe()
     if _is_whole(directory, recipe):
         return directory
-    layout.files()  # what cannot be made fails before a folder is
+    files = layout.files()  # what cannot be made fails before a folder is
     with _typed_errors(model, directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _locked(directory.with_name(f".{directory.name}.lock")):
             if not _is_whole(directory, recipe):  # by whom we waited for
-                _make(layout, directory, recipe)
+                _make(model, files, directory, recipe)
     return directory
 
 
@@ -111,7 +132,7 @@ def _is_whole(directory: Path, recipe: str) -> bool:
     return bool(manifest.files)
 
 
-def _make(layout: Layout, directory: Path, recipe: str) -> None:
+def _make(model: ModelFacts, files: tuple[File, ...], directory: Path, recipe: str) -> None:
     if not _is_ours(directory):
         raise DownloadError(
             f"{directory} is there, and is no miniature", hint="move it away, or name another place (AUTOLAUNCH_HOME)"
@@ -120,16 +141,16 @@ def _make(layout: Layout, directory: Path, recipe: str) -> None:
     for neighbour in tuple(directory.parent.iterdir()):
         if neighbour.name.startswith(prefix):  # we hold the lock: nobody writes it any more
             shutil.rmtree(neighbour)
-    needed_bytes, free_bytes = _size_bytes(layout), shutil.disk_usage(directory.parent).free
+    needed_bytes, free_bytes = _size_bytes(files, recipe), shutil.disk_usage(directory.parent).free
     if free_bytes < needed_bytes:
         raise NoRoomOnDisk(
-            f"{layout.model.id} needs {_mb(needed_bytes)} in {directory.parent}, {_mb(free_bytes)} are free",
+            f"{model.id} needs {_mb(needed_bytes)} in {directory.parent}, {_mb(free_bytes)} are free",
             hint="free some room, or set AUTOLAUNCH_HOME to a folder on a larger disk",
         )
     draft = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     replaced = draft.with_name(draft.name + "-old")
     try:
-        entries = tuple(_write(draft, file) for file in layout.files())
+        entries = tuple(_write(draft, file) for file in files)
         (draft / MANIFEST).write_bytes(_manifest_json(Manifest(recipe=recipe, files=entries)))
         draft.chmod(0o755)  # mkdtemp's own is for us alone; another user's engine may read a miniature
         if directory.exists():

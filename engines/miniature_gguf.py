@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from struct import pack
 from typing import BinaryIO
 
-from engines import miniature_weights
+import msgspec
+
+from engines import miniature_blocks, miniature_weights
+from engines.miniature_blocks import BLOCKS, Kind
 from engines.miniature_tensors import Tensor
 from engines.miniature_tokenizer import END_OF_TEXT, MARKUP_TOKENS, SPECIAL_TOKENS, Vocabulary
 from selector.facts import Architecture
@@ -24,8 +27,9 @@ ALIGNMENT = 32
 #: Numbers of the file format: kinds of values, of tokens, of tensors.
 UINT32, FLOAT32, BOOL, STRING, ARRAY, INT32 = 4, 6, 7, 8, 9, 5
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
-F32 = 0
-ALL_F32 = 0  # general.file_type
+NUMBERS = {"F32": 0, "BF16": 30, **{kind: block.number for kind, block in BLOCKS.items()}}
+#: ``general.file_type``, the mixture that a kind of matrices is known by (Q4_K_M and the like).
+FILE_TYPES: dict[Kind, int] = {"F32": 0, "BF16": 32, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}
 SIGMOID = 2  # how the released router weighs experts
 QUANTIZATION_VERSION = 2
 
@@ -67,10 +71,20 @@ class Joined(Value, frozen=True, kw_only=True):
     name: str
     shape: tuple[int, ...]
     parts: tuple[Tensor, ...]
+    kind: Kind = "F32"
 
     @property
     def size_bytes(self) -> int:
+        if self.kind in BLOCKS:
+            return miniature_blocks.size_bytes(self.kind, math.prod(self.shape))
         return sum(part.size_bytes for part in self.parts)
+
+    def data(self) -> Iterator[bytearray]:
+        if self.kind in BLOCKS:
+            yield from miniature_blocks.data(self.kind, self.name, self.parts)
+            return
+        for part in self.parts:
+            yield from part.data()
 
 
 class GgufFile(Value, frozen=True, kw_only=True):
@@ -89,7 +103,7 @@ class GgufFile(Value, frozen=True, kw_only=True):
         for tensor in self.tensors:
             # Its own order of dimensions is the innermost first.
             found += _text(tensor.name) + pack("<I", len(tensor.shape))
-            found += pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape)) + pack("<IQ", F32, offset)
+            found += pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape)) + pack("<IQ", NUMBERS[tensor.kind], offset)
             offset += _aligned(tensor.size_bytes)
         return bytes(found.ljust(_aligned(len(found)), b"\0"))
 
@@ -99,16 +113,42 @@ class GgufFile(Value, frozen=True, kw_only=True):
     def write(self, file: BinaryIO) -> None:
         file.write(self.header())
         for tensor in self.tensors:
-            for part in tensor.parts:
-                file.writelines(part.data())
+            file.writelines(tensor.data())
             file.write(bytes(_aligned(tensor.size_bytes) - tensor.size_bytes))
 
 
-def gguf_file(file_name: str, name: str, architecture: Architecture, vocabulary: Vocabulary, template: str) -> GgufFile:
-    """The miniature of a text model called ``name``, in F32, with ``template`` as its chat template."""
-    tensors = joined(miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary)))
-    metadata = (*_model_keys(architecture, name), *_tokenizer_keys(vocabulary, template))
+def kind_of(quantization: str) -> Kind | None:
+    """The kind of a file's matrices by the name it is offered under; ``None`` where that is not known.
+
+    Unsloth's dynamic files (``UD-Q4_K_XL``) mix kinds by a recipe that is not published: the one that they are
+    named for stands for all.
+    """
+    name = quantization.removeprefix("UD-")
+    return next((kind for kind in FILE_TYPES if name == kind or (kind in BLOCKS and name.startswith(f"{kind}_"))), None)
+
+
+def gguf_file(
+    file_name: str, name: str, architecture: Architecture, vocabulary: Vocabulary, template: str, kind: Kind = "F32"
+) -> GgufFile:
+    """The miniature of a text model called ``name``, its matrices of ``kind``, ``template`` its chat template."""
+    plain = miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary))
+    tensors = tuple(_of_kind(tensor, kind) for tensor in joined(plain))
+    metadata = (*_model_keys(architecture, name, kind), *_tokenizer_keys(vocabulary, template))
     return GgufFile(file_name=file_name, metadata=metadata, tensors=tensors)
+
+
+def _of_kind(tensor: Joined, kind: Kind) -> Joined:
+    """As ``llama-quantize`` chooses: norms, biases and routers stay in F32, the head is in Q6_K."""
+    if len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp.weight"):
+        return tensor
+    if kind in BLOCKS and tensor.name == "output.weight":
+        kind = "Q6_K"
+    elif kind in ("Q2_K", "Q3_K") and tensor.name.endswith(("token_embd.weight", "embed_tokens.weight", "head.weight")):
+        kind = "Q4_K"
+    parts = tensor.parts
+    if kind == "BF16":
+        parts = tuple(msgspec.structs.replace(part, dtype="BF16") for part in parts)
+    return msgspec.structs.replace(tensor, kind=kind, parts=parts)
 
 
 def joined(found: tuple[Tensor, ...]) -> tuple[Joined, ...]:
@@ -172,11 +212,11 @@ def _numbers(key: str, values: tuple[int, ...]) -> bytes:
     return _text(key) + pack(f"<IIQ{len(values)}i", ARRAY, INT32, len(values), *values)
 
 
-def _model_keys(architecture: Architecture, name: str) -> Iterator[bytes]:
+def _model_keys(architecture: Architecture, name: str, kind: Kind) -> Iterator[bytes]:
     yield _string("general.architecture", "glm4moe")
     yield _string("general.type", "model")
     yield _string("general.name", name)
-    yield _whole("general.file_type", ALL_F32)
+    yield _whole("general.file_type", FILE_TYPES[kind])
     yield _whole("general.quantization_version", QUANTIZATION_VERSION)
     predicting = architecture.num_nextn_predict_layers
     wholes = {

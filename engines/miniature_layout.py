@@ -20,6 +20,7 @@ from engines import (
     miniature_tokenizer,
     miniature_weights,
 )
+from engines.miniature_blocks import BLOCK_WEIGHTS, BLOCKS
 from selector.errors import ConfigurationError
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
@@ -52,19 +53,24 @@ class Text(Value, frozen=True, kw_only=True):
 
 
 class Layout(Value, frozen=True, kw_only=True):
-    """One checkpoint of a generated model: its files, and the sum of everything that decides them."""
+    """One checkpoint of a generated model: its files, and the sum of everything that decides them.
+
+    Without ``weights`` it is what an engine reads that makes up its own (``--load-format dummy``).
+    """
 
     model: ModelFacts
     checkpoint: CheckpointFacts
+    weights: bool = True
 
     def recipe(self) -> str:
         """The sum of the shapes, the checkpoint's format, the words, the chat template and the generator."""
         # The source of the shapes is no part of them.
         shapes = msgspec.json.encode(msgspec.structs.replace(self.model.architecture, source=""))
         checkpoint = self.checkpoint
+        names = (self.model.id, self.model.title, checkpoint.format, checkpoint.quantization, checkpoint.file_prefix)
         told = (
             miniature_tensors.SEED.encode(),
-            f"{self.model.id}/{checkpoint.format}/{checkpoint.quantization}/{checkpoint.file_prefix}".encode(),
+            msgspec.json.encode((names, checkpoint.storage, self.weights)),
             shapes,
             miniature_tokenizer.WORDS_FILE.read_bytes(),
             TEMPLATE_FILE.read_bytes(),
@@ -76,28 +82,40 @@ class Layout(Value, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: there is no miniature of this format.
         """
-        if self.checkpoint.format == "gguf":
+        if self.weights and self.checkpoint.format == "gguf":
             return self._gguf()
+        if not self.weights and self.checkpoint.format in ("gguf", "mlx"):
+            raise ConfigurationError(
+                f"{self.model.id} in the format {self.checkpoint.format} cannot be rehearsed with dummy weights",
+                hint="only vLLM and SGLang make up weights, and they read no such files: --rehearse=miniature",
+            )
         return self._safetensors()
 
     def _gguf(self) -> tuple[File, ...]:
         architecture, checkpoint = self.model.architecture, self.checkpoint
-        if architecture.model_type != "glm4_moe" or checkpoint.quantization != "F32":
+        kind = miniature_gguf.kind_of(checkpoint.quantization)
+        whole = kind not in BLOCKS or not any(
+            width % BLOCK_WEIGHTS
+            for width in (architecture.hidden_size, architecture.intermediate_size, architecture.moe_intermediate_size)
+        )
+        if architecture.model_type != "glm4_moe" or kind is None or not whole:
             raise ConfigurationError(
                 f"there is no miniature of {self.model.id} as GGUF in {checkpoint.quantization}",
-                hint="GGUF miniatures are of text models, in F32",
+                hint="GGUF miniatures are of text models, in F32, BF16 and Q2_K to Q6_K",
             )
         name = f"{checkpoint.file_prefix or self.model.id}.gguf"
         vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
         template = TEMPLATE_FILE.read_text(encoding="utf-8")
-        return (miniature_gguf.gguf_file(name, self.model.title, architecture, vocabulary, template),)
+        return (miniature_gguf.gguf_file(name, self.model.title, architecture, vocabulary, template, kind),)
 
     def _safetensors(self) -> tuple[File, ...]:
         architecture, vision = self.model.architecture, self.model.architecture.vision
         vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
-        plain = miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary))
+        # A configuration names no expert: one stands for all, of which the real models have thousands.
+        named = architecture if self.weights else msgspec.structs.replace(architecture, n_routed_experts=1)
+        plain = miniature_weights.tensors(named, miniature_weights.tongue(vocabulary))
         stored = miniature_quantized.stored(self.model, self.checkpoint, plain)
-        shards = miniature_shards.shards(stored.tensors, stored.made_for)
+        shards = miniature_shards.shards(stored.tensors, stored.made_for) if self.weights else ()
         processor = None if vision is None else miniature_config.PROCESSOR
         texts = {
             "config.json": miniature_config.config_json(architecture, vocabulary, stored.dtype, stored.quantization),
@@ -108,8 +126,9 @@ class Layout(Value, frozen=True, kw_only=True):
             ),
             "special_tokens_map.json": miniature_tokenizer.special_tokens_map_json(),
             "chat_template.jinja": TEMPLATE_FILE.read_text(encoding="utf-8"),
-            "model.safetensors.index.json": miniature_shards.index_json(shards),
         }
+        if shards:
+            texts["model.safetensors.index.json"] = miniature_shards.index_json(shards)
         if vision is not None:
             config = miniature_config
             texts["preprocessor_config.json"] = config.preprocessor_config_json(architecture, vision)

@@ -58,7 +58,7 @@ def stored(model: ModelFacts, checkpoint: CheckpointFacts, found: tuple[Tensor, 
         return _awq(architecture, storage, found)
     raise ConfigurationError(
         f"there is no miniature of {model.id} in the format {checkpoint.format} ({checkpoint.quantization})",
-        hint="the layout of such files is not published in full; rehearse another checkpoint, or with --rehearse=dummy",
+        hint="the layout of such files is not published in full; rehearse another checkpoint, bf16 or fp8 say",
     )
 
 

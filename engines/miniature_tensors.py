@@ -68,7 +68,7 @@ class Tensor(Value, frozen=True, kw_only=True):
     def data(self) -> Iterator[bytearray]:
         """The tensor's little-endian numbers, in chunks."""
         rows = tuple((signs.row, self._row(signs)) for signs in self.signs)
-        return _overwritten(self._drawn(), rows)
+        return overwritten(self._drawn(), rows)
 
     def _drawn(self) -> Iterator[bytearray]:
         width = WIDTHS[self.dtype]
@@ -110,7 +110,7 @@ class Bits(Value, frozen=True, kw_only=True):
 
     def data(self) -> Iterator[bytearray]:
         rows = tuple((signs.row, self._row(signs)) for signs in self.signs)
-        return _overwritten(drawn_bits(self.name, self.size_bytes), rows)
+        return overwritten(drawn_bits(self.name, self.size_bytes), rows)
 
     def _row(self, signs: Signs) -> bytes:
         size_bytes = self.shape[-1] * WIDTHS[self.dtype]
@@ -126,7 +126,7 @@ def drawn_bits(name: str, size_bytes: int) -> Iterator[bytearray]:
         yield bytearray(shake_256(f"{SEED}/{name}/bits/{number}".encode()).digest(count))
 
 
-def _overwritten(chunks: Iterator[bytearray], rows: tuple[tuple[int, bytes], ...]) -> Iterator[bytearray]:
+def overwritten(chunks: Iterator[bytearray], rows: tuple[tuple[int, bytes], ...]) -> Iterator[bytearray]:
     """``chunks`` with each of ``rows`` (number, bytes) put where it lies."""
     begin = 0
     for chunk in chunks:

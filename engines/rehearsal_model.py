@@ -8,6 +8,8 @@ layers, experts, the width between the parts, the vocabulary.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from engines import miniature
@@ -40,7 +42,7 @@ def cut_down(model: ModelFacts, candidate: Candidate) -> ModelFacts:
     name = f"{model.id}-rehearsal"
     made = msgspec.structs.replace(
         checkpoint,
-        repo=f"autolaunch/{name}-{checkpoint.quantization}-{candidate.parallel.pipeline}",
+        repo=f"autolaunch/{name}-{checkpoint.format}-{checkpoint.quantization}",
         modelscope=None,
         file_prefix=None if checkpoint.file_prefix is None else f"{name}-{checkpoint.quantization}",
         download_basis="derived",
@@ -59,6 +61,19 @@ def cut_down(model: ModelFacts, candidate: Candidate) -> ModelFacts:
     )
     sized = msgspec.structs.replace(made, download_bytes=miniature.size_bytes(cut, made))
     return msgspec.structs.replace(cut, checkpoints=(sized,))
+
+
+def dummy_folder(model: ModelFacts, candidate: Candidate, directory: Path) -> Path:
+    """What an engine with ``--load-format dummy`` reads of the candidate's checkpoint, at ``directory``.
+
+    The configuration is of the real shapes, with the format's own part; the tokenizer has a token for every id of
+    the real vocabulary, of its own words. There are no weights.
+
+    Raises:
+        ConfigurationError: the format's layout is not known for certain, or no engine makes up weights in it.
+        NoRoomOnDisk, DownloadError: the folder cannot be made.
+    """
+    return miniature.generate_without_weights(model, directory, _checkpoint(model, candidate))
 
 
 def _checkpoint(model: ModelFacts, candidate: Candidate) -> CheckpointFacts:

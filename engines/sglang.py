@@ -37,6 +37,7 @@ class Sglang(Engine):
             *_limits(candidate),
             *_speculation(candidate),
             *_parsers(model),
+            *(("--load-format", "dummy") if serving.dummy_weights else ()),
             # By itself it draws another seed at every start: a fault could not be shown twice.
             *("--random-seed", "0"),
             *checked_extra(serving.extra, engine="sglang"),

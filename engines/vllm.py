@@ -37,6 +37,7 @@ class Vllm(Engine):
             *(_cpu_memory(candidate, model) if on_cpu else _gpu_memory(candidate)),
             *_speculation(candidate),
             *_parsers(model),
+            *(("--load-format", "dummy") if serving.dummy_weights else ()),
             *checked_extra(serving.extra, engine="vllm"),
         )
         environment = common_environment(candidate, serving) | rank_environment(candidate)

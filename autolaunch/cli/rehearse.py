@@ -86,7 +86,8 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
         shown = table(("", "predicted", "measured", ""), rows, right=(1, 2, 3), flex=0, width=terminal.width_columns)
         parts += ["", shown]
         if result.mode == "miniature":
-            parts.append('  Predicted for the miniature; its own plan is under "rehearsed" with --json.')
+            told = "Both are of the miniature: they show how well memory is foretold, not how fast the real model is."
+            parts.append(wrapped(told, terminal, first="  "))
     if result.failure is not None:
         parts += ["", wrapped(f"{result.failure.code}: {clean(result.failure.message)}", terminal, first="  ")]
         if result.failure.hint:

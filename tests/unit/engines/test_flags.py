@@ -86,6 +86,7 @@ def test_so_does_every_combination(package: str, choice: dict[str, Any]) -> None
         ("vllm", ("--enforce-eager.x", "1"), "no option --enforce-eager.x"),
         ("vllm", ("stray",), "'stray' belongs to no option"),
         ("vllm", ("--max-num", "4"), "could be any of"),
+        ("vllm", ("--cpu-offload-gb", "-0.5"), "write --cpu-offload-gb=-0.5"),
         ("sglang", ("--tp_size", "4"), "no option --tp_size"),
         ("sglang", ("--kv-cache-dtype", "fp8"), "cannot be 'fp8'"),
         ("transformers", ("--log-lev", "info"), "did you mean --log-level?"),

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from engines import miniature
-from engines.miniature_layout import File, Layout
+from engines.miniature_layout import File
 from selector.catalog import Catalog
 from selector.errors import ConfigurationError, DownloadError, NoRoomOnDisk
+from selector.facts import ModelFacts
 
 CATALOG = Catalog()
 TINY = CATALOG.model("glm-tiny")
@@ -27,7 +28,7 @@ SUMS: dict[str, dict[str, str]] = {
         "chat_template.jinja": "9f97f6475ba81689d9e2b59fe076afb01b3b5ec085d475b0035ac40dbafb45be",
         "config.json": "ccaf845d358b5bfcf5fd07d6a4adb9e4356590522158b94c653e6016fb18e066",
         "generation_config.json": "e2821d3da6d853ccab9662e458ca1f6f2e3c92be0c9a387a3010565a93ed41f0",
-        "miniature.json": "d47eb7ba7128aec99b181ea3e54c5db1b54bcf9f88c96af3a857a6d9656ebc06",
+        "miniature.json": "9e772faac2e3b6083124afc93a2f9fa1f711c7a8c3ca78a85b6787e014a36529",
         "model-00001-of-00002.safetensors": "73df6905c35b7b4d8e8ae87ab9f67c6b12b8c91bae85c83ef616952708911154",
         "model-00002-of-00002.safetensors": "07b8e57ffb39cb1b11838903417b6d00b874b2febddbb0573791e9cd7713d032",
         "model.safetensors.index.json": "9a5ddddbaf0d9cfbc2a96c98d54f20a834b7a4273f6c3af0084f4ad6972e3df4",
@@ -37,13 +38,13 @@ SUMS: dict[str, dict[str, str]] = {
     },
     "glm-tiny-GGUF": {
         "glm-tiny-F32.gguf": "bb34418117b36630e0dab5f30034f0f3bf1ff4a366daf2dd9461e477d7bca9ac",
-        "miniature.json": "e6c31ae437bc178c3aebc4332a497dd11b02226f9c0a380d61c8e734652be400",
+        "miniature.json": "98b8446e854f998a1a3e38b60d97bf9974fc9d8b41e7a2144c54af101775fba9",
     },
     "glm-tiny-v": {
         "chat_template.jinja": "9f97f6475ba81689d9e2b59fe076afb01b3b5ec085d475b0035ac40dbafb45be",
         "config.json": "e8eba17c88c33196cb1aa9757e3dd09d390cc7a5e9eea87c41dd7f907277a44b",
         "generation_config.json": "8a40f9ad6e4d5513e17ea910091652a8812788eec461bf5266420f2ebb4b7dd7",
-        "miniature.json": "e8c68126a232845d5e7bf59d7ee3d967bb689aa0fc264839eabd8d8ff6ffd859",
+        "miniature.json": "842a1c166369135166200ee306f4345383d58f4f9561aefa0d110f3d24fd3761",
         "model-00001-of-00002.safetensors": "215eccc0c247a82dd801a1f89a5596b89e2a9b8b9ba871f77416467b6355c781",
         "model-00002-of-00002.safetensors": "0437defb18c9cbd555747bca52159af74f3982827206193106b225e969ae2736",
         "model.safetensors.index.json": "dd9d5cfee17444cb7add79eb5334b041bf33ae035242472dcee646eafe3e09bc",
@@ -250,9 +251,9 @@ def test_callers_at_the_same_time_make_it_once(place: Path, monkeypatch: pytest.
     callers, real, made = 4, miniature._make, []
     together = threading.Barrier(callers)
 
-    def make(layout: Layout, directory: Path, recipe: str) -> None:
+    def make(model: ModelFacts, files: tuple[File, ...], directory: Path, recipe: str) -> None:
         made.append(directory)
-        real(layout, directory, recipe)
+        real(model, files, directory, recipe)
 
     monkeypatch.setattr(miniature, "_make", make)
 

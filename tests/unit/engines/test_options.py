@@ -112,7 +112,7 @@ def test_what_is_dangerous_is_refused_with_what_would_happen(engine: str, token:
         ("vllm", ("--enable-prefix-caching", "--chat-template", "/x.jinja", "--tokenizer", "/t", "-O3", "--seed", "7")),
         ("vllm", ("--reasoning-parser", "glm45", "--hf-overrides", '{"rope_scaling": null}', "--no-trust-remote-code")),
         ("sglang", ("--schedule-policy", "lpm", "--log-level", "debug", "--random-seed", "7")),
-        ("llamacpp", ("-ctk", "q8_0", "-n", "-1", "-ncmoe", "10", "--no-host", "--ui")),
+        ("llamacpp", ("-ctk", "q8_0", "-n", "-1", "--no-host", "--ui")),
         ("mlx", ("--log-level", "DEBUG", "--temp", "-1", "-", "trust", "--hosts-file=x")),
     ],
 )
