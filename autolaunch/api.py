@@ -184,7 +184,8 @@ def plan(
     )
     decided = with_commands(decided, match.model)
     if installation is not None:
-        return _told_of_engines(decided, lambda _: (True, installation.package))
+        alone = installation.package if installation.python is None else None
+        return _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
     return with_installed(decided, known) if hardware is None else decided
 
 

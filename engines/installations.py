@@ -64,7 +64,8 @@ _NOT_FOR_ASKED = ("PYTHON", "VIRTUAL_ENV", "CONDA_")
 class Installation(Value, frozen=True, kw_only=True):
     """One engine that was found. ``place`` is an environment's folder or a program, ``how`` where it was looked for.
 
-    ``programs`` are the folders of its programs, ``python`` its interpreter (``None`` where it needs none).
+    ``package`` is that of the profile whose requirements are there, or ``llama-server`` for that program, which needs
+    no ``python``; ``programs`` are the folders of programs.
     """
 
     engine: EngineName
@@ -150,6 +151,8 @@ def chosen(
     if engine is not None and all(each.engine != engine for each in found):
         raise UsageError(f"--engine {engine} was asked for, and {path} holds {_listed(found)}")
     packages = {(facts.name, package.name): package for facts in known for package in facts.packages}
+    # A program of llama.cpp's own is none of ours; what our package of it serves it serves.
+    packages |= {(facts.name, LLAMA_SERVER): facts.packages[0] for facts in known if facts.name == "llamacpp"}
     kind = model.architecture.model_type
     fitting = [
         each
@@ -348,7 +351,7 @@ def _llama(place: _Place, server: Path) -> Installation:
         raise EngineError(f"{place.folder} was built without its version, and could be of any age")
     return Installation(
         engine="llamacpp",
-        package="llamacpp",
+        package=LLAMA_SERVER,
         version=f"b{build}",
         place=place.folder,
         how=place.how,

@@ -205,7 +205,7 @@ def _lock_text(lock: Path) -> str:
 
 def _for_all_users(environments: Environments) -> bool:
     """Whether to install for all users: as root, where a Python is there that all of them may run."""
-    if os.geteuid() != 0 or environments.shared is None or os.environ.get("AUTOLAUNCH_HOME"):
+    if environments.shared not in _ours(environments):
         return False
     from engines.builds import interpreter
 
@@ -217,6 +217,16 @@ def _for_all_users(environments: Environments) -> bool:
         write(sys.stderr, click.style(wrapped(told, terminal), fg="yellow"), terminal)
         return False
     return True
+
+
+def _ours(environments: Environments) -> tuple[Path, ...]:
+    """Where this user's commands make and remove environments.
+
+    What is for all users is root's, and only where no home was named.
+    """
+    if os.geteuid() != 0 or os.environ.get("AUTOLAUNCH_HOME"):
+        return (environments.root,)
+    return environments.places
 
 
 def _install(
@@ -256,6 +266,11 @@ def _clear_if_broken(environments: Environments, facts: EngineFacts, package: Pa
         return
     for one in made(environments):
         if one.directory == found.directory and (why := damage(one.directory)) is not None:
+            if one.directory.parent not in _ours(environments):
+                raise EngineInstallError(
+                    f"{one.directory} is damaged: {why}",
+                    hint=f"it is for all users, and root mends it: autolaunch engines install {package.name}",
+                )
             write(sys.stderr, clean(f"{package.name} {facts.version} is made anew: {why}"), terminal)
             remove(one)
 
@@ -303,7 +318,8 @@ def _line(row: InstalledRow) -> str:
 def remove(outer: dict[str, bool], /, name: str, as_json: bool, verbose: bool) -> None:
     """Remove the environments of an engine or of one package: of every version, unless one is named.
 
-    What a stopped installation left is removed too. An environment that an engine runs from stays.
+    What a stopped installation left is removed too. An environment that an engine runs from stays, and so does what
+    is for all users of the host: root removes that, without AUTOLAUNCH_HOME.
     """
     del verbose
     from autolaunch import api
@@ -314,17 +330,20 @@ def remove(outer: dict[str, bool], /, name: str, as_json: bool, verbose: bool) -
 
     wanted = named(name, api.catalog())
     names = {(facts.name, package.name) for facts, package in wanted.packages}
+    environments = Environments.of(api.home())
     found = [
         one
-        for one in made(Environments.of(api.home()))
+        for one in made(environments)
         if (one.engine, one.package) in names and wanted.version in (None, one.version)
     ]
+    ours = _ours(environments)
     rows = []
-    for one in found:
+    for one in (each for each in found if each.directory.parent in ours):
         with signals.deferred():  # a folder that is half gone helps nobody
             rows.append(_removed_row(one, removed(one)))
+    staying = [one for one in found if one.directory.parent not in ours]
     document = RemovedDocument(removed=tuple(rows))
-    show(document, as_json or outer["as_json"], lambda terminal: _removed_lines(rows, name, terminal))
+    show(document, as_json or outer["as_json"], lambda terminal: _removed_lines(rows, staying, name, terminal))
 
 
 def _removed_row(one: Made, gone: Gone) -> RemovedRow:
@@ -338,8 +357,8 @@ def _removed_row(one: Made, gone: Gone) -> RemovedRow:
     )
 
 
-def _removed_lines(rows: list[RemovedRow], name: str, terminal: Terminal) -> str:
-    if not rows:
+def _removed_lines(rows: list[RemovedRow], staying: list[Made], name: str, terminal: Terminal) -> str:
+    if not rows and not staying:
         return f"nothing to remove: {clean(name)} is not installed"
     lines = []
     for row in rows:
@@ -349,4 +368,7 @@ def _removed_lines(rows: list[RemovedRow], name: str, terminal: Terminal) -> str
     if cached > 0:
         told = f"{gib(cached)} of it are still in uv's cache: a new installation is quick; uv cache clean frees them"
         lines.append(wrapped(told, terminal))
+    for one in staying:
+        why = "it is for all users: root removes it, without AUTOLAUNCH_HOME"
+        lines.append(f"{click.style(f'{one.package} {one.version}', bold=True)} stays ({why}):\n  {one.directory}")
     return "\n".join(lines)

@@ -11,14 +11,17 @@ import pytest
 from autolaunch import api
 from autolaunch.cli.app import run
 from autolaunch.launch import LaunchOptions, launch
+from engines import registry
+from engines.base import Serving
 from engines.environments import Environments
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan, Rejection
 from selector.errors import EngineError, EngineStartError, UsageError
+from selector.hardware import Accelerator, HardwareReport
 from selector.request import Pins
 from tests.fakes.plans import candidate, plan
 from tests.integration.test_cli import HOME, finished, left_running
-from tests.integration.test_installations import MLX, environment
+from tests.integration.test_installations import MLX, environment, program
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +84,29 @@ def test_an_engine_that_cannot_serve_exits_5_with_its_place_and_leaves_nothing(
 
 
 def test_a_program_that_is_not_there_is_said_before_weights_are_fetched(tmp_path: Path) -> None:
-    place = environment(tmp_path / "venv", *MLX)
+    place = environment(tmp_path / "venv", "vllm-0.33.0")
     options = LaunchOptions(home=tmp_path / "home", port=0, engine_path=place)
-    with pytest.raises(EngineError, match=r"mlx 0\.32\.2 and no program .*/venv/bin/mlx_lm\.server"):
-        launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=options)
+    chosen = candidate("vllm", "glm-4.6", devices=(0,))
+    device = Accelerator(index=0, vendor="nvidia", name="A GPU", memory_kind="dedicated")
+    with pytest.raises(EngineError, match=r"vllm 0\.33\.0 and no program .*/venv/bin/vllm"):
+        launch(plan(chosen, "glm-4.6", accelerators=(device,)), catalog=Catalog(), options=options)
     assert not (tmp_path / "home").exists()
+
+
+def test_a_llama_server_is_planned_and_run_as_the_program_that_it_is(tmp_path: Path) -> None:
+    server = program(tmp_path / "llama-server", "#!/bin/sh\necho 'version: 11000 (abc)' >&2\n")
+    decided = api.plan("glm-4.6", engine_path=server, hardware=machine_report(512))
+    assert decided.chosen is not None
+    assert decided.chosen.engine.package == "llama-server"
+    assert decided.chosen.engine.version == "b11000"
+    found = api.installation_at(server, Catalog().model("glm-4.6"), Catalog(), Pins())
+    serving = Serving(model="/m", served_name="m", executable_directory=str(found.bin_directory))
+    command = registry.engine("llamacpp").command(decided.chosen, Catalog().model("glm-4.6"), serving)
+    assert found.runs(command).argv[0] == str(server)
+
+
+def machine_report(gib: int) -> HardwareReport:
+    return api.hardware_report(f"cpu-{gib}gb", Catalog())
 
 
 def test_an_engine_that_changed_since_the_plan_is_not_started(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -174,17 +175,20 @@ def test_another_user_runs_what_root_installed(tmp_path: Path, environ: dict[str
         interpreter(for_all=True)
     except EngineInstallError as error:
         pytest.skip(error.message)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == 0 and folder.name.startswith(("pytest-", "test_", tmp_path.name)):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    environments = Environments(tmp_path / "home", shared=tmp_path / "shared")
-    before = os.umask(0o077)
-    try:
-        one = environments.ensure(MLX, PACKAGE, share=True, environ=environ)
-    finally:
-        os.umask(before)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are root's alone
+        Path(folder).chmod(0o755)
+        before = os.umask(0o077)
+        try:
+            environments = Environments(tmp_path / "home", shared=Path(folder) / "shared")
+            one = environments.ensure(MLX, PACKAGE, share=True, environ=environ)
+        finally:
+            os.umask(before)
+        assert _said_by_nobody(one, "import os, tiny_core; print(os.getuid(), tiny_core.VERSION)") == "65534 1.5"
+
+
+def _said_by_nobody(environment: Environment, code: str) -> str:
     done = subprocess.run(
-        (one.bin_directory / "python", "-I", "-c", "import os, tiny_core; print(os.getuid(), tiny_core.VERSION)"),
+        (environment.bin_directory / "python", "-I", "-c", code),
         capture_output=True,
         text=True,
         check=True,
@@ -193,7 +197,7 @@ def test_another_user_runs_what_root_installed(tmp_path: Path, environ: dict[str
         extra_groups=(),
         cwd="/",
     )
-    assert done.stdout.split() == ["65534", "1.5"]
+    return done.stdout.strip()
 
 
 def test_a_damaged_environment_is_found_out_and_removed(tmp_path: Path, environ: dict[str, str]) -> None:

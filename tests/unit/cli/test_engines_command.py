@@ -186,6 +186,20 @@ def test_what_was_made_is_listed_and_removed(built: list[dict[str, Any]], capsys
     assert built
 
 
+def test_what_is_for_all_users_is_not_removed_from_a_home_that_was_named(
+    built: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(["engines", "install", "mlx-lm"]) == 0
+    directory = Path(str(api.home() / "engines")).resolve() / "mlx-0.32.2-mlx-lm-0a1b2c3d"
+    monkeypatch.setenv("AUTOLAUNCH_SHARED", str(directory.parent))
+    monkeypatch.setenv("AUTOLAUNCH_HOME", str(tmp_path / "mine"))
+    capsys.readouterr()
+    assert run(["engines", "remove", "mlx-lm"]) == 0
+    assert "mlx-lm 0.32.2 stays (it is for all users" in capsys.readouterr().out
+    assert (directory / "environment.json").is_file()
+    assert built
+
+
 def test_the_list_keeps_to_80_columns_with_environments(
     built: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
