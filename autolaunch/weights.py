@@ -79,7 +79,7 @@ def local_checkpoint(
 
         on_progress(f"making the miniature {model.id}", None)
         made = miniature.checkpoint_of(model, checkpoint.repo)
-        return miniature.generate(model, home / "models" / checkpoint.repo.rpartition("/")[2], made)
+        return miniature.generate(model, home / "models" / made.repo.rpartition("/")[2], made)
     if checkpoint.hub == "modelscope":
         raise DownloadError(
             "ModelScope comes with the modelscope extra, which this release does not have yet",

@@ -132,17 +132,39 @@ if vision:
 print(json.dumps(found))
 """
 
+#: llama.cpp's server in a wheel: it is set up from Python.
+LLAMACPP = """
+import json, pathlib, sys
+import xllamacpp
+folder, questions = sys.argv[1], json.loads(sys.argv[2])
+settings = xllamacpp.CommonParams()
+settings.model.path = str(next(pathlib.Path(folder).glob("*.gguf")))
+settings.n_ctx, settings.n_parallel, settings.port, settings.use_jinja = 2048, 1, 0, True
+settings.verbosity = 0
+server = xllamacpp.Server(settings)
+def answer(text, **more):
+    return server.handle_chat_completions(
+        {"messages": [{"role": "user", "content": text}], "max_tokens": 24, "temperature": 0, **more}
+    )["choices"][0]["message"]
+silent = {"chat_template_kwargs": {"enable_thinking": False}}
+found = {"answers": [answer(text, **silent)["content"] for text in questions]}
+found["calls"] = [answer("hello", tools=json.loads(sys.argv[5]), **more)["tool_calls"] for more in ({}, silent)]
+print(json.dumps(found))
+"""
+
 
 @cache
-def outcome(engine: str, package: str, script: str, model: str) -> dict[str, Any]:
+def outcome(engine: str, package: str, script: str, model: str, repo: str | None = None) -> dict[str, Any]:
     """What ``script`` prints when it loads the miniature ``model`` in the engine's environment."""
-    folder = miniature.generate(CATALOG.model(model), HOME / "models" / model)
+    described = CATALOG.model(model)
+    checkpoint = miniature.checkpoint_of(described, repo or f"autolaunch/{model}")
+    folder = miniature.generate(described, HOME / "models" / checkpoint.repo.rpartition("/")[2], checkpoint)
     facts = CATALOG.engine(engine)
     wanted = next(one for one in facts.packages if one.name == package)
     environment = Environments(HOME / "engines").ensure(facts, wanted)
     cache_folder = HOME / "hub"
     (cache_folder / "hub").mkdir(parents=True, exist_ok=True)
-    given = (json.dumps(QUESTIONS), cache_folder, json.dumps(CONVERSATION))
+    given = (json.dumps(QUESTIONS), cache_folder, json.dumps(CONVERSATION), json.dumps([miniature.TOOL]))
     result = subprocess.run(
         [environment.bin_directory / "python", "-c", script, folder, *given],
         env=without_secrets(os.environ) | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache_folder)},
@@ -179,6 +201,21 @@ def test_answers_are_words_and_go_on_to_their_limit() -> None:
 
 def test_mlx_and_transformers_read_the_same_text_out_of_the_weights() -> None:
     assert openings(with_mlx_lm()) == openings(with_transformers("glm-tiny"))
+
+
+def with_llamacpp() -> dict[str, Any]:
+    return outcome("llamacpp", "llamacpp", LLAMACPP, "glm-tiny", "autolaunch/glm-tiny-GGUF")
+
+
+def test_llama_cpp_reads_the_same_text_out_of_the_gguf_file() -> None:
+    assert openings(with_llamacpp()) == openings(with_mlx_lm())
+
+
+def test_llama_cpp_parses_the_call_of_a_tool_with_the_files_own_template() -> None:
+    name, arguments = miniature.TOOL_CALL
+    for calls in with_llamacpp()["calls"]:
+        assert [call["function"]["name"] for call in calls] == [name]
+        assert json.loads(calls[0]["function"]["arguments"]) == arguments
 
 
 def test_transformers_misses_no_tensor_and_leaves_only_the_prediction_layer_aside() -> None:

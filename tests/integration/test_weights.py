@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -200,6 +201,15 @@ def test_a_miniature_is_generated_in_our_home_and_nothing_is_fetched(tmp_path: P
     assert made.is_relative_to(tmp_path / "models")
     checked(made)
     assert local_checkpoint(chosen, TINY, home=tmp_path) == made
+
+
+def test_the_miniature_that_was_chosen_is_made_and_each_has_its_own_folder(tmp_path: Path) -> None:
+    chosen = candidate("llamacpp", "glm-tiny")
+    gguf = msgspec.structs.replace(chosen.checkpoint, repo="autolaunch/glm-tiny-GGUF", format="gguf")
+    made = local_checkpoint(msgspec.structs.replace(chosen, checkpoint=gguf), TINY, home=tmp_path)
+    assert [path.name for path in made.glob("*.gguf")] == ["glm-tiny-F32.gguf"]
+    assert local_checkpoint(chosen, TINY, home=tmp_path) != made
+    assert made.is_dir()
 
 
 def test_the_users_folder_is_served_where_it_is(folder: Path, tmp_path: Path) -> None:
