@@ -136,7 +136,7 @@ class Ready:
 
 def ready(model: ModelFacts, engine: EngineFacts, group: Group, pins: Pins) -> tuple[Ready | Rejection, ...]:
     """For every checkpoint of the model, in order: how the engine would load it on this kind of device, or why not."""
-    return _ready(model, engine, _Specimen(group), pins)
+    return _ready(model, engine.on(group.kind), _Specimen(group), pins)
 
 
 def forget() -> None:

@@ -142,10 +142,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
-    rows = {
-        engine.name: [(floor, ready(model, engine.on(floor.group.kind), floor.group, pins)) for floor in floors]
-        for engine in engines
-    }
+    rows = {engine.name: [(floor, ready(model, engine, floor.group, pins)) for floor in floors] for engine in engines}
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     short: list[tuple[Ready, Ground, list[Candidate]]] = []
