@@ -25,7 +25,7 @@ from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadNa
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
 
 if TYPE_CHECKING:
-    from engines.installations import Installation
+    from engines.environments.installations import Installation
     from selector.case import Shelf
 
 
@@ -196,7 +196,7 @@ def installation_at(path: Path, model: ModelFacts, known: Catalog, pins: Pins) -
         EngineError: there is none that could.
         UsageError: it is another than the pins ask for.
     """
-    from engines import installations  # only where one is pointed at
+    from engines.environments import installations  # only where one is pointed at
 
     engines_known = tuple(known.engine(name) for name in known.engine_names())
     return installations.chosen(path, engines_known, model, engine=pins.engine, version=pins.engine_version)

@@ -39,7 +39,7 @@ from selector.hardware import HardwareReport
 from selector.values import Value
 
 if TYPE_CHECKING:
-    from engines.installations import Installation
+    from engines.environments.installations import Installation
 
 #: One part, or two as a hub's id has; nothing that is special to a file system, a shell or an engine.
 SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -257,7 +257,7 @@ def engine_environment(
 
 def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: ModelFacts) -> Installation:
     """The engine at ``path``, which has to be the one that was planned with."""
-    from engines import installations
+    from engines.environments import installations
 
     found = installations.chosen(path, (facts,), model)
     if found.version != candidate.engine.version:

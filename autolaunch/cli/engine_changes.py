@@ -23,7 +23,7 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from engines.environments import Environment, Environments, InstallProgress
-    from engines.made import Gone, Made
+    from engines.environments.made import Gone, Made
     from selector.catalog import Catalog
 
 #: ``NAME`` or ``NAME==VERSION``. A version becomes a folder's name and one argument of uv's.
@@ -207,7 +207,7 @@ def _for_all_users(environments: Environments) -> bool:
     """Whether to install for all users: as root, where a Python is there that all of them may run."""
     if environments.shared not in _ours(environments):
         return False
-    from engines.builds import interpreter
+    from engines.environments.builds import interpreter
 
     try:
         interpreter(for_all=True)
@@ -259,7 +259,7 @@ def _install(
 
 def _clear_if_broken(environments: Environments, facts: EngineFacts, package: Package, terminal: Terminal) -> None:
     """A finished environment whose files are damaged goes: whoever installs wants one that works."""
-    from engines.made import damage, made, remove
+    from engines.environments.made import damage, made, remove
 
     found = environments.find(facts.name, facts.version, package)
     if found is None:
@@ -325,8 +325,8 @@ def remove(outer: dict[str, bool], /, name: str, as_json: bool, verbose: bool) -
     from autolaunch import api
     from autolaunch.cli import signals
     from engines.environments import Environments
-    from engines.made import made
-    from engines.made import remove as removed
+    from engines.environments.made import made
+    from engines.environments.made import remove as removed
 
     wanted = named(name, api.catalog())
     names = {(facts.name, package.name) for facts, package in wanted.packages}

@@ -20,7 +20,7 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from engines.environments import Environment
-    from engines.made import Made
+    from engines.environments.made import Made
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 #: What changes environments, with its help. Imported when it is asked for.
@@ -166,8 +166,8 @@ def engines(ctx: click.Context, as_json: bool, verbose: bool) -> None:
         return
     from autolaunch import api
     from engines.environments import Environments
-    from engines.installations import search
-    from engines.made import made
+    from engines.environments.installations import search
+    from engines.environments.made import made
 
     known = api.catalog()
     facts = tuple(known.engine(name) for name in known.engine_names())

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from engines.environments import Environments, InstallProgress, python_request, without_secrets
-from engines.installer import find_uv, uv_environment
-from engines.made import made as made_ones
-from engines.made import remove
-from engines.torch_build import torch_arguments
+from engines.environments.installer import find_uv, uv_environment
+from engines.environments.made import made as made_ones
+from engines.environments.made import remove
+from engines.environments.torch_build import torch_arguments
 from selector.catalog import Catalog
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
     if call == "lock":
         environments.root.mkdir()
-        monkeypatch.setattr("engines.folders.os.open", refuse)
+        monkeypatch.setattr("engines.environments.folders.os.open", refuse)
     else:
         monkeypatch.setattr(Path, "write_bytes" if call == "manifest" else "mkdir", refuse)
     with pytest.raises(kind, match=said):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engines import installations
-from engines.installations import Installation
+from engines.environments import installations
+from engines.environments.installations import Installation
 from selector.catalog import Catalog
 from selector.contract import Command
 from selector.engine_facts import EngineFacts

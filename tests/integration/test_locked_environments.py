@@ -11,12 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engines import trust
-from engines.environments import Environment, Environments, folder_name, python_request, read_manifest
-from engines.folders import used_bytes
-from engines.made import damage, made, remove, users
-from engines.requirements import digest, entries
-from engines.torch_build import locked_torch_arguments
+from engines.environments import Environment, Environments, folder_name, python_request, read_manifest, trust
+from engines.environments.folders import used_bytes
+from engines.environments.made import damage, made, remove, users
+from engines.environments.requirements import digest, entries
+from engines.environments.torch_build import locked_torch_arguments
 from selector.catalog import Catalog
 from selector.engine_facts import Package
 from selector.errors import EngineError, EngineInstallError

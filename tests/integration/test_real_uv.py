@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from engines.environments import Environment, Environments, read_manifest
-from engines.made import damage, made, remove
-from engines.requirements import entries
+from engines.environments.made import damage, made, remove
+from engines.environments.requirements import entries
 from selector.catalog import Catalog
 from selector.engine_facts import Package
 from selector.errors import EngineInstallError
@@ -169,7 +169,7 @@ def test_offline_what_is_missing_is_named(tmp_path: Path, wheels: Path, environ:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes environments for others, and can be another user")
 def test_another_user_runs_what_root_installed(tmp_path: Path, environ: dict[str, str]) -> None:
-    from engines.builds import interpreter
+    from engines.environments.builds import interpreter
 
     try:
         interpreter(for_all=True)

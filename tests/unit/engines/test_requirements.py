@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engines import beside
-from engines.requirements import entries, exact_version, holds_on, name_of, torch_backend, without_options
+from engines.environments import beside
+from engines.environments.requirements import entries, exact_version, holds_on, name_of, torch_backend, without_options
 from selector.catalog import Catalog
 from selector.engine_facts import Package
 from selector.errors import EngineInstallError

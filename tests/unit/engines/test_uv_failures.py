@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 
-from engines.uv_failures import Unreachable, failure, missing_package, offline
+from engines.environments.uv_failures import Unreachable, failure, missing_package, offline
 from selector.engine_facts import Package
 from selector.errors import NoRoomOnDisk
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from engines.environments import python_request
-from engines.requirements import entries, torch_backend
+from engines.environments.requirements import entries, torch_backend
+from engines.environments.store import python_request
 from selector.engine_facts import Package
 
 

@@ -18,7 +18,7 @@ def holds(package: Package, prefix: str = sys.prefix) -> bool:
     first = package.requirements[0].replace("[", "=").partition("=")[0].replace("-", "_") + "-"
     if not any(name.startswith(first) for name in names):
         return False
-    from engines.requirements import exact_version, holds_on, name_of, normal
+    from engines.environments.requirements import exact_version, holds_on, name_of, normal
 
     pairs = (name.removesuffix(_SUFFIX).split("-", 1) for name in names)
     here = {normal(name): version for name, version in pairs}

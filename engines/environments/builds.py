@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines import trust
-from engines.environments import (
+from engines.environments import trust
+from engines.environments.folders import locked, open_to_all, remove_tree, used_bytes, writing
+from engines.environments.installer import Installed, Installer, Interpreter
+from engines.environments.requirements import checked_lock, digest, entries, torch_backend
+from engines.environments.store import (
     LOCK,
     MANIFEST,
     PYTHONS,
@@ -25,9 +28,6 @@ from engines.environments import (
     python_request,
     read_manifest,
 )
-from engines.folders import locked, open_to_all, remove_tree, used_bytes, writing
-from engines.installer import Installed, Installer, Interpreter
-from engines.requirements import checked_lock, digest, entries, torch_backend
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
 from selector.values import Value

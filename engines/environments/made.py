@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from engines.environments import LOCK, MANIFEST, Environments, Manifest, read_manifest
-from engines.folders import locked, remove_tree, used_bytes
-from engines.requirements import entries
+from engines.environments.folders import locked, remove_tree, used_bytes
+from engines.environments.requirements import entries
+from engines.environments.store import LOCK, MANIFEST, Environments, Manifest, read_manifest
 from selector.errors import EngineError, EngineInstallError
 from selector.values import Value
 
@@ -79,7 +79,7 @@ def damage(directory: Path) -> str | None:
     """
     import subprocess
 
-    from engines.requirements import digest, normal
+    from engines.environments.requirements import digest, normal
 
     manifest = read_manifest(directory)
     if manifest is None:

@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 
-from engines.requirements import exact_version, name_of
+from engines.environments.requirements import exact_version, name_of
 from selector.engine_facts import Package
 from selector.errors import EngineInstallError, NoRoomOnDisk
 

@@ -2,7 +2,7 @@
 
 Their pins conflict with each other's and must not weigh on the tool. An environment is built in place
 (its scripts hold absolute paths) under a lock, and counts only once its ``environment.json`` is
-written: what an interrupted build left is removed and made anew (:mod:`engines.builds`).
+written: what an interrupted build left is removed and made anew (:mod:`engines.environments.builds`).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Environments:
         for place in self.places:
             if place.is_dir() and (found := self.find_in(place, engine_name, version, package)) is not None:
                 return found
-        from engines import beside
+        from engines.environments import beside
 
         if not beside.holds(package):
             return None
@@ -155,7 +155,7 @@ class Environments:
             return "it was moved"
         if not (directory / "bin" / "python").exists():
             return "the Python that it was made with is gone"
-        from engines import trust
+        from engines.environments import trust
 
         place = directory.parent
         above = (place, *(place.parents if place == self.shared else ()))
@@ -197,7 +197,7 @@ class Environments:
             found = self.find(engine.name, engine.version, package)
             if found is not None:
                 return found
-        from engines.builds import Build, interpreter  # only a build needs it
+        from engines.environments.builds import Build, interpreter  # only a build needs it
 
         place = self.shared if share and self.shared is not None else self.root
         build = Build(

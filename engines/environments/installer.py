@@ -13,11 +13,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, NamedTuple
 
-from engines.environments import LOCK, Stage
+from engines.environments.requirements import entries, without_options
+from engines.environments.store import LOCK, Stage
+from engines.environments.torch_build import locked_torch_arguments, nvidia_driver_is_there, torch_arguments
+from engines.environments.uv_failures import Unreachable, failure, missing_package, offline
 from engines.leash import on_leash
-from engines.requirements import entries, without_options
-from engines.torch_build import locked_torch_arguments, nvidia_driver_is_there, torch_arguments
-from engines.uv_failures import Unreachable, failure, missing_package, offline
 from selector.engine_facts import Package
 from selector.errors import EngineInstallError
 

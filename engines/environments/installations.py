@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engines.requirements import exact_version, holds_on, name_of, normal
+from engines.environments.requirements import exact_version, holds_on, name_of, normal
 from selector.contract import Command
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineError, UsageError
