@@ -134,7 +134,8 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     rejected: list[Rejection] = []
     for place, checkpoint in enumerate(model.checkpoints):
         repo, _ = repository(checkpoint, pins)
-        refusal = beyond or unwanted(checkpoint, pins) or (None if found or unusable else _NO_DEVICE)
+        refusal = beyond or unwanted(checkpoint, pins) or _spare(model, place, pins)
+        refusal = refusal or (None if found or unusable else _NO_DEVICE)
         for engine in engines:
             if refusal is not None:
                 rejected.append(rejection(repo, checkpoint, engine, None, refusal))
@@ -159,6 +160,15 @@ def _modest(found: tuple[Group, ...], pins: Pins) -> tuple[Group, ...]:
     if pins.engine is None and pins.gpus is None and pins.gpu_count is None:
         found = tuple(group for group in found if group.kind in ("cpu", "apple")) or found
     return tuple(group.first(1) if pins.gpu_count is None else group for group in found)
+
+
+def _spare(model: ModelFacts, place: int, pins: Pins) -> Refusal | None:
+    """A miniature's files after the first are for engines that read no other: they are taken when asked for."""
+    if not model.generated or not place or any((pins.engine, pins.repo, pins.format, pins.quantization)):
+        return None
+    checkpoint = model.checkpoints[place]
+    message = f"a miniature is served from its first file; --engine or --format {checkpoint.format} asks for this one"
+    return Refusal("checkpoint.spare", message, {})
 
 
 _NO_DEVICE = Refusal("device.none", "there is no device here whose memory is known", {})
