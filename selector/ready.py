@@ -209,6 +209,15 @@ def unwanted(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
     return None
 
 
+def spare(model: ModelFacts, place: int, pins: Pins) -> Refusal | None:
+    """A miniature's files after the first are for engines that read no other: they are taken when asked for."""
+    if not model.generated or not place or any((pins.engine, pins.repo, pins.format, pins.quantization)):
+        return None
+    checkpoint = model.checkpoints[place]
+    message = f"a miniature is served from its first file; --engine or --format {checkpoint.format} asks for this one"
+    return Refusal("checkpoint.spare", message, {})
+
+
 def _below_floor(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
     """Accuracy is never lowered unasked."""
     asked = pins.quantization is not None or (pins.repo is not None and checkpoint.file_prefix is None)

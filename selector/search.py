@@ -32,6 +32,7 @@ from selector.ready import (
     ready,
     rejection,
     repository,
+    spare,
     unique,
     unknown_device,
     unwanted,
@@ -148,7 +149,8 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     short: list[tuple[Ready, Ground, list[Candidate]]] = []
     for place, checkpoint in enumerate(model.checkpoints):
         repo, _ = repository(checkpoint, pins)
-        refusal = beyond or unwanted(checkpoint, pins) or (None if found or unusable else NO_DEVICE)
+        refusal = beyond or unwanted(checkpoint, pins) or spare(model, place, pins)
+        refusal = refusal or (None if found or unusable else NO_DEVICE)
         for engine in engines:
             if refusal is not None:
                 rejected.append(rejection(repo, checkpoint, engine, None, refusal))

@@ -215,6 +215,16 @@ def test_the_miniature_runs_anywhere_on_one_device(catalog: Catalog, model: str,
     assert plan.chosen.parallel.ranks * plan.chosen.parallel.data == 1
 
 
+def test_a_miniature_is_planned_from_its_first_file_unless_an_engine_asks_for_another(catalog: Catalog) -> None:
+    free = plan_on(catalog, "glm-tiny", "cpu-64gb")
+    assert free.chosen is not None
+    assert (free.chosen.engine.name, free.chosen.checkpoint.format) == ("mlx", "fp32")
+    assert "checkpoint.spare" in {each.code for each in free.rejected}
+    pinned = plan_on(catalog, "glm-tiny", "cpu-64gb", Pins(engine="llamacpp"))
+    assert pinned.chosen is not None
+    assert pinned.chosen.checkpoint.repo == "autolaunch/glm-tiny-GGUF"
+
+
 def test_the_same_input_gives_the_same_bytes(catalog: Catalog) -> None:
     first = plan_on(catalog, "glm-4.6", "8xh200").to_json()
     second = plan_on(Catalog(), "glm-4.6", "8xh200").to_json()
