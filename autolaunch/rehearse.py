@@ -24,7 +24,7 @@ from autolaunch.launch import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
 from engines.base import first_replica, parsers
-from engines.rehearsal_model import cut_down, dummy_folder
+from engines.miniature.rehearsal import cut_down, dummy_folder
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts

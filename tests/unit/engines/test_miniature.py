@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from engines import miniature
-from engines.miniature_layout import File
+from engines.miniature import folder
+from engines.miniature.layout import File
 from selector.catalog import Catalog
 from selector.errors import ConfigurationError, DownloadError, NoRoomOnDisk
 from selector.facts import ModelFacts
@@ -192,7 +193,7 @@ def test_no_room_is_seen_before_the_first_byte(place: Path, monkeypatch: pytest.
 
 def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third file to be written ends in ``error``."""
-    real, count = miniature._write, 0
+    real, count = folder._write, 0
 
     def write(draft: Path, file: File) -> miniature.FileEntry:
         nonlocal count
@@ -201,7 +202,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
             raise error
         return real(draft, file)
 
-    monkeypatch.setattr(miniature, "_write", write)
+    monkeypatch.setattr(folder, "_write", write)
 
 
 def test_a_disk_that_fills_up_is_named_and_nothing_is_left(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,14 +249,14 @@ def test_a_parent_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_callers_at_the_same_time_make_it_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callers, real, made = 4, miniature._make, []
+    callers, real, made = 4, folder._make, []
     together = threading.Barrier(callers)
 
     def make(model: ModelFacts, files: tuple[File, ...], directory: Path, recipe: str) -> None:
         made.append(directory)
         real(model, files, directory, recipe)
 
-    monkeypatch.setattr(miniature, "_make", make)
+    monkeypatch.setattr(folder, "_make", make)
 
     def call(_: int) -> Path:
         together.wait()

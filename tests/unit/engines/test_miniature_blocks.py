@@ -7,9 +7,9 @@ from struct import unpack_from
 
 import pytest
 
-from engines import miniature_blocks
-from engines.miniature_blocks import BLOCKS
-from engines.miniature_tensors import Fill, Signs, Tensor
+from engines.miniature import blocks as miniature_blocks
+from engines.miniature.blocks import BLOCKS
+from engines.miniature.tensors import Fill, Signs, Tensor
 
 
 def scale_and_least(scales: bytes, place: int) -> tuple[int, int]:

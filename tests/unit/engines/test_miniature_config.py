@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from engines import miniature_config
-from engines.miniature_tokenizer import STOP_TOKENS, vocabulary
+from engines.miniature import config as miniature_config
+from engines.miniature.tokenizer import STOP_TOKENS, vocabulary
 from selector.catalog import Catalog
 
 CATALOG = Catalog()

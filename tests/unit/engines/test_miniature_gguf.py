@@ -9,9 +9,10 @@ from struct import calcsize, unpack_from
 import msgspec
 import pytest
 
-from engines import miniature_gguf, miniature_weights
-from engines.miniature_gguf import ALIGNMENT, GgufFile
-from engines.miniature_tokenizer import STOP_TOKENS, vocabulary
+from engines.miniature import gguf as miniature_gguf
+from engines.miniature import weights as miniature_weights
+from engines.miniature.gguf import ALIGNMENT, GgufFile
+from engines.miniature.tokenizer import STOP_TOKENS, vocabulary
 from selector.catalog import Catalog
 
 TINY = Catalog().model("glm-tiny").architecture

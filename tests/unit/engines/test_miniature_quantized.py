@@ -10,13 +10,13 @@ from struct import unpack
 import msgspec
 import pytest
 
-from engines import miniature_quantized
-from engines.miniature_call import CHAIN, TRIGGERS
-from engines.miniature_quantized import Stored, component, stored
-from engines.miniature_shards import Shard
-from engines.miniature_tensors import Bits, Dtype, Fill, Signs, Tensor, code
-from engines.miniature_tokenizer import vocabulary
-from engines.miniature_weights import EMBEDDING_SPREAD, SPREAD, tensors, tongue
+from engines.miniature import quantized as miniature_quantized
+from engines.miniature.call import CHAIN, TRIGGERS
+from engines.miniature.quantized import Stored, component, stored
+from engines.miniature.shards import Shard
+from engines.miniature.tensors import Bits, Dtype, Fill, Signs, Tensor, code
+from engines.miniature.tokenizer import vocabulary
+from engines.miniature.weights import EMBEDDING_SPREAD, SPREAD, tensors, tongue
 from selector.catalog import Catalog
 from selector.errors import ConfigurationError
 from selector.facts import Format, ModelFacts

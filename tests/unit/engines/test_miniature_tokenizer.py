@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from engines import miniature_tokenizer
-from engines.miniature_call import CALL_TOKENS, CHAIN, TRIGGERS
-from engines.miniature_tokenizer import MARKUP_TOKENS, SPECIAL_TOKENS, STOP_TOKENS, byte_alphabet, vocabulary
+from engines.miniature import tokenizer as miniature_tokenizer
+from engines.miniature.call import CALL_TOKENS, CHAIN, TRIGGERS
+from engines.miniature.tokenizer import MARKUP_TOKENS, SPECIAL_TOKENS, STOP_TOKENS, byte_alphabet, vocabulary
 from selector.errors import ConfigurationError
 
 SMALLEST = 256 + len(CALL_TOKENS) + len(SPECIAL_TOKENS) + 1

@@ -12,12 +12,12 @@ import msgspec
 import pytest
 import safetensors
 
-from engines import miniature_tensors
-from engines.miniature_call import CHAIN, TRIGGERS
-from engines.miniature_shards import index_json, shards
-from engines.miniature_tensors import Fill, Signs, Tensor
-from engines.miniature_tokenizer import vocabulary
-from engines.miniature_weights import LOGIT_SPREAD, QUIET, SPREAD, Tongue, tensors, tongue
+from engines.miniature import tensors as miniature_tensors
+from engines.miniature.call import CHAIN, TRIGGERS
+from engines.miniature.shards import index_json, shards
+from engines.miniature.tensors import Fill, Signs, Tensor
+from engines.miniature.tokenizer import vocabulary
+from engines.miniature.weights import LOGIT_SPREAD, QUIET, SPREAD, Tongue, tensors, tongue
 from selector.catalog import Catalog
 from selector.facts import Architecture
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engines import miniature, rehearsal_model
+from engines import miniature
+from engines.miniature import rehearsal as rehearsal_model
 from selector.catalog import Catalog
 from selector.contract import Candidate, Parallel
 from selector.errors import ConfigurationError

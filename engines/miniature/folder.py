@@ -17,23 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from engines.miniature_call import TOOL, TOOL_CALL
-from engines.miniature_layout import File, Layout
+from engines.miniature.layout import File, Layout
 from selector.errors import DownloadError, NoRoomOnDisk
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
-
-__all__ = [
-    "MANIFEST",
-    "TOOL",
-    "TOOL_CALL",
-    "FileEntry",
-    "Manifest",
-    "checkpoint_of",
-    "generate",
-    "generate_without_weights",
-    "size_bytes",
-]
 
 MANIFEST = "miniature.json"
 

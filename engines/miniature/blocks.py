@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from struct import pack
 from typing import Literal
 
-from engines.miniature_tensors import Signs, Tensor, drawn_bits, overwritten
+from engines.miniature.tensors import Signs, Tensor, drawn_bits, overwritten
 from selector.values import Value
 
 BLOCK_WEIGHTS = 256

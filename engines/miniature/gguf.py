@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 import msgspec
 
-from engines import miniature_blocks, miniature_weights
-from engines.miniature_blocks import BLOCKS, Kind
-from engines.miniature_tensors import Tensor
-from engines.miniature_tokenizer import END_OF_TEXT, MARKUP_TOKENS, SPECIAL_TOKENS, Vocabulary
+from engines.miniature import blocks, weights
+from engines.miniature.blocks import BLOCKS, Kind
+from engines.miniature.tensors import Tensor
+from engines.miniature.tokenizer import END_OF_TEXT, MARKUP_TOKENS, SPECIAL_TOKENS, Vocabulary
 from selector.facts import Architecture
 from selector.values import Value
 
@@ -76,12 +76,12 @@ class Joined(Value, frozen=True, kw_only=True):
     @property
     def size_bytes(self) -> int:
         if self.kind in BLOCKS:
-            return miniature_blocks.size_bytes(self.kind, math.prod(self.shape))
+            return blocks.size_bytes(self.kind, math.prod(self.shape))
         return sum(part.size_bytes for part in self.parts)
 
     def data(self) -> Iterator[bytearray]:
         if self.kind in BLOCKS:
-            yield from miniature_blocks.data(self.kind, self.name, self.parts)
+            yield from blocks.data(self.kind, self.name, self.parts)
             return
         for part in self.parts:
             yield from part.data()
@@ -131,7 +131,7 @@ def gguf_file(
     file_name: str, name: str, architecture: Architecture, vocabulary: Vocabulary, template: str, kind: Kind = "F32"
 ) -> GgufFile:
     """The miniature of a text model called ``name``, its matrices of ``kind``, ``template`` its chat template."""
-    plain = miniature_weights.tensors(architecture, miniature_weights.tongue(vocabulary))
+    plain = weights.tensors(architecture, weights.tongue(vocabulary))
     tensors = tuple(_of_kind(tensor, kind) for tensor in joined(plain))
     metadata = (*_model_keys(architecture, name, kind), *_tokenizer_keys(vocabulary, template))
     return GgufFile(file_name=file_name, metadata=metadata, tensors=tensors)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from engines.miniature_call import CALL_LOGIT, CHAIN, EMBEDDING_SIZE, SECOND_LOGIT, TRIGGERS
-from engines.miniature_tensors import Fill, Signs, Tensor
-from engines.miniature_tokenizer import Vocabulary
+from engines.miniature.call import CALL_LOGIT, CHAIN, EMBEDDING_SIZE, SECOND_LOGIT, TRIGGERS
+from engines.miniature.tensors import Fill, Signs, Tensor
+from engines.miniature.tokenizer import Vocabulary
 from selector.facts import Architecture, Vision
 from selector.values import Value
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from engines.miniature_tokenizer import END_OF_TEXT, STOP_TOKENS, Vocabulary
+from engines.miniature.tokenizer import END_OF_TEXT, STOP_TOKENS, Vocabulary
 from selector.facts import Architecture, Vision
 
 #: The Transformers that the released files name; nothing newer is needed to read them.

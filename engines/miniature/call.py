@@ -45,6 +45,6 @@ CALL_TOKENS = (TRIGGERS[0], "get_weather\n", "get_weather", "city", "</arg_key>\
 #: The signs' size in the embedding: next to it, what the layers add is little.
 EMBEDDING_SIZE = 1.0
 #: The logit of the next token of the chain, and of the one in its stead. All words together weigh as one of 14
-#: (LOGIT_SPREAD of :mod:`engines.miniature_weights`), and a token of the chain that has no business somewhere is
+#: (LOGIT_SPREAD of :mod:`engines.miniature.weights`), and a token of the chain that has no business somewhere is
 #: quieter there than words.
 CALL_LOGIT, SECOND_LOGIT = 28.0, 20.0

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engines.miniature_tensors import LARGEST_E4M3, Bits, Dtype, Fill, Signs, Tensor
+from engines.miniature.tensors import LARGEST_E4M3, Bits, Dtype, Fill, Signs, Tensor
 from selector.errors import ConfigurationError
 from selector.facts import Architecture, CheckpointFacts, Component, ModelFacts, Storage
 from selector.values import Value

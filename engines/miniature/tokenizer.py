@@ -10,11 +10,11 @@ import json
 from itertools import islice, product
 from pathlib import Path
 
-from engines.miniature_call import CALL_TOKENS
+from engines.miniature.call import CALL_TOKENS
 from selector.errors import ConfigurationError
 from selector.values import Value
 
-WORDS_FILE = Path(__file__).with_name("miniature_files") / "words.txt"
+WORDS_FILE = Path(__file__).with_name("files") / "words.txt"
 
 END_OF_TEXT = "<|endoftext|>"
 #: In the order of the released GLM-4.5 and 4.6 vocabularies, where ``<|endoftext|>`` is 151329.

@@ -11,21 +11,13 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from engines import (
-    miniature_config,
-    miniature_gguf,
-    miniature_quantized,
-    miniature_shards,
-    miniature_tensors,
-    miniature_tokenizer,
-    miniature_weights,
-)
-from engines.miniature_blocks import BLOCK_WEIGHTS, BLOCKS
+from engines.miniature import config, gguf, quantized, shards, tensors, tokenizer, weights
+from engines.miniature.blocks import BLOCK_WEIGHTS, BLOCKS
 from selector.errors import ConfigurationError
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.values import Value
 
-TEMPLATE_FILE = Path(__file__).with_name("miniature_files") / "chat_template.jinja"
+TEMPLATE_FILE = Path(__file__).with_name("files") / "chat_template.jinja"
 #: Tells versions of the generator apart, should the same shapes, words and template ever give other files.
 GENERATION = 3
 
@@ -69,10 +61,10 @@ class Layout(Value, frozen=True, kw_only=True):
         checkpoint = self.checkpoint
         names = (self.model.id, self.model.title, checkpoint.format, checkpoint.quantization, checkpoint.file_prefix)
         told = (
-            miniature_tensors.SEED.encode(),
+            tensors.SEED.encode(),
             msgspec.json.encode((names, checkpoint.storage, self.weights)),
             shapes,
-            miniature_tokenizer.WORDS_FILE.read_bytes(),
+            tokenizer.WORDS_FILE.read_bytes(),
             TEMPLATE_FILE.read_bytes(),
         )
         return sha256(b"%d %s %s %s %s %s" % (GENERATION, *told)).hexdigest()
@@ -93,7 +85,7 @@ class Layout(Value, frozen=True, kw_only=True):
 
     def _gguf(self) -> tuple[File, ...]:
         architecture, checkpoint = self.model.architecture, self.checkpoint
-        kind = miniature_gguf.kind_of(checkpoint.quantization)
+        kind = gguf.kind_of(checkpoint.quantization)
         whole = kind not in BLOCKS or not any(
             width % BLOCK_WEIGHTS
             for width in (architecture.hidden_size, architecture.intermediate_size, architecture.moe_intermediate_size)
@@ -104,33 +96,32 @@ class Layout(Value, frozen=True, kw_only=True):
                 hint="GGUF miniatures are of text models, in F32, BF16 and Q2_K to Q6_K",
             )
         name = f"{checkpoint.file_prefix or self.model.id}.gguf"
-        vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
+        vocabulary = tokenizer.vocabulary(architecture.vocab_size)
         template = TEMPLATE_FILE.read_text(encoding="utf-8")
-        return (miniature_gguf.gguf_file(name, self.model.title, architecture, vocabulary, template, kind),)
+        return (gguf.gguf_file(name, self.model.title, architecture, vocabulary, template, kind),)
 
     def _safetensors(self) -> tuple[File, ...]:
         architecture, vision = self.model.architecture, self.model.architecture.vision
-        vocabulary = miniature_tokenizer.vocabulary(architecture.vocab_size)
+        vocabulary = tokenizer.vocabulary(architecture.vocab_size)
         # A configuration names no expert: one stands for all, of which the real models have thousands.
         named = architecture if self.weights else msgspec.structs.replace(architecture, n_routed_experts=1)
-        plain = miniature_weights.tensors(named, miniature_weights.tongue(vocabulary))
-        stored = miniature_quantized.stored(self.model, self.checkpoint, plain)
-        shards = miniature_shards.shards(stored.tensors, stored.made_for) if self.weights else ()
-        processor = None if vision is None else miniature_config.PROCESSOR
+        plain = weights.tensors(named, weights.tongue(vocabulary))
+        stored = quantized.stored(self.model, self.checkpoint, plain)
+        found = shards.shards(stored.tensors, stored.made_for) if self.weights else ()
+        processor = None if vision is None else config.PROCESSOR
         texts = {
-            "config.json": miniature_config.config_json(architecture, vocabulary, stored.dtype, stored.quantization),
-            "generation_config.json": miniature_config.generation_config_json(architecture, vocabulary),
-            "tokenizer.json": miniature_tokenizer.tokenizer_json(vocabulary),
-            "tokenizer_config.json": miniature_tokenizer.tokenizer_config_json(
+            "config.json": config.config_json(architecture, vocabulary, stored.dtype, stored.quantization),
+            "generation_config.json": config.generation_config_json(architecture, vocabulary),
+            "tokenizer.json": tokenizer.tokenizer_json(vocabulary),
+            "tokenizer_config.json": tokenizer.tokenizer_config_json(
                 vocabulary, architecture.max_position_embeddings, processor
             ),
-            "special_tokens_map.json": miniature_tokenizer.special_tokens_map_json(),
+            "special_tokens_map.json": tokenizer.special_tokens_map_json(),
             "chat_template.jinja": TEMPLATE_FILE.read_text(encoding="utf-8"),
         }
-        if shards:
-            texts["model.safetensors.index.json"] = miniature_shards.index_json(shards)
+        if found:
+            texts["model.safetensors.index.json"] = shards.index_json(found)
         if vision is not None:
-            config = miniature_config
             texts["preprocessor_config.json"] = config.preprocessor_config_json(architecture, vision)
             texts["video_preprocessor_config.json"] = config.video_preprocessor_config_json(architecture, vision)
-        return (*(Text(file_name=name, text=text) for name, text in texts.items()), *shards)
+        return (*(Text(file_name=name, text=text) for name, text in texts.items()), *found)

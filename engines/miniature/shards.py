@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import BinaryIO
 
-from engines.miniature_tensors import Bits, Tensor
+from engines.miniature.tensors import Bits, Tensor
 from selector.values import Value
 
 
