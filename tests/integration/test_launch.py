@@ -20,7 +20,7 @@ from autolaunch.proof import Endpoint
 from autolaunch.server import Server
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
-from selector.errors import EngineStartError
+from selector.errors import EngineStartError, UsageError
 from selector.facts import EngineName
 from selector.request import Pins
 
@@ -172,6 +172,15 @@ def test_a_damaged_checkpoint_ends_the_launch_with_the_engines_own_words(
     ):
         server.wait_ready(timeout=240)
     assert "no_such_model" in caught.value.message + "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("name", TEXT[2:])
+def test_an_option_that_an_engine_does_not_have_is_said_before_it_is_started(
+    name: EngineName, engines_home: Path
+) -> None:
+    options = LaunchOptions(home=engines_home, port=0, extra=("--no-such-option", "1"))
+    with pytest.raises(UsageError, match="has no option --no-such-option"):
+        launch(planned(name), catalog=Catalog(), options=options)
 
 
 @pytest.fixture(scope="module", params=VISION)

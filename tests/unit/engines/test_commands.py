@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -202,6 +204,14 @@ def test_ranks_on_one_node_talk_over_the_loopback(catalog: Catalog) -> None:
     assert environment(tensor=2)["GLOO_SOCKET_IFNAME"] == "lo"
     assert "GLOO_SOCKET_IFNAME" not in environment(tensor=2, nodes=2)
     assert "GLOO_SOCKET_IFNAME" not in environment(tensor=1)
+
+
+def test_every_process_of_vllms_cpu_build_can_import_torchvision(catalog: Catalog) -> None:
+    base = plans.candidate("vllm", "glm-tiny-v")
+    on_cpu = msgspec.structs.replace(base, engine=msgspec.structs.replace(base.engine, **CPU))
+    serving = Serving(model="/models/m", served_name="m", executable_directory="/env/bin")
+    command = engine("vllm").command(on_cpu, catalog.model("glm-tiny-v"), serving)
+    assert (Path(command.env["PYTHONPATH"]) / "sitecustomize.py").is_file()
 
 
 def test_vllm_tells_nobody_what_runs_here(catalog: Catalog) -> None:
