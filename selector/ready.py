@@ -209,6 +209,17 @@ def unwanted(checkpoint: CheckpointFacts, pins: Pins) -> Refusal | None:
     return None
 
 
+def beyond_model(model: ModelFacts, wanted_tokens: int) -> Refusal | None:
+    """That a context is longer than the model takes."""
+    if wanted_tokens <= model.context_tokens:
+        return None
+    return Refusal(
+        "context.beyond_model",
+        f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted_tokens:,} were asked for",
+        {"needed_tokens": wanted_tokens, "room_tokens": model.context_tokens},
+    )
+
+
 def spare(model: ModelFacts, place: int, pins: Pins) -> Refusal | None:
     """A miniature's files after the first are for engines that read no other: they are taken when asked for."""
     if not model.generated or not place or any((pins.engine, pins.repo, pins.format, pins.quantization)):

@@ -28,6 +28,7 @@ from selector.ready import (
     LOWEST_QUALITY_UNASKED,
     NO_DEVICE,
     Ready,
+    beyond_model,
     names,
     ready,
     rejection,
@@ -130,13 +131,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     if pins.gpu_count is not None:
         found = tuple(group for group in found if group.kind != "cpu")
     wanted = model.context_tokens if request.context_tokens is None else request.context_tokens
-    beyond = None
-    if wanted > model.context_tokens:
-        beyond = Refusal(
-            "context.beyond_model",
-            f"{model.title} takes {model.context_tokens:,} tokens at most; {wanted:,} were asked for",
-            {"needed_tokens": wanted, "room_tokens": model.context_tokens},
-        )
+    beyond = beyond_model(model, wanted)
     roomy = score.full_headroom_tokens(request, model.context_tokens)
     ask = _Ask(model, request, report, wanted, roomy, {each.vendor: each.version for each in report.drivers})
     host = main_memory(report)
@@ -144,13 +139,13 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
     rows = {engine.name: [(floor, ready(model, engine, floor.group, pins)) for floor in floors] for engine in engines}
+    nowhere = None if found or unusable else NO_DEVICE
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     short: list[tuple[Ready, Ground, list[Candidate]]] = []
     for place, checkpoint in enumerate(model.checkpoints):
         repo, _ = repository(checkpoint, pins)
-        refusal = beyond or unwanted(checkpoint, pins) or spare(model, place, pins)
-        refusal = refusal or (None if found or unusable else NO_DEVICE)
+        refusal = beyond or unwanted(checkpoint, pins) or spare(model, place, pins) or nowhere
         for engine in engines:
             if refusal is not None:
                 rejected.append(rejection(repo, checkpoint, engine, None, refusal))
@@ -162,11 +157,12 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
                     if floor.group.kind != "cpu" or len(found) == 1:
                         rejected.append(one)
                     continue
-                tried = _layouts(ask, one, grounds.of(one.engine, floor))
+                ground = grounds.of(one.engine, floor)
+                tried = _layouts(ask, one, ground)
                 feasible += [(candidate, checkpoint.quality) for candidate in tried.good]
                 rejected += [rejection(repo, checkpoint, engine, *each) for each in tried.bad]
                 if engine.offload is not None and host is not None and floor.group.kind != "cpu":
-                    short.append((one, grounds.of(engine, floor), tried.good))
+                    short.append((one, ground, tried.good))
     if host is not None and short:
         from selector import offloaded  # most plans have no such engine, or no such machine
 
