@@ -22,6 +22,9 @@ _LAYOUT = frozenset(
     {"tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus", "gpu_count", "max_sequences"}
 )
 
+#: A version is of an engine: without the one the other says nothing.
+_WITH = {"engine": ("engine", "engine_version")}
+
 
 def fewer_pins(case: Case) -> Iterator[Advice]:
     """The pin without which it fits; all of a layout's together where no single one is to blame.
@@ -30,14 +33,15 @@ def fewer_pins(case: Case) -> Iterator[Advice]:
     """
     names = given(case.request.pins)
     layout = tuple(name for name in names if name in _LAYOUT)
-    ways = [(name,) for name in names if name not in WEIGHTS]
+    ways = [_WITH.get(name, (name,)) for name in names if name not in WEIGHTS]
     for dropped in (*ways, *((layout,) if len(layout) > 1 else ())):
         free = case.pinned(**dict.fromkeys(dropped))
         found = case.decided(request=free)
         if found is not None:
             best = found.ranked[0]
-            pinned = " and ".join(name.replace("_", " ") for name in dropped)
-            message = f"it fits when {pinned} is left free: {title(best)}, context {best.limits.context_tokens:,}"
+            freed = [name.replace("_", " ") for name in dropped if name in names]
+            pinned = f"{' and '.join(freed)} {'is' if len(freed) == 1 else 'are'}"
+            message = f"it fits when {pinned} left free: {title(best)}, context {best.limits.context_tokens:,}"
             yield case.advice("engine", message, best, free)
             return
 

@@ -337,3 +337,13 @@ def test_what_holds_all_requests_is_advised_beside_a_plan_that_holds_fewer(catal
     after = typed_again(machines[0]).chosen
     assert after is not None
     assert Case(model, report, asked, catalog).held(after) == machines[0].numbers["requests"]
+
+
+def test_an_engine_is_not_left_free_without_its_version(catalog: Catalog) -> None:
+    """A version alone would be a usage error, and the advice could not be typed."""
+    pins = Pins(engine="sglang", engine_version="0.5.23")
+    plan = api.plan("glm-tiny", hardware="cpu-64gb", pins=pins, known=catalog)
+    told = next(each for each in plan.advice if each.kind == "engine")
+    assert "engine and engine version are left free" in told.message
+    assert told.command is not None
+    assert "--engine" not in told.command
