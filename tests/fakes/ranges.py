@@ -82,6 +82,8 @@ def asked(command: Command) -> Asked:
     programs = {"serve", "vllm.entrypoints.openai.api_server", "sglang.launch_server"}
     places = (at + 1 for at, token in enumerate(argv) if token in programs or token.endswith("_server.py"))
     start = max(places, default=1)
+    if argv[start - 1].endswith("python_server.py"):
+        start += 1  # which engine's server it is to start
     tokens = argv[start:]
     return Asked(tokens, tokens[1:] if tokens and not tokens[0].startswith("-") else tokens)
 
