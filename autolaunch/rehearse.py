@@ -131,7 +131,7 @@ def rehearse(
         return _play(plan, chosen, one, catalog, served, mode, on_event, uninterrupted)
     finally:
         if one.folder is not None:
-            shutil.rmtree(one.folder, ignore_errors=True)
+            shutil.rmtree(one.folder.parent, ignore_errors=True)
 
 
 def _refuse_absent_devices(plan: LaunchPlan, chosen: Candidate) -> None:
@@ -163,7 +163,7 @@ def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, h
         )
     if mode == "dummy":
         one = _single(plan, chosen, model, catalog)
-        folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{plan.model}-{time.time_ns():x}")
+        folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{time.time_ns():x}" / plan.model)
         return msgspec.structs.replace(one, folder=folder)
     if model.generated:
         return _single(plan, chosen, model, catalog)

@@ -28,8 +28,9 @@ from engines.base import Behaviour, Engine, Serving
 from engines.environments import Environment, Environments
 from selector.catalog import Catalog
 from selector.contract import Candidate, Command
-from selector.errors import EngineStartError, NoFeasiblePlan, PortTaken, UsageError
+from selector.errors import EngineInstallError, EngineStartError, NoFeasiblePlan, PortTaken, UsageError
 from selector.facts import ModelFacts
+from selector.hardware import Accelerator
 from tests.fakes.plans import candidate, plan
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
@@ -159,9 +160,21 @@ def test_no_plan_is_no_launch(tmp_path: Path) -> None:
         launch(plan(None), catalog=Catalog(), options=options(tmp_path))
 
 
-def test_an_engine_that_is_only_planned_for_says_its_command(tmp_path: Path) -> None:
-    with pytest.raises(EngineStartError, match="does not start it"):
-        launch(plan(candidate("llamacpp", "glm-4.6"), model="glm-4.6"), catalog=Catalog(), options=options(tmp_path))
+def test_several_replicas_are_not_started_and_the_way_to_one_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EngineStartError, match="starts one replica, and the plan has 2") as caught:
+        launch(plan(candidate("mlx", "glm-tiny", data=2)), catalog=Catalog(), options=options(tmp_path))
+    assert "--data-parallel 1" in (caught.value.hint or "")
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_has_no_environment_for_its_devices_is_refused_before_the_download(tmp_path: Path) -> None:
+    """The wheel of llama.cpp is for processors: it would leave the planned GPU alone and serve all the same."""
+    gpu = Accelerator(index=0, uuid="GPU-0", vendor="nvidia", name="fake")
+    chosen = candidate("llamacpp", "glm-4.6", devices=(0,))
+    with pytest.raises(EngineInstallError, match="no environment of llamacpp for nvidia devices") as caught:
+        launch(plan(chosen, model="glm-4.6", accelerators=(gpu,)), catalog=Catalog(), options=options(tmp_path))
+    assert "--engine-path" in (caught.value.hint or "")
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.usefixtures("engine")
@@ -232,20 +245,20 @@ def test_a_miniature_has_no_revisions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "say", "said"),
-    [("leave", "", "ended on the options passed"), ("exit", "unrecognized arguments: --x", "--x")],
+    [("leave", "", "ended on the options passed"), ("exit", "error: argument --temp: invalid choice: '7'", "--temp")],
 )
 def test_an_engine_that_ends_on_the_users_option_says_so(
     engine: FakeEngine, tmp_path: Path, mode: str, say: str, said: str
 ) -> None:
     engine.mode, engine.more = mode, ("--say", say)
-    given = options(tmp_path, extra=("--x", "7"))
+    given = options(tmp_path, extra=("--temp", "7"))
     with (
         launch(plan(candidate("mlx", "glm-tiny")), catalog=Catalog(), options=given) as server,
         pytest.raises(EngineStartError, match=said) as caught,
     ):
         server.wait_ready()
     assert caught.value.hint is not None
-    assert "after --: --x 7" in caught.value.hint
+    assert "after --: --temp 7" in caught.value.hint
 
 
 def test_an_engine_gets_no_credentials_and_no_notify_socket(tmp_path: Path) -> None:
