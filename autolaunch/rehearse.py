@@ -12,7 +12,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,9 @@ Mode = Literal["miniature", "dummy"]
 
 #: Engines that make weights up by themselves.
 MAKE_WEIGHTS: tuple[EngineName, ...] = ("vllm", "sglang")
+
+
+_KEPT_SECONDS = 86_400.0
 
 
 class Comparison(Value, frozen=True, kw_only=True):
@@ -163,11 +166,21 @@ def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, h
         )
     if mode == "dummy":
         one = _single(plan, chosen, model, catalog)
-        folder = dummy_folder(model, one.candidate, home / "rehearsals" / f"{time.time_ns():x}" / plan.model)
+        place = home / "rehearsals"
+        _sweep(place)
+        folder = dummy_folder(model, one.candidate, place / f"{time.time_ns():x}" / plan.model)
         return msgspec.structs.replace(one, folder=folder)
     if model.generated:
         return _single(plan, chosen, model, catalog)
     return _replanned(plan, chosen, cut_down(model, chosen), catalog)
+
+
+def _sweep(place: Path) -> None:
+    """Takes away what rehearsals left that were killed; none of them goes on for a day."""
+    for folder in place.iterdir() if place.is_dir() else ():
+        with suppress(OSError):  # gone meanwhile
+            if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _single(plan: LaunchPlan, chosen: Candidate, model: ModelFacts, catalog: Catalog) -> Cast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -104,11 +105,17 @@ def test_a_miniature_stands_for_itself(catalog: Catalog, tmp_path: Path) -> None
 
 def test_the_real_shapes_run_without_weights_under_the_plan_itself(catalog: Catalog, tmp_path: Path) -> None:
     plan = api.plan("glm-4.5v", hardware="4xh100", pins=Pins(engine="vllm", format="fp8"), known=catalog)
+    killed, living = tmp_path / "rehearsals" / "killed", tmp_path / "rehearsals" / "living"
+    for each in (killed, living):
+        each.mkdir(parents=True)
+    os.utime(killed, (0, 0))
     one = cast(plan, chosen(plan), catalog, mode="dummy", home=tmp_path)
     assert one.candidate is plan.chosen
     assert one.folder is not None
     assert (one.folder / "config.json").is_file()
     assert not list(one.folder.glob("*.safetensors"))
+    assert not killed.exists(), "a rehearsal that was killed days ago is swept"
+    assert living.exists()
 
 
 @pytest.mark.parametrize("engine", ["mlx", "transformers", "llamacpp"])
