@@ -34,7 +34,7 @@ class AskResult(Value, frozen=True, kw_only=True):
     """What came back. ``reasoning`` is apart where the engine tells it apart.
 
     ``time_to_first_token_seconds`` runs from the request; ``decode_tokens_per_second`` counts the tokens
-    after the first and is ``None`` for an answer of one.
+    after the first and is ``None`` for an answer of one. ``pieces`` is in how many the answer came.
     """
 
     text: str
@@ -44,6 +44,7 @@ class AskResult(Value, frozen=True, kw_only=True):
     time_to_first_token_seconds: float | None
     decode_tokens_per_second: float | None
     finish_reason: str | None
+    pieces: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
 
 
@@ -75,11 +76,12 @@ def ask(
     max_tokens: int | None = None,
     temperature: float | None = None,
     on_text: Callable[[str], None] = lambda _: None,
+    on_reasoning: Callable[[str], None] = lambda _: None,
     api_key: str | None = None,
     idle_seconds: float = 600.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> AskResult:
-    """Asks ``text`` about ``images`` and hands each piece of the answer to ``on_text``.
+    """Asks ``text`` about ``images`` and hands each piece of the answer to ``on_text``, of its reasoning to the other.
 
     ``images`` are addresses (:func:`image_url`), ``tools`` functions as OpenAI's API describes them. Comments in the
     stream are passed over, and its end is its end: not every engine sends ``[DONE]``. ``idle_seconds`` is the longest
@@ -119,7 +121,7 @@ def ask(
             if response.status != http.HTTPStatus.OK:
                 told = response.read(ERROR_BYTES).decode(errors="replace").strip()
                 raise EngineError(f"the engine answered {response.status}: {told[:300] or response.reason}")
-        answer = _Answer(started=started, clock=clock, on_text=on_text)
+        answer = _Answer(started=started, clock=clock, on_text=on_text, on_reasoning=on_reasoning)
         events = _events(response)
         while True:
             with _engines_faults(base_url, idle_seconds):
@@ -165,10 +167,18 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 class _Answer:
-    def __init__(self, *, started: float, clock: Callable[[], float], on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        started: float,
+        clock: Callable[[], float],
+        on_text: Callable[[str], None],
+        on_reasoning: Callable[[str], None],
+    ) -> None:
         self.started = started
         self.clock = clock
         self.on_text = on_text
+        self.on_reasoning = on_reasoning
         self.text: list[str] = []
         self.reasoning: list[str] = []
         self.characters = 0
@@ -221,8 +231,7 @@ class _Answer:
             return
         self._count_in(piece)
         into.append(piece)
-        if into is self.text:
-            self.on_text(piece)
+        (self.on_text if into is self.text else self.on_reasoning)(piece)
 
     def _count_in(self, piece: str) -> None:
         self.characters += len(piece)
@@ -246,6 +255,7 @@ class _Answer:
             time_to_first_token_seconds=None if self.first is None else self.first - self.started,
             decode_tokens_per_second=rate,
             finish_reason=self.finish_reason,
+            pieces=self.pieces,
             tool_calls=tuple(ToolCall(name=name, arguments=told) for _, (name, told) in sorted(self.calls.items())),
         )
 

@@ -79,9 +79,11 @@ def streamed(endpoint: Endpoint) -> tuple[Step, AskResult | None]:
         whole = result.finish_reason is not None and (tokens or 0) > 1
         if not whole:
             return False, f"the stream ended with reason {result.finish_reason} after {tokens} tokens", result
+        if result.pieces < 2:
+            return False, f"{tokens} tokens came in one piece: something on the way holds them back", result
         if endpoint.speaks and not (result.text.strip() or result.reasoning.strip()):
             return False, f"{tokens} tokens came without a word", result
-        return True, f"{tokens} tokens", result
+        return True, f"{tokens} tokens in {result.pieces} pieces", result
 
     return _tried("streamed", prove)
 

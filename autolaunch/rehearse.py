@@ -41,6 +41,7 @@ MAKE_WEIGHTS: tuple[EngineName, ...] = ("vllm", "sglang")
 
 
 _KEPT_SECONDS = 86_400.0
+_NAMES = frozenset({"--model", "--model-path", "--hf-repo", "--served-model-name", "--alias"})
 
 
 class Comparison(Value, frozen=True, kw_only=True):
@@ -64,7 +65,8 @@ class Failure(Value, frozen=True, kw_only=True):
 class Rehearsal(Value, frozen=True, kw_only=True):
     """What a rehearsal came to. ``plan`` was to be proven, ``rehearsed`` is what ran.
 
-    ``stands_in`` is whether a smaller model ran in the place of the planned one.
+    ``stands_in`` is whether a smaller model ran in the place of the planned one, ``differs`` names the options whose
+    values are not the plan's then (the model's name and place aside), ``here`` is whether the plan is of this machine.
     """
 
     schema: Literal[1] = 1
@@ -74,6 +76,8 @@ class Rehearsal(Value, frozen=True, kw_only=True):
     plan: Candidate
     rehearsed: Candidate
     stands_in: bool = False
+    differs: tuple[str, ...] = ()
+    here: bool = True
     steps: tuple[Step, ...]
     figures: tuple[Comparison, ...] = ()
     failure: Failure | None = None
@@ -135,6 +139,10 @@ def rehearse(
     finally:
         if one.folder is not None:
             shutil.rmtree(one.folder.parent, ignore_errors=True)
+        if one.model.id != plan.model:  # a few hundred megabytes, made again in seconds
+            shutil.rmtree(
+                options.home / "models" / one.candidate.checkpoint.repo.rpartition("/")[2], ignore_errors=True
+            )
 
 
 def _refuse_absent_devices(plan: LaunchPlan, chosen: Candidate) -> None:
@@ -149,6 +157,12 @@ def _refuse_absent_devices(plan: LaunchPlan, chosen: Candidate) -> None:
             f"the plan has {len(wanted)} {kind} devices ({name}), and this machine has {found.count(name)} of them",
             hint="rehearse on the machine that the plan is for",
         )
+
+
+def _is_here(plan: LaunchPlan) -> bool:
+    """Whether a plan is of this machine, and not of one that was named or recorded elsewhere."""
+    host, here = plan.hardware.host, api.probe().host
+    return (host.cpu.brand, host.memory_total_bytes) == (here.cpu.brand, here.memory_total_bytes)
 
 
 def cast(plan: LaunchPlan, chosen: Candidate, catalog: Catalog, *, mode: Mode, home: Path) -> Cast:
@@ -209,7 +223,34 @@ def _replanned(plan: LaunchPlan, chosen: Candidate, model: ModelFacts, catalog: 
         raise NoFeasiblePlan(f"the rehearsal of {plan.model} does not fit: {reason}")
     decided = api.with_commands(decided, model)
     assert decided.chosen is not None  # noqa: S101 - seen above; tells the type checker
-    return Cast(model=model, plan=decided, candidate=decided.chosen)
+    ran = api.with_command(_laid_out(chosen, decided.chosen, model), model, plan.hardware)
+    return Cast(model=model, plan=decided, candidate=ran)
+
+
+def _laid_out(chosen: Candidate, ran: Candidate, model: ModelFacts) -> Candidate:
+    """``ran`` with what of the plan's layout no pin carries: experts in main memory, and the cache's size."""
+    arch, limits = model.architecture, chosen.limits
+    sparse = arch.num_hidden_layers - arch.first_k_dense_replace
+    offloaded = limits.cpu_expert_layers > 0 or limits.gpu_layers is not None
+    if offloaded:
+        ran = msgspec.structs.replace(
+            ran,
+            limits=msgspec.structs.replace(
+                ran.limits,
+                cpu_expert_layers=min(limits.cpu_expert_layers, sparse),
+                gpu_layers=None if limits.gpu_layers is None else min(limits.gpu_layers, arch.num_hidden_layers),
+            ),
+        )
+    if not offloaded and ran.memory.kv_cache_tokens <= chosen.memory.kv_cache_tokens:
+        return ran
+    device = ran.memory.per_device
+    share = min(1.0, chosen.memory.kv_cache_tokens / max(1, ran.memory.kv_cache_tokens))
+    memory = msgspec.structs.replace(
+        ran.memory,
+        kv_cache_tokens=min(chosen.memory.kv_cache_tokens, ran.memory.kv_cache_tokens),
+        per_device=msgspec.structs.replace(device, kv_cache_bytes=int(device.kv_cache_bytes * share)),
+    )
+    return msgspec.structs.replace(ran, memory=memory)
 
 
 def _pins(chosen: Candidate, engine: EngineFacts) -> Pins:
@@ -228,6 +269,26 @@ def _pins(chosen: Candidate, engine: EngineFacts) -> Pins:
         speculative=limits.speculative if engine.speculative else None,
         eager=limits.eager if "eager" in can else None,
     )
+
+
+def differing(planned: Candidate, ran: Candidate) -> tuple[str, ...]:
+    """Options of two commands that have other values, or that one of them lacks; names and places aside."""
+    mine, theirs = _options(planned), _options(ran)
+    names = sorted(set(mine) | set(theirs))
+    return tuple(name for name in names if name not in _NAMES and mine.get(name) != theirs.get(name))
+
+
+def _options(candidate: Candidate) -> dict[str, tuple[str, ...]]:
+    argv = () if candidate.command is None else candidate.command.argv
+    found: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for token in argv:
+        if token.startswith("--"):
+            name, _, value = token.partition("=")
+            found[name] = (value,) if value else ()
+        elif name:
+            found[name] = (*found[name], token)
+    return found
 
 
 class _Catalogue:
@@ -286,7 +347,7 @@ def _play(
             step, answer = proof.streamed(endpoint)
             parsed = parsers(one.model, one.candidate.engine.name) is not None or _parses_by_itself(one.candidate)
             steps += [step, proof.called(endpoint, parsed=parsed), proof.seen(endpoint)]
-            figures = _figures(server, one.candidate, answer)
+            figures = _figures(server, one.candidate, answer, real=mode == "dummy")
             if server.poll() is not None:
                 failure = _failure(EngineError(f"{server.engine.name} ended while it was asked"), server.tail())
     finally:
@@ -299,6 +360,8 @@ def _play(
         plan=chosen,
         rehearsed=one.candidate,
         stands_in=one.model.id != plan.model,
+        differs=differing(chosen, one.candidate),
+        here=_is_here(plan),
         steps=tuple(msgspec.structs.replace(step, seconds=round(step.seconds, 3)) for step in steps),
         figures=figures,
         failure=failure,
@@ -316,8 +379,11 @@ def _failure(error: AutolaunchError, lines: tuple[str, ...] = ()) -> Failure:
     return Failure(code=error.code, message=error.message, hint=error.hint, lines=told[-20:])
 
 
-def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> tuple[Comparison, ...]:
-    """What the plan said beside what the engine reports, what its processes hold, and how fast the stream came."""
+def _figures(server: Server, candidate: Candidate, answer: AskResult | None, *, real: bool) -> tuple[Comparison, ...]:
+    """What the plan said beside what the engine reports, what its processes hold, and how fast the stream came.
+
+    Speed is told of ``real`` shapes alone: a miniature's is that of the server around it.
+    """
     memory, seen = candidate.memory, server.figures
     found: list[Comparison] = []
     if seen.weights_bytes is not None:
@@ -335,19 +401,14 @@ def _figures(server: Server, candidate: Candidate, answer: AskResult | None) -> 
         )
     resident = server.memory_bytes()
     if resident is not None:
-        # Pages of main memory count once something is in them: most engines fill their cache as it is needed.
+        # An engine that tells the size of its cache has taken it all; the others take it as it is needed.
         device = memory.per_device
         fixed = device.weights_bytes + device.activations_bytes + device.graphs_bytes + device.runtime_bytes
-        found.append(
-            Comparison(
-                name="in use on a device" if candidate.parallel.devices else "in use, with a full cache",
-                unit="bytes",
-                predicted=fixed + device.kv_cache_bytes,
-                measured=resident,
-            )
-        )
+        taken = device.kv_cache_bytes if seen.kv_cache_tokens is not None else 0
+        name = "in use on a device" if candidate.parallel.devices else "main memory in use"
+        found.append(Comparison(name=name, unit="bytes", predicted=fixed + taken, measured=resident))
     speed = candidate.speed.decode_tokens_per_second
-    if speed is not None and answer is not None and answer.decode_tokens_per_second is not None:
+    if real and speed is not None and answer is not None and answer.decode_tokens_per_second is not None:
         found.append(
             Comparison(name="one request", unit="tokens/s", predicted=speed, measured=answer.decode_tokens_per_second)
         )

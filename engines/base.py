@@ -62,7 +62,6 @@ class Behaviour(Value, frozen=True, kw_only=True):
     variable ``key_variable``: what stands in a command is everybody's to read.
     """
 
-    health_path: str = "/health"
     names_itself_by_path: bool = False
     key_variable: str | None = None
 

@@ -34,7 +34,12 @@ def run_rehearsal(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: H
     mode: Literal["miniature", "dummy"] = how.rehearse or "miniature"
     announce(decided, chosen, terminal)
     options = LaunchOptions(
-        home=api.home(), host=how.host, port=how.port, offline=how.offline, extra=how.engine_options
+        home=api.home(),
+        host=how.host,
+        port=how.port,
+        offline=how.offline,
+        engine_path=how.engine_path,
+        extra=how.engine_options,
     )
     with Progress(sys.stderr, terminal) as progress:
         result = rehearse(
@@ -71,6 +76,7 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
     parts = [
         heading(f"{'Proven' if result.ok else 'Not proven'}: {result.model} as planned, {engine}"),
         wrapped(what, terminal, first="  "),
+        *(wrapped(f"But: {each}.", terminal, first="  ") for each in _reservations(result)),
         "",
     ]
     for step in result.steps:
@@ -95,6 +101,18 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
     if not result.ok and result.log_path:
         parts.append(f"  its output is in {result.log_path}")
     return "\n".join(parts)
+
+
+def _reservations(result: Rehearsal) -> tuple[str, ...]:
+    """What of the plan was not tried."""
+    found = []
+    if not result.here:
+        found.append("the plan is of another machine, and this one stood in for it")
+    if result.plan.parallel.data > 1:
+        found.append(f"one replica of {result.plan.parallel.data} ran")
+    if result.differs:
+        found.append(f"{', '.join(result.differs)} had the miniature's own values")
+    return tuple(found)
 
 
 def _figure(one: Comparison, value: float) -> str:

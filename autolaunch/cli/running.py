@@ -237,7 +237,18 @@ def _ask(
 
     terminal = Terminal.of(sys.stdout)
 
+    thought = False
+
+    def think(piece: str) -> None:
+        nonlocal thought
+        thought = True
+        write(sys.stdout, click.style(clean(piece), dim=True), terminal, newline=False)
+
     def stream(piece: str) -> None:
+        nonlocal thought
+        if thought:  # the answer begins below what was thought
+            write(sys.stdout, "\n", terminal)
+            thought = False
         write(sys.stdout, clean(piece), terminal, newline=False)
 
     generated = known.model(decided.model).generated
@@ -249,6 +260,7 @@ def _ask(
         images=images,
         max_tokens=min(longest, max(1, chosen.limits.context_tokens // 2)),
         on_text=(lambda _: None) if as_json else stream,
+        on_reasoning=(lambda _: None) if as_json else think,
     )
     if as_json:
         document = AnswerDocument(

@@ -26,6 +26,7 @@ ANSWER = AskResult(
     time_to_first_token_seconds=0.1,
     decode_tokens_per_second=10.0,
     finish_reason="length",
+    pieces=8,
 )
 
 
@@ -53,6 +54,7 @@ def changed(**fields: Any) -> AskResult:
         (changed(text="  "), False),
         (changed(finish_reason=None), False),
         (changed(completion_tokens=1), False),
+        (changed(pieces=1), False),
         (EngineError("it broke off"), False),
     ],
 )

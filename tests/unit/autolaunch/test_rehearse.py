@@ -10,7 +10,7 @@ import pytest
 
 from autolaunch import api
 from autolaunch.launch import LaunchOptions
-from autolaunch.rehearse import Cast, cast, rehearse
+from autolaunch.rehearse import Cast, cast, differing, rehearse
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError
@@ -24,24 +24,13 @@ OF_THE_SIZE = {
     "--kv-cache-memory-bytes",
     "--mem-fraction-static",
     "--tensor-split",
+    "--n-cpu-moe",
 }
 
 
 def chosen(plan: LaunchPlan) -> Candidate:
     assert plan.chosen is not None
     return plan.chosen
-
-
-def options_of(candidate: Candidate) -> dict[str, str]:
-    """The options of a command with their values; switches have none."""
-    assert candidate.command is not None
-    argv = candidate.command.argv
-    found = {}
-    for place, token in enumerate(argv):
-        if token.startswith("--"):
-            value = argv[place + 1] if place + 1 < len(argv) and not argv[place + 1].startswith("--") else ""
-            found[token] = value
-    return found
 
 
 def cast_of(catalog: Catalog, model: str, machine: str, pins: Pins, home: Path) -> tuple[Candidate, Cast]:
@@ -59,6 +48,8 @@ def cast_of(catalog: Catalog, model: str, machine: str, pins: Pins, home: Path) 
         ("glm-4.6", "8xh100", Pins(engine="vllm", quantization="Int4", format="awq")),
         ("glm-4.6", "m3-ultra-512gb", Pins(engine="mlx")),
         ("glm-4.6", "2xh100", Pins(engine="llamacpp")),
+        ("glm-4.6", "4090+192gb", Pins(engine="llamacpp")),
+        ("glm-4.6", "2x3090+256gb", Pins(engine="llamacpp")),
         ("glm-4.6", "cpu-1024gb", Pins(engine="vllm")),
         ("glm-4.5v", "8xh200", Pins(engine="vllm", tensor_parallel=8)),
         ("glm-4.5v", "4xh100", Pins(engine="vllm", kv_cache_dtype="fp8", eager=True)),
@@ -83,11 +74,7 @@ def test_a_miniature_runs_with_the_engine_the_devices_and_the_flags_of_the_plan(
         planned.checkpoint.format,
         planned.checkpoint.quantization,
     )
-    mine, theirs = options_of(ran), options_of(planned)
-    assert set(mine) == set(theirs)
-    differing = {name for name in mine if mine[name] != theirs[name]}
-    # What it serves and as what, and what follows from a smaller model's memory.
-    assert differing <= OF_THE_SIZE | {"--model", "--model-path", "--served-model-name", "--alias", "--hf-repo"}
+    assert set(differing(planned, ran)) <= OF_THE_SIZE
 
 
 def test_the_first_replica_of_several_is_rehearsed(catalog: Catalog, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         images: tuple[str, ...],
         max_tokens: int,
         on_text: Callable[[str], None],
+        on_reasoning: Callable[[str], None],
     ) -> AskResult:
         seen.append({"base_url": base_url, "model": model, "text": text, "max_tokens": max_tokens, "images": images})
         on_text("Hello\x1b[2J")
