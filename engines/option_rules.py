@@ -25,13 +25,15 @@ _TOOLS = "it would let a request run tools on this machine"
 class Rules(Value, frozen=True, kw_only=True):
     """``owned`` maps to autolaunch's own option (``None``: none), ``dangerous`` to what would happen.
 
-    ``free`` are the user's, although shortened owned ones could be spelled like them. ``joins_short`` engines read
-    ``-t 8`` as ``-tp 8`` and ``-n4`` as ``-n 4``, as argparse does.
+    ``nested`` are keys within an option's value that run code; ``free`` are the user's, although shortened owned ones
+    could be spelled like them. ``joins_short`` engines read ``-t 8`` as ``-tp 8`` and ``-n4`` as ``-n 4``, as argparse
+    does.
     """
 
     owned: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     dangerous: Mapping[str, str] = msgspec.field(default_factory=dict)
     free: frozenset[str] = frozenset()
+    nested: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     joins_short: bool = False
 
 
@@ -84,12 +86,23 @@ _VLLM = Rules(
         **_each("--io-processor-plugin --worker-cls --worker-extension-cls --scheduler-cls", _CODE),
         **_each("--model-class-overrides --logging-config --log-config-file", _CODE),
         **_each("--kv-transfer-config --ec-transfer-config", _CODE),
+        **_each(
+            "--trust-request-chat-template --enable-prompt-embeds --disable-prompt-embeds",
+            "it would run or read what a request brings",
+        ),
+        **_each("--load-format --model-loader-extra-config", "the plan's checkpoint is in safetensors"),
         **_each("--allowed-local-media-path", _FILES),
         **_each("--tool-server", _TOOLS),
         **_each("--kv-events-config --weight-transfer-config --grpc --grpc-port", _PORT),
         **_each("--allowed-origins --allowed-methods --allowed-headers --allow-credentials", _PAGES),
     },
     free=frozenset({"--tokenizer", "--reasoning-parser", "-dc"}),
+    nested={
+        "--structured-outputs-config": ("reasoning_parser_plugin",),
+        "--compilation-config": ("backend", "inductor_compile_config", "inductor_passes", "splitting_ops"),
+        "-cc": ("backend", "inductor_compile_config", "inductor_passes", "splitting_ops"),
+        "--hf-overrides": ("auto_map", "architectures", "model_type", "quantization_config"),
+    },
     joins_short=True,
 )
 
@@ -131,6 +144,9 @@ _SGLANG = Rules(
         **_each("--grpc-port --grpc-mode --smg-grpc-mode --grpc-http-sidecar-port --smg-http-sidecar-port", _PORT),
         **_each("--engine-info-bootstrap-port --disaggregation-bootstrap-port --kv-events-config", _PORT),
         **_each("--load-publish-endpoint --decoupled-spec-bind-endpoint", _PORT),
+        **_each("--gated-launch-port --encoder-bootstrap-port --nccl-port --disaggregation-mode", _PORT),
+        **_each("--remote-instance-weight-loader-send-weights-group-ports", _PORT),
+        **_each("--modelopt-checkpoint-restore-path --load-format", "the plan's checkpoint is in safetensors"),
         **_each("--remote-instance-weight-loader-start-seed-via-transfer-engine", _PORT),
     },
     free=frozenset({"--hicache-storage-backend"}),
@@ -164,6 +180,9 @@ _LLAMACPP = Rules(
     owned={
         **_all("--model -m --hf-repo -hf -hfr --hf-file -hff --model-url -mu --docker-repo -dr", "MODEL or --repo"),
         **_all("--models-dir --models-preset --models-max --models-autoload", None),
+        **_all("--gpt-oss-20b-default --gpt-oss-120b-default", "MODEL or --repo"),
+        **_all("--fim-qwen-3b-default --fim-qwen-7b-default --fim-qwen-30b-default", "MODEL or --repo"),
+        **_all("--fim-qwen-7b-spec --fim-qwen-14b-spec", "MODEL or --repo"),
         **_all("--hf-token -hft", "HF_TOKEN in the environment, which autolaunch fetches with"),
         **_all("--host", "--host"),
         **_all("--port", "--port"),
@@ -178,6 +197,8 @@ _LLAMACPP = Rules(
         **_each("--tools --tools-runtime --agent -ag --mcp-servers-config --mcp-servers-json", _TOOLS),
         **_each("--ui-mcp-proxy --webui-mcp-proxy", _TOOLS),
         **_each("--media-path --path --slot-save-path", _FILES),
+        **_each("--log-file --log-prompts-dir", "prompts would be written to a file that others may read"),
+        **_each("--props", "it would let a request change the server's settings"),
         **_each("--cors-origins --cors-methods --cors-headers --cors-credentials", _PAGES),
         **_each("--rpc", _PORT),
     },

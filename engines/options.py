@@ -29,7 +29,7 @@ def checked_extra(extra: tuple[str, ...], *, owned: Collection[str] = (), engine
     from engines.option_rules import EVERYWHERE, RULES, Rules
 
     rules = next((each for name, each in RULES.items() if name == engine), Rules())
-    for token in extra:
+    for place, token in enumerate(extra):
         if "\0" in token:
             raise UsageError("an engine option holds a NUL character")
         if token == "--":  # noqa: S105 (the end of options, no password)
@@ -37,6 +37,7 @@ def checked_extra(extra: tuple[str, ...], *, owned: Collection[str] = (), engine
         name = token.split("=", 1)[0]
         if not name.startswith("-") or _plain(name) in rules.free:
             continue
+        _refuse_nested(name, token.partition("=")[2] or "".join(extra[place + 1 : place + 2]), rules, engine)
         for option, why in (*EVERYWHERE.dangerous.items(), *rules.dangerous.items()):
             if _means(name, option, rules):
                 hint = "the GLM checkpoints need no code of their own on current engines"
@@ -51,6 +52,37 @@ def checked_extra(extra: tuple[str, ...], *, owned: Collection[str] = (), engine
                     hint="the plan decides it" if ours is None else f"use {ours}, before the --",
                 )
     return extra
+
+
+def _refuse_nested(name: str, value: str, rules: Rules, engine: str) -> None:
+    """Keys that run code, behind a dot (``--compilation-config.backend``) or in a JSON value, however deep."""
+    keys = {key.replace("-", "_") for key in name.partition(".")[2].split(".")}
+    for option, wrong in rules.nested.items():
+        if not _means(name, option, rules):
+            continue
+        for key in sorted((keys | set(_keys(value))) & set(wrong)):
+            raise UsageError(
+                f"{option}.{key} is not passed on to {engine}: it would run code, or another model, than was planned"
+            )
+
+
+def _keys(value: str) -> Iterator[str]:
+    """Every key of a JSON value; what is no JSON has none."""
+    if not value.lstrip().startswith(("{", "[")):
+        return
+    import json
+
+    try:
+        waiting: list[object] = [json.loads(value)]
+    except (ValueError, RecursionError):
+        return
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            yield from (str(key).replace("-", "_") for key in one)
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
 
 
 def _plain(name: str) -> str:

@@ -128,3 +128,29 @@ def test_what_stands_behind_a_second_end_of_options_is_not_read_as_a_model() -> 
 def test_a_value_that_looks_like_an_option_is_written_with_it() -> None:
     assert valued("--revision", "main") == ("--revision", "main")
     assert valued("--revision", "--host") == ("--revision=--host",)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--structured-outputs-config.reasoning_parser_plugin", "/x/evil.py"),
+        ("--structured-outputs-config.reasoning-parser-plugin=/x/evil.py",),
+        ("--structured_outputs_config", '{"reasoning_parser_plugin": "/x/evil.py"}'),
+        ('--structured-outputs-config={"a": [{"reasoning_parser_plugin": "/x"}]}',),
+        ("--structured-out", '{"reasoning_parser_plugin": "/x/evil.py"}'),
+        ("--compilation-config.backend", "a.b"),
+        ("-cc.backend", "a.b"),
+        ("-cc", '{"backend": "a.b"}'),
+        ("--hf-overrides", '{"text_config": {"auto_map": {}}}'),
+    ],
+)
+def test_a_key_that_runs_code_is_refused_behind_a_dot_and_in_json(extra: tuple[str, ...]) -> None:
+    """Seen: vLLM imported a file that stood behind --structured-outputs-config.reasoning_parser_plugin."""
+    with pytest.raises(UsageError, match="is not passed on to vllm"):
+        checked_extra(extra, engine="vllm")
+
+
+def test_other_keys_of_such_options_are_the_users() -> None:
+    extra = ("--structured-outputs-config.backend", "xgrammar", "-cc.mode", "3", "--hf-overrides", '{"rope_theta": 1}')
+    assert checked_extra(extra, engine="vllm") == extra
+    assert checked_extra(("--structured-outputs-config", "{broken"), engine="vllm")
