@@ -34,7 +34,7 @@ CODE_KEYS = ("auto_map", "model_file")
 READ_BY_ENGINES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 #: Bookkeeping of git and of the hub's client, which no engine reads.
 NOT_LOOKED_INTO = frozenset({".git", ".cache"})
-CONFIG_BYTES = 16 * 2**20
+CONFIG_BYTES, TOKENIZER_BYTES = 16 * 2**20, 256 * 2**20
 ROOM_MARGIN = 1.02
 
 Progress = Callable[[str, float | None], None]
@@ -126,6 +126,7 @@ def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: b
             whole_gguf(path)
         return
     _object(folder / "config.json")
+    _tokenizer(folder)
     shards = {path.name for path in files if path.suffix == ".safetensors"}
     index = folder / "model.safetensors.index.json"
     places: dict[str, str] = {}
@@ -133,6 +134,8 @@ def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: b
         named = _object(index).get("weight_map")
         found = named.items() if isinstance(named, dict) else ()
         places = {tensor: name for tensor, name in found if isinstance(name, str)}
+        if not places:
+            raise DownloadError(f"{index} names no shards", hint="fetch this file again")
         wanted = frozenset(places.values())
         missing = sorted(name for name in wanted if Path(name).name != name or name not in shards)
         if missing:
@@ -149,6 +152,26 @@ def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: b
             f"{folder / places[lost]} does not hold {lost[:100]!a}, which {index.name} says it does",
             hint="fetch both files again",
         )
+
+
+def _tokenizer(folder: Path) -> None:
+    """Every engine reads it, and none says which file it missed.
+
+    Raises:
+        DownloadError: there is none, or it was cut short.
+    """
+    if (folder / "tokenizer.model").is_file():
+        return
+    path = folder / "tokenizer.json"
+    try:
+        with regular(path) as file:
+            json.loads(file.read(TOKENIZER_BYTES + 1)[:TOKENIZER_BYTES])
+    except FileNotFoundError:
+        raise DownloadError(f"{folder} has no tokenizer.json", hint="fetch the checkpoint's other files too") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DownloadError(
+            f"{path} is damaged or cut short: it is no whole JSON file", hint="fetch this file again"
+        ) from error
 
 
 def _parts(first: Path) -> list[Path]:
@@ -186,12 +209,26 @@ def _refuse_code(folder: Path, files: list[Path]) -> None:
             if path.name in READ_BY_ENGINES:
                 raise
             continue  # a list, or a tokenizer of many megabytes
-        asked = next((key for key in CODE_KEYS if value.get(key) is not None), None)
+        asked = next((key for key in CODE_KEYS if _holds(value, key)), None)
         if asked is not None:
             raise DownloadError(
                 f"{path} asks for code of its own ({asked})",
                 hint="the GLM checkpoints need none on current engines: take the released one",
             )
+
+
+def _holds(value: object, key: str) -> bool:
+    """Whether a key has a value anywhere in what was read: a part of the model can ask for code too."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if one.get(key) is not None:
+                return True
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return False
 
 
 def _object(path: Path) -> dict[str, Any]:

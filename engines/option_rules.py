@@ -181,8 +181,6 @@ _LLAMACPP = Rules(
         **_all("--model -m --hf-repo -hf -hfr --hf-file -hff --model-url -mu --docker-repo -dr", "MODEL or --repo"),
         **_all("--models-dir --models-preset --models-max --models-autoload", None),
         **_all("--gpt-oss-20b-default --gpt-oss-120b-default", "MODEL or --repo"),
-        **_all("--fim-qwen-3b-default --fim-qwen-7b-default --fim-qwen-30b-default", "MODEL or --repo"),
-        **_all("--fim-qwen-7b-spec --fim-qwen-14b-spec", "MODEL or --repo"),
         **_all("--hf-token -hft", "HF_TOKEN in the environment, which autolaunch fetches with"),
         **_all("--host", "--host"),
         **_all("--port", "--port"),

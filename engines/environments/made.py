@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from engines.environments import trust
 from engines.environments.folders import locked, remove_tree, used_bytes
 from engines.environments.requirements import entries
 from engines.environments.store import LOCK, MANIFEST, Environments, Manifest, read_manifest
@@ -113,7 +115,21 @@ def damage(directory: Path) -> str | None:
     here = dict(line.split(" ", 1) for line in answer.stdout.splitlines() if " " in line)
     found = {normal(name): version for name, version in here.items()}
     lost = [f"{each.name} {each.version}" for each in held if found.get(each.name) != each.version]
-    return f"{lost[0]} is missing in it" if lost else None
+    if lost:
+        return f"{lost[0]} is missing in it"
+    gone = _lost_file(trust.site_packages(directory, manifest.python))
+    return None if gone is None else f"{gone} is missing in it"
+
+
+def _lost_file(packages: Path) -> str | None:
+    """The first file that a package says it installed and that is not there. (Compiled ones are made again.)"""
+    for record in packages.glob("*.dist-info/RECORD"):
+        with suppress(OSError):  # its reader has said so already
+            for line in record.read_text(errors="replace").splitlines():
+                name = line.split(",", 1)[0].strip('"')
+                if name.endswith(".py") and not (packages / name).exists():
+                    return name
+    return None
 
 
 def users(directory: Path) -> tuple[int, ...]:

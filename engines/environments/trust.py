@@ -62,12 +62,22 @@ def _of_one(gid: int, uid: int) -> bool:
 
 
 def environment_paths(directory: Path, python: str) -> tuple[Path, ...]:
-    """What decides who can change an environment: its folders, its programs' folder, its interpreter."""
+    """What decides who can change an environment: its folders, each package and program in them, its interpreter."""
     real = directory.resolve()
     interpreter = (real / "bin" / "python").resolve()
-    paths = (real, real / "bin", *(path for path in (real / "lib", site_packages(real, python)) if path.exists()))
+    packages = site_packages(real, python)
+    folders = (real, real / "bin", *(path for path in (real / "lib", packages) if path.exists()))
+    paths = (*folders, *_within(real / "bin"), *_within(packages))
     # The interpreter that runs us is trusted already.
     return paths if interpreter == Path(sys.executable).resolve() else (*paths, interpreter)
+
+
+def _within(folder: Path) -> tuple[Path, ...]:
+    """What lies in a folder, links aside: what they lead to has its own place."""
+    try:
+        return tuple(Path(each.path) for each in os.scandir(folder) if not each.is_symlink())
+    except OSError:
+        return ()
 
 
 def site_packages(directory: Path, python: str) -> Path:

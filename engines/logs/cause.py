@@ -60,6 +60,10 @@ class _Found(NamedTuple):
     rank: str
 
 
+#: Lines of a process that a signal ended in which its cause may stand.
+_LAST_WORDS = 20
+
+
 def classify(
     lines: Sequence[str],
     *,
@@ -79,14 +83,15 @@ def classify(
         ProfileError: a file of patterns is wrong.
     """
     facts = known(engine, version)
-    root, consequence = _search(lines, facts)
+    killed = _of_exit(exit_code)
+    # Who is killed says nothing of it: what was said long before was lived with.
+    root, consequence = _search(lines if killed is None else lines[-_LAST_WORDS:], facts)
     if root is None and consequence is not None:
         root, _ = _search(suspects, facts)
     found = root or consequence
     if found is None:
-        cause = _of_exit(exit_code)
-        if cause is not None:
-            return _diagnosis(facts, cause, None, serving=serving)
+        if killed is not None:
+            return _diagnosis(facts, killed, None, serving=serving)
         return _diagnosis(facts, "unknown", _last_exception(lines, facts), serving=serving)
     cause = found.failure.cause
     if stage is not None and not serving:

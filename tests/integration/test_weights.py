@@ -103,6 +103,19 @@ def lose_a_tensor(folder: Path) -> None:
     index.write_text(json.dumps(value))
 
 
+def name_no_shards(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def lose_the_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def cut_the_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
 def lose_a_shard(folder: Path) -> None:
     first_shard(folder).unlink()
 
@@ -135,6 +148,9 @@ def test_a_whole_checkpoint_passes(whole: Path) -> None:
         (lie_upon_another, "does not begin where"),
         (claim_another_shape, "no safetensors header"),
         (lose_a_shard, "not whole: .*safetensors"),
+        (name_no_shards, r"index\.json names no shards"),
+        (lose_the_tokenizer, r"has no tokenizer\.json"),
+        (cut_the_tokenizer, r"tokenizer\.json is damaged or cut short"),
         (lose_a_tensor, r"00001-of-00002\.safetensors does not hold 'model\.layers\.1\.lost"),
         (climb, "not whole"),
         (lose_config, r"has no config\.json"),

@@ -151,6 +151,17 @@ STARTS: dict[str, Figures] = {
 #: Lines for what no log shows, as the source that the pattern names has them: the engine, the line, the cause.
 EXAMPLES: tuple[tuple[str, str, Cause], ...] = (
     ("common", "CUDA error: uncorrectable ECC error encountered", "device lost"),
+    ("common", "KeyError: 'layers.3.mlp.experts.w13_weight_scale'", "bad weights"),
+    (
+        "vllm",
+        "  Value error, Total number of attention heads (96) must be divisible by tensor parallel size (7). [type=x]",
+        "bad argument",
+    ),
+    (
+        "vllm",
+        "ValueError: World size (8) is larger than the number of available GPUs (4) in this node.",
+        "bad argument",
+    ),
     (
         "common",
         "NVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible with the current PyTorch installation.",
@@ -717,3 +728,21 @@ def test_the_longest_and_most_hostile_lines_cost_little_more_than_to_look_at_the
 
     simple = min(seconds(words_alone) for _ in range(2))
     assert min(seconds(LogReader(engine).feed) for _ in range(2)) < 25 * simple
+
+
+def test_what_a_gpu_lacked_is_told_in_bytes() -> None:
+    line = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 3 has a total capacity of "
+        "79.11 GiB of which 1.25 GiB is free."
+    )
+    found = classify((line,), engine="vllm")
+    assert (found.cause, found.device) == ("out of memory", "3")
+    assert (found.needed_bytes, found.available_bytes) == (2 * 2**30, 5 * 2**28)
+
+
+def test_a_process_that_was_killed_is_not_blamed_on_what_it_said_long_before() -> None:
+    """An optional import that failed is printed and done without; then comes the host's out-of-memory killer."""
+    lines = ("ImportError: optional thing", *(f"Loading shard {number}" for number in range(60)))
+    assert classify(lines, engine="vllm", exit_code=-9).cause == "killed"
+    assert classify(lines, engine="vllm", exit_code=1).cause == "import error"
+    assert classify((*lines, "CUDA out of memory"), engine="vllm", exit_code=-9).cause == "out of memory"
