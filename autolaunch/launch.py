@@ -122,7 +122,8 @@ def launch(
         installation.runs(engine.command(candidate, model, trial))
     else:
         engine.command(candidate, model, trial)
-    refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
+    if installation is None or candidate.engine.name != "llamacpp":  # a llama-server knows more than the wheel
+        refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
     folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
     bin_directory = _programs(candidate, facts, installation, options, say)

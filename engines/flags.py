@@ -146,6 +146,8 @@ def _understood(name: str, flags: Flags, *, exact: bool) -> tuple[Option | None,
             names = ", ".join(sorted(one for each in found for one in each.names if one.startswith(spelled))[:4])
             return None, f"{name} could be any of {names} of {flags.package} {flags.version}"
         option = found[0] if found else None
+    if option is None and flags.reader == "vllm" and name.startswith("-O"):
+        return Option(names=("-O",), takes="optional"), ""  # -O3, -O 3, -O.mode=3
     if option is None and flags.reader == "vllm" and "." in spelled:
         return _dotted(name, spelled, flags, exact=exact)
     if option is None and not exact and not name.startswith("--"):
@@ -171,9 +173,7 @@ def _dotted(name: str, spelled: str, flags: Flags, *, exact: bool) -> tuple[Opti
 
 def _attached(name: str, flags: Flags) -> Option | None:
     """``-n4`` and ``-O3``: a short option whose value stands right behind it."""
-    return flags.named(name[:2]) or (
-        Option(names=("-O",), takes="none") if flags.reader == "vllm" and name.startswith("-O") else None
-    )
+    return flags.named(name[:2])
 
 
 def _nearest(name: str, flags: Flags) -> str:
@@ -211,8 +211,25 @@ def refuse_unknown(extra: tuple[str, ...], package: str, version: str) -> None:
     """
     if not extra:
         return
+    if package == "llamacpp":
+        _refuse_beside_the_wheel(extra)
+        return
     flags = recorded(package, version)
     if flags is None:
         return
     for sentence in faults(extra, flags):
         raise UsageError(sentence, hint=f"{flags.program} --help lists the options of {package} {version}")
+
+
+def _refuse_beside_the_wheel(extra: tuple[str, ...]) -> None:
+    """The wheel of llama.cpp has no command line: what starts it knows llama-server's options by their long names."""
+    from engines.shims.llamacpp_server import OPTIONS
+
+    for token in extra:
+        if _is_option(token) and token not in OPTIONS:
+            near = get_close_matches(token, OPTIONS, n=1, cutoff=0.6)
+            raise UsageError(
+                f"llama.cpp's wheel takes no option {token}" + (f"; did you mean {near[0]}?" if near else ""),
+                hint="it has llama-server's more usual ones by their long names; with a llama-server of yours "
+                "(--engine-path) all of them are passed on",
+            )

@@ -13,6 +13,11 @@ from selector.request import OBJECTIVES, WORKLOADS, Pins, Workload
 from selector.search import names
 
 
+def _is_version(text: str) -> bool:
+    """``0.33.0``, ``0.5.3rc1``, ``b11549``, ``0.25.1+cu129``."""
+    return text[:1].isalnum() and text.isascii() and all(each.isalnum() or each in ".+-_" for each in text)
+
+
 def checked_figures(
     *,
     objective: str,
@@ -57,8 +62,10 @@ def checked_figures(
         raise UsageError(f"memory utilization is {share:g}; it is a share of a device, above 0 and at most 1")
     if pins.gpus is not None and pins.gpu_count is not None:
         raise UsageError("devices were pinned by index and by number at once")
-    if pins.engine_version is not None and not pins.engine_version.strip():
-        raise UsageError("an engine's version was pinned, and it is empty")
+    if pins.engine_version is not None and not _is_version(pins.engine_version):
+        raise UsageError(
+            f"{pins.engine_version[:60]!a} is no version (or empty)", hint="--engine-version takes one, as 0.33.0"
+        )
     if pins.engine_version is not None and pins.engine is None:
         raise UsageError(
             f"a version {pins.engine_version} was pinned without an engine", hint="--engine says whose version it is"

@@ -10,7 +10,8 @@ import pytest
 
 from autolaunch import api
 from autolaunch.launch import LaunchOptions
-from autolaunch.rehearse import Cast, cast, differing, rehearse
+from autolaunch.rehearse import rehearse
+from autolaunch.stand_in import Cast, cast, differing
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError

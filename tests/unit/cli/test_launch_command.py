@@ -255,3 +255,27 @@ def test_images_go_along_with_the_question(
     assert run(["glm-4.5v", "--ask", "what", *images]) == 0
     assert len(answers[0]["images"]) == 2
     assert all(url.startswith("data:image/png;base64,") for url in answers[0]["images"])
+
+
+def test_what_is_thought_is_shown_as_it_comes_and_the_answer_below_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An engine with a reasoning parser is silent in its content for as long as the model thinks."""
+
+    def ask(*_: Any, on_text: Callable[[str], None], on_reasoning: Callable[[str], None], **__: Any) -> AskResult:
+        on_reasoning("hm, ")
+        on_reasoning("well")
+        on_text("yes")
+        return AskResult(
+            text="yes",
+            reasoning="hm, well",
+            prompt_tokens=1,
+            completion_tokens=3,
+            time_to_first_token_seconds=0.1,
+            decode_tokens_per_second=1.0,
+            finish_reason="stop",
+        )
+
+    monkeypatch.setattr(autolaunch.chat, "ask", ask)
+    assert run(["glm-4.6", "--ask", "hi"]) == 0
+    assert capsys.readouterr().out == "hm, well\n\nyes\n"

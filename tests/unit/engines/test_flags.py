@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from engines.flags import Flags, faults, recorded, refuse_unknown
 from engines.option_rules import EVERYWHERE, RULES
 from engines.options import checked_extra
+from engines.shims.llamacpp_server import parser
 from selector.catalog import Catalog
 from selector.errors import UsageError
 from tests.fakes import ranges
@@ -103,6 +104,7 @@ def test_what_a_parser_would_not_take_is_said(package: str, tokens: tuple[str, .
     ("package", "tokens"),
     [
         ("vllm", ("--max_num_active_seqs", "4", "--no-enable-prefix-caching", "--disable-log-requests")),
+        ("vllm", ("-O", "3", "--port", "1", "-O.mode=3")),
         ("vllm", ("-O3", "-cc.mode", "3", "--compilation-config.cudagraph_mode=NONE", "--stream-interval=-1")),
         ("vllm", ("--cudagraph-capture-sizes", "1", "2", "4", "--uvicorn-log", "info")),
         ("vllm", ("--override-generation-config", '{"temperature": 0.5}')),
@@ -179,3 +181,21 @@ def test_a_plan_reads_no_list() -> None:
         "sys.exit('engines.flags' in sys.modules or 'engines.option_rules' in sys.modules)"
     )
     assert subprocess.run((sys.executable, "-c", code), check=False).returncode == 0
+
+
+def test_the_wheel_of_llamacpp_is_judged_by_what_its_start_knows() -> None:
+    with pytest.raises(UsageError, match="no option --nonsense"):
+        refuse_unknown(("--nonsense", "1"), "llamacpp", "b11549")
+    with pytest.raises(UsageError, match=r"did you mean --threads\?"):
+        refuse_unknown(("--thread", "2"), "llamacpp", "b11549")
+    refuse_unknown(("--threads", "2", "--seed", "-1"), "llamacpp", "b11549")
+
+
+def test_what_a_launch_hands_to_the_wheel_is_what_its_start_takes() -> None:
+    """Every command of a plan on a processor, through the parser that really reads it."""
+    commands = [
+        command for command in ranges.in_range("llamacpp", count=20) if "llamacpp_server.py" in str(command.argv)
+    ]
+    assert commands
+    for command in commands:
+        parser().parse_args(ranges.asked(command).options)

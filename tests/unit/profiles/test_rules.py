@@ -227,6 +227,9 @@ CASES = [
         BF16,
     ),
     case("llamacpp", "chat_template", Setting(quantization="UD-Q4_K_XL", tensor=1), BF16),
+    case("llamacpp", "own_installation", Setting(quantization="UD-Q4_K_XL", tensor=1), on("cpu-64gb")),
+    case("vllm", "own_installation", Setting(machine="8xmi300x"), on("8xh200")),
+    case("sglang", "own_installation", Setting(machine="8xmi300x"), on("8xh200")),
 ]
 
 
