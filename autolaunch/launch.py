@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import signal
 import threading
@@ -20,16 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from autolaunch.daemon.health import STALL_SECONDS
 from autolaunch.daemon.ports import Address, free_port
-from autolaunch.daemon.process import GRACE_SECONDS, EngineProcess
+from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, without_engine_secrets
-from engines.flags import refuse_unknown
 from engines.logs import LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
@@ -122,7 +119,10 @@ def launch(
         installation.runs(engine.command(candidate, model, trial))
     else:
         engine.command(candidate, model, trial)
-    if installation is None or candidate.engine.name != "llamacpp":  # a llama-server knows more than the wheel
+    # A llama-server of the user's own knows more options than the wheel.
+    if options.extra and (installation is None or candidate.engine.name != "llamacpp"):
+        from engines.flags import refuse_unknown  # most launches pass nothing on
+
         refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
     folder = _weights(candidate, model, options, say)
     say("weights", f"weights are in {folder}", 1.0)
@@ -142,7 +142,7 @@ def launch(
             visible=visible_devices(plan.hardware, devices, launched=True),
             extra=options.extra,
             dummy_weights=options.dummy_weights,
-            api_key=secrets.token_urlsafe(32) if options.own_key and engine.behaviour.key_variable else None,
+            api_key=os.urandom(32).hex() if options.own_key and engine.behaviour.key_variable else None,
         )
         command = engine.command(candidate, model, serving)
         if installation is not None:

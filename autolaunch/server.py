@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from autolaunch.daemon.health import CAUSE_LINES, wait_until_ready
 from autolaunch.daemon.ports import Address
 from autolaunch.daemon.process import EngineProcess
 from engines.base import Engine
@@ -121,6 +120,8 @@ class Server:
 
     def diagnosis(self) -> Diagnosis:
         """Why it ended, from its last lines and its exit code."""
+        from autolaunch.daemon.health import CAUSE_LINES
+
         return self._reader.diagnose(self._process.tail(CAUSE_LINES), self._process.poll())
 
     def wait_ready(self, timeout: float | None = None) -> float:
@@ -132,6 +133,8 @@ class Server:
             EngineStartError: it exited, stalled, or refuses; its last lines are the error's notes.
             PortTaken: another program answers on the port.
         """
+        from autolaunch.daemon.health import wait_until_ready  # while the engine begins, and not before it
+
         try:
             seconds = wait_until_ready(
                 self._process,

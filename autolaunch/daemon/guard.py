@@ -28,8 +28,6 @@ import subprocess
 import sys
 import time
 
-import psutil
-
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 #: What descendants get to follow the engine's main process by themselves (shared memory, caches).
 FOLLOW_SECONDS = 2.0
@@ -92,6 +90,9 @@ class Guard:
             return 127
         self.engine = child.pid
         self.tell(f"started {child.pid}")
+        # While the engine begins, and not before it; at the end there may be no disk to read it from.
+        import psutil  # noqa: F401
+
         # From here on children are reaped below, whoever they are.
         while self.status is None and not self.told_to_stop:
             self._wait(PARENT_SECONDS)
@@ -138,6 +139,8 @@ class Guard:
     def _descendants(self) -> list[int]:
         """Everything below the guard; on macOS also what is still in the engine's session."""
         found: set[int] = set()
+        import psutil
+
         with contextlib.suppress(psutil.Error):
             found.update(
                 child.pid

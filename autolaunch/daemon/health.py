@@ -16,13 +16,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from autolaunch.daemon.ports import Address
+from autolaunch.daemon.process import STALL_SECONDS
 from engines.logs import Diagnosis, LogReader
 from selector.errors import EngineStartError, PortTaken
 
-POLL_SECONDS = 0.05
-#: No output and no processor time for so long is a stall. A checkpoint of 700 GB loads for many minutes,
-#: and shows one or the other all the while; a fixed total would be wrong for every machine but one.
-STALL_SECONDS = 300.0
+POLL_SECONDS = 0.02
 #: How often progress is looked at, and the share of one processor that counts as work.
 PROGRESS_SECONDS, WORKING_SHARE = 1.0, 0.02
 #: A finished load may still refuse a request or two; so many refusals in a row are its answer.

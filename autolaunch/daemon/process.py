@@ -29,6 +29,9 @@ from selector.errors import EngineStartError
 
 #: What an engine gets to end by itself.
 GRACE_SECONDS = 10.0
+#: No output and no processor time for so long is a stall. A checkpoint of 700 GB loads for many minutes,
+#: and shows one or the other all the while; a fixed total would be wrong for every machine but one.
+STALL_SECONDS = 300.0
 #: From the request to stop until the guard has ended everything or given up, beyond the grace.
 BOUND_SECONDS = guard.FOLLOW_SECONDS + guard.KILL_SECONDS + 3.0
 #: The guard answers in milliseconds; on a machine that swaps, later.
