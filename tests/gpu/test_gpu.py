@@ -18,6 +18,8 @@ import msgspec
 import pytest
 
 from autolaunch import api
+from autolaunch.launch import LaunchOptions
+from autolaunch.rehearse import rehearse
 from engines import miniature
 from engines.environments import without_engine_secrets
 from selector.architecture import stored_weights
@@ -26,6 +28,7 @@ from selector.contract import Parallel
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.hardware import Accelerator, HardwareReport
 from selector.machines import report_from_file
+from selector.request import Pins
 from selector.weights import rank_stages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
@@ -157,3 +160,25 @@ def test_weights_take_the_memory_that_is_planned(
     assert abs(seen["weights_bytes"] - stage.weight_bytes) <= 0.02 * stage.weight_bytes, seen
     # What the driver counts beside PyTorch's own: its context.
     assert seen["taken_bytes"] - seen["peak_bytes"] <= rule.runtime_bytes * 2, seen
+
+
+def test_a_plan_on_a_gpu_is_proven_with_the_engine_that_is_here(
+    python: str, report: HardwareReport, tmp_path: Path, record_property: Any
+) -> None:
+    """Probe, plan, launcher, shim, stream and call, on the real device."""
+    asked = subprocess.run((python, "-c", "import fastapi, uvicorn, typer"), capture_output=True, check=False)
+    if asked.returncode != 0:
+        pytest.skip(f"{python} has no transformers[serving]")
+    place = Path(shutil.which(python) or python).parent.parent
+    pins = Pins(engine="transformers", gpu_count=1)
+    plan = api.plan("glm-tiny", hardware=report, pins=pins, engine_path=place)
+    options = LaunchOptions(home=tmp_path, port=0, engine_path=place)
+    result = rehearse(plan, catalog=Catalog(), options=options)
+    record_property("rehearsal", result.to_json())
+    assert result.ok, result.to_json()
+    assert {step.name: step.ok for step in result.steps} == {
+        "started": True,
+        "streamed": True,
+        "tool call": True,
+        "image": None,
+    }
