@@ -289,7 +289,7 @@ def record(engine: str, python: str, name: str, models: Path, gguf: Path | None)
         places = {
             str(environment): "/engines/environment",
             str(environment.resolve()): "/engines/environment",
-            str(work): "/work",
+            str(work): "/run1",
             str(Path.home()): "/home/user",
             str(Path(python).resolve().parents[1]): "/python",
             socket.gethostname(): "host",
