@@ -26,7 +26,7 @@ from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_pla
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
 from selector.contract import LaunchPlan
-from selector.errors import EngineError, NoFeasiblePlan, UsageError
+from selector.errors import NoFeasiblePlan, UsageError
 
 _LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
@@ -129,7 +129,6 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     if decided.chosen is None:
         refuse_unasked(decided.hardware)
         refuse_engine(decided, asked)
-        _refuse_old_engine(decided, asked)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
     if how.rehearse is not None:
@@ -196,23 +195,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _refuse_old_engine(decided: LaunchPlan, asked: Asked) -> None:
-    """That nothing fits is the pinned version's doing, and no machine's.
-
-    Raises:
-        EngineError: it is too old for the model, or known to fail with it.
-    """
-    if asked.engine_version is None:
-        return
-    told = [each for each in decided.rejected if each.code == "engine.version" or each.code.startswith("rule.")]
-    others = [each for each in decided.rejected if each.code.startswith(("memory.", "layout.", "device.", "context."))]
-    if told and not others:
-        raise EngineError(
-            f"{asked.engine} {asked.engine_version} cannot serve {decided.model} here: {told[0].message}",
-            hint="leave --engine-version out: the version that this release knows is installed then",
-        )
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

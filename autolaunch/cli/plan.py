@@ -100,22 +100,25 @@ def refuse_unasked(report: HardwareReport) -> None:
 
 
 def refuse_engine(decided: LaunchPlan, asked: Asked) -> None:
-    """That nothing fits is the engine's fault where one was pointed at whose version is refused.
+    """That nothing fits is the engine's fault where one was pointed at, or pinned in a version, that is refused.
 
     Raises:
         EngineError: it is too old, or has a fault that is known.
     """
-    if asked.engine_path is None:
+    if asked.engine_path is None and asked.engine_version is None:
         return
     of_version = ("engine.version", "rule.")
     kinds = [
         each for each in decided.rejected if not each.code.startswith(("pin.", "engine.")) or each.code in of_version
     ]
-    if kinds and all(each.code.startswith(of_version) for each in kinds):
-        raise EngineError(
-            f"{asked.engine_path} cannot serve {decided.model} here: {kinds[0].message}",
-            hint="another version is made by autolaunch: leave --engine-path out",
-        )
+    if not kinds or not all(each.code.startswith(of_version) for each in kinds):
+        return
+    if asked.engine_path is not None:
+        which, hint = str(asked.engine_path), "another version is made by autolaunch: leave --engine-path out"
+    else:
+        which = f"{asked.engine} {asked.engine_version}"
+        hint = "leave --engine-version out: the version that this release knows is installed then"
+    raise EngineError(f"{which} cannot serve {decided.model} here: {kinds[0].message}", hint=hint)
 
 
 def show_plan(decided: LaunchPlan, asked: Asked) -> None:

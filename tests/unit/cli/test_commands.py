@@ -274,3 +274,17 @@ def test_what_is_known_is_there_for_people_and_for_programs(what: str, capsys: p
     listed = document["accelerators" if what == "hardware" else what]
     assert all((each.get("id") or each["name"]) in text for each in listed)
     assert run([what, "--verbose"]) == 0
+
+
+def test_an_engine_that_was_pinned_too_old_is_the_engines_fault_and_not_the_machines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["plan", "glm-tiny", "--hardware", "cpu-64gb", "--engine", "mlx", "--engine-version", "0.20.0"]) == 5
+    err = capsys.readouterr().err
+    assert "mlx 0.20.0 cannot serve glm-tiny here" in err
+    assert "--engine-version" in err
+
+
+@pytest.mark.parametrize("version", ["x;y", "../0.3", "0.33 ", "", "-1"])
+def test_what_is_no_version_is_a_usage_error(version: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "glm-tiny", "--hardware", "cpu-64gb", "--engine", "mlx", f"--engine-version={version}"]) == 2
