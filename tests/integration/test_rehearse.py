@@ -50,7 +50,7 @@ def test_an_engine_streams_and_parses_a_call(engine: str, engines_home: Path) ->
     if engine in ("llamacpp", "vllm"):  # the others do not tell the size of their cache
         predicted, measured = figure(report, "KV cache")
         assert measured == predicted
-    predicted, measured = figure(report, "in use, with a full cache")
+    predicted, measured = figure(report, "main memory in use")
     assert 0 < measured <= 1.25 * predicted
 
 
