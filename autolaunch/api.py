@@ -248,6 +248,11 @@ def with_command(candidate: Candidate, model: ModelFacts, report: HardwareReport
 
 def with_installed(decided: LaunchPlan, known: Catalog) -> LaunchPlan:
     """The plan of this machine, telling which candidates' environments are here already."""
+    from engines import beside
+
+    names = {each.engine.name for each in (*decided.alternatives, *filter(None, (decided.chosen,)))}
+    if beside.nothing(home() / "engines", (one for name in names for one in known.engine(name).packages)):
+        return decided
     from engines.environments import Environments
 
     environments = Environments.of(home())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from engines.beside import shared_place
 from selector.engine_facts import EngineFacts, Package
 from selector.values import Value
 
@@ -134,7 +135,7 @@ class Environments:
         for place in self.places:
             if place.is_dir() and (found := self.find_in(place, engine_name, version, package)) is not None:
                 return found
-        from engines.environments import beside
+        from engines import beside
 
         if not beside.holds(package):
             return None
@@ -212,15 +213,6 @@ class Environments:
             environ=without_secrets(os.environ if environ is None else environ),
         )
         return build.run()
-
-
-def shared_place(environ: Mapping[str, str]) -> Path | None:
-    """Where root's environments lie for all users of a host; ``AUTOLAUNCH_SHARED`` names another place, or none."""
-    named = environ.get("AUTOLAUNCH_SHARED")
-    if named is not None:
-        return Path(named) if Path(named).is_absolute() else None
-    data = "/Library/Application Support/autolaunch" if sys.platform == "darwin" else "/var/lib/autolaunch"
-    return Path(data, "engines")
 
 
 def folder_name(engine_name: str, version: str, package: Package, python: str, *, lock_sha256: str = "") -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.environments import beside
+from engines import beside
 from engines.environments.requirements import entries, exact_version, holds_on, name_of, torch_backend, without_options
 from selector.catalog import Catalog
 from selector.engine_facts import Package

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 from selector.engine_facts import Package
 
@@ -27,6 +29,23 @@ def holds(package: Package, prefix: str = sys.prefix) -> bool:
         for each in package.requirements
         if holds_on(each, sys.platform)
     )
+
+
+def shared_place(environ: Mapping[str, str]) -> Path | None:
+    """Where root's environments lie for all users of a host; ``AUTOLAUNCH_SHARED`` names another place, or none."""
+    named = environ.get("AUTOLAUNCH_SHARED")
+    if named is not None:
+        return Path(named) if Path(named).is_absolute() else None
+    data = "/Library/Application Support/autolaunch" if sys.platform == "darwin" else "/var/lib/autolaunch"
+    return Path(data, "engines")
+
+
+def nothing(own: Path, packages: Iterable[Package], prefix: str = sys.prefix) -> bool:
+    """Whether there is no environment of ours on this host, nor any engine beside autolaunch: most plans end here."""
+    shared = shared_place(os.environ)
+    if own.is_dir() or (shared is not None and shared.is_dir()):
+        return False
+    return not any(holds(package, prefix) for package in packages)
 
 
 @lru_cache(maxsize=4)
