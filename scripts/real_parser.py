@@ -48,7 +48,7 @@ class Stubs:
     def find_spec(self, name: str, *_: object) -> importlib.machinery.ModuleSpec | None:
         if name.partition(".")[0] not in self.names:
             return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]  # a loader by its two methods
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
         return MagicMock(name=spec.name, __path__=[], __spec__=spec, __version__="0")
@@ -58,7 +58,7 @@ class Stubs:
 
 
 def main(kind: str, *stubs: str) -> int:
-    sys.meta_path.insert(0, Stubs(list(stubs)))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Stubs(list(stubs)))  # type: ignore[arg-type]  # a finder by its one method
     commands: list[list[str]] = json.load(sys.stdin)
     answer = sys.stdout
     # What an engine prints while it is imported is not part of the answer.
@@ -165,13 +165,13 @@ def inside_main(module: str) -> tuple[list[Option], Judge]:
         raise Seen(self)
 
     real = argparse.ArgumentParser.parse_args
-    argparse.ArgumentParser.parse_args = show  # type: ignore[method-assign,assignment]
+    argparse.ArgumentParser.parse_args = show  # type: ignore[method-assign,assignment]  # the engine's own call is listened to
     try:
         importlib.import_module(module).main()
     except Seen as seen:
         parser = seen.parser
     finally:
-        argparse.ArgumentParser.parse_args = real  # type: ignore[method-assign]
+        argparse.ArgumentParser.parse_args = real  # type: ignore[method-assign]  # as it was
     return from_argparse(parser), lambda command: void(parser.parse_args(command))
 
 

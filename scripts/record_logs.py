@@ -50,7 +50,7 @@ params.model_alias = {"model"}
 params.n_ctx, params.n_parallel, params.verbosity = 512, 1, 4
 server = xllamacpp.Server(params)
 print("listening", server.listening_address, flush=True)
-time.sleep(3600)
+time.sleep(3600)  # it serves from threads of its own until it is ended
 """
 
 
@@ -167,7 +167,7 @@ class Recorded(processes.Output):
 
 def run(engine: str, argv: tuple[str, ...], case: Case, port: int, work: Path, name: str) -> int | None:
     """Starts it and waits for its end, or for a token; ``None`` when it was ready or had to be stopped."""
-    processes.Output = Recorded  # type: ignore[misc]
+    processes.Output = Recorded  # type: ignore[misc]  # the same, and it keeps every line
     Recorded.raw = b""
     if case.memory_bytes is not None:
         argv = ("prlimit", f"--as={case.memory_bytes}", *argv)

@@ -15,7 +15,7 @@ import msgspec
 
 from selector import notes, offload, score, throughput
 from selector.aside import aside
-from selector.contract import Candidate, Limits, Note, Parallel, Rejection, ScoreTerms, Speed
+from selector.contract import Candidate, Limits, Note, Parallel, Rejection, Speed
 from selector.devices import GIB, Alike, MainMemory, Way
 from selector.facts import Architecture, CheckpointFacts
 from selector.ground import Ground, Lot
@@ -26,9 +26,6 @@ from selector.placement import Placement
 from selector.ready import Ready, rejection
 from selector.request import PlanRequest
 from selector.weights import LayerSizes, layer_sizes
-
-_UNRATED = ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0, download=0.0)
-
 
 Waiting = tuple[Ready, Ground, list[Candidate]]
 
@@ -168,22 +165,7 @@ def candidate(
     said = notes.of(request, report, placed, lot.bare, fit.limits, fit.memory, speed)
     told = _told(one.model.architecture, fit.limits, fit.memory.host_bytes)
     parallel = msgspec.structs.replace(lot.bare, devices=placed.indices)
-    return _candidate(one, parallel, fit, speed, (*one.notes, told, *said, *verdict.notes))
-
-
-def _candidate(one: Ready, parallel: Parallel, fit: Fit, speed: Speed, said: tuple[Note, ...] = ()) -> Candidate:
-    return Candidate(
-        rank=0,
-        score=0.0,
-        score_terms=_UNRATED,
-        checkpoint=one.checkpoint,
-        engine=one.choice,
-        parallel=parallel,
-        limits=fit.limits,
-        memory=fit.memory,
-        speed=speed,
-        notes=said,
-    )
+    return one.candidate(parallel, fit.limits, fit.memory, speed, (told, *said, *verdict.notes))
 
 
 def _lots(one: Ready, ground: Ground, request: PlanRequest, driver: str | None) -> list[tuple[Lot, Placement, Verdict]]:
@@ -239,7 +221,10 @@ def _weighed(
         made.append((number, fit, _speed(one, keys[number], request, fit)))
     if len(made) < 2:
         return made[0] if made else None
-    tried = [(_candidate(one, keys[number][1], fit, speed), one.facts.quality) for number, fit, speed in made]
+    tried = [
+        (one.candidate(keys[number][1], fit.limits, fit.memory, speed, ()), one.facts.quality)
+        for number, fit, speed in made
+    ]
     anywhere = msgspec.structs.replace(request, local=None)  # the weights are the same, wherever they are
     best = score.best(tried, anywhere, one.model.context_tokens)
     return next(each for each, (candidate, _) in zip(made, tried, strict=True) if candidate is best)

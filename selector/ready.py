@@ -10,7 +10,18 @@ from functools import lru_cache
 
 from selector import legality
 from selector.architecture import StoredWeights, stored_weights
-from selector.contract import Checkpoint, EngineChoice, Note, Parallel, Rejection
+from selector.contract import (
+    Candidate,
+    Checkpoint,
+    EngineChoice,
+    Limits,
+    Memory,
+    Note,
+    Parallel,
+    Rejection,
+    ScoreTerms,
+    Speed,
+)
 from selector.devices import Group, Unusable
 from selector.engine_facts import EngineFacts, Loads, Package
 from selector.facts import CheckpointFacts, Hub, ModelFacts
@@ -28,6 +39,9 @@ LEAST_SHARE_LOADED = 0.9
 FULLEST_TO_MEAN = 2
 #: Below this, the chosen plan says what is lost.
 QUALITY_WORTH_A_NOTE = 0.985
+
+
+_UNRATED = ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0, download=0.0)
 
 
 class _Specimen:
@@ -78,6 +92,23 @@ class Ready:
         self._eager = bool(pins.eager)
         self._shares: dict[tuple[int, int, bool], int] = {}
         self._verdicts: dict[tuple[int, int, bool, bool, int, int, str, str | None], Refusal | Verdict] = {}
+
+    def candidate(
+        self, parallel: Parallel, limits: Limits, memory: Memory, speed: Speed, notes: tuple[Note, ...]
+    ) -> Candidate:
+        """A layout that fits, not rated yet; what is said of the checkpoint comes before ``notes``."""
+        return Candidate(
+            rank=0,
+            score=0.0,
+            score_terms=_UNRATED,
+            checkpoint=self.checkpoint,
+            engine=self.choice,
+            parallel=parallel,
+            limits=limits,
+            memory=memory,
+            speed=speed,
+            notes=(*self.notes, *notes),
+        )
 
     def share_bytes(self, tensor: int, pipeline: int, *, expert: bool = False, on_host: bool = False) -> int:
         """The checkpoint's bytes on the fullest rank of a layout, without speculative decoding."""

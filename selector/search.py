@@ -16,7 +16,7 @@ import msgspec
 
 from selector import candidates, memory, notes, score, throughput
 from selector.budgets import FREE_MARGIN_BYTES
-from selector.contract import Candidate, Parallel, Rejection, ScoreTerms, Speed
+from selector.contract import Candidate, Parallel, Rejection, Speed
 from selector.devices import GIB, Alike, Group, Way, groups, main_memory
 from selector.engine_facts import EngineFacts
 from selector.facts import AcceleratorFacts, ModelFacts
@@ -42,8 +42,6 @@ from selector.ready import forget as forget_ready
 from selector.request import PlanRequest
 
 __all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
-
-_UNRATED = ScoreTerms(quality=0.0, speed=0.0, context=0.0, headroom=0.0, download=0.0)
 
 
 class Facts(Protocol):
@@ -327,22 +325,8 @@ def _candidate(
         return weighed
     fit, speed = weighed
     needs = fit.memory if placed.free_known else msgspec.structs.replace(fit.memory, basis="assumed")
-    return Candidate(
-        rank=0,
-        score=0.0,
-        score_terms=_UNRATED,
-        checkpoint=one.checkpoint,
-        engine=one.choice,
-        parallel=on_devices,
-        limits=fit.limits,
-        memory=needs,
-        speed=speed,
-        notes=(
-            *one.notes,
-            *notes.of(request, ask.report, placed, parallel, fit.limits, needs, speed),
-            *verdict.notes,
-        ),
-    )
+    said = notes.of(request, ask.report, placed, parallel, fit.limits, needs, speed)
+    return one.candidate(on_devices, fit.limits, needs, speed, (*said, *verdict.notes))
 
 
 @lru_cache(maxsize=1 << 13)  # pure, and the same for every device of a kind that has as much memory free

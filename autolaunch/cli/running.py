@@ -197,7 +197,7 @@ def _serve(server: Server, decided: LaunchPlan, chosen: Candidate, ready_seconds
 
 def _wait(server: Server) -> NoReturn:
     while (code := server.poll()) is None:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # a signal breaks into it, which waiting for the process would hold off
     lines = "\n".join(server.tail(_LAST_LINES))
     told = server.diagnosis()
     advice = f"{told.hint}\n" if told.hint else ""

@@ -91,7 +91,7 @@ class Guard:
         self.engine = child.pid
         self.tell(f"started {child.pid}")
         # While the engine begins, and not before it; at the end there may be no disk to read it from.
-        import psutil  # noqa: F401
+        import psutil  # noqa: F401 - read now, used when descendants are counted
 
         # From here on children are reaped below, whoever they are.
         while self.status is None and not self.told_to_stop:

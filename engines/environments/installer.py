@@ -60,7 +60,7 @@ def find_uv(environ: Mapping[str, str]) -> str:
     if running and os.access(running, os.X_OK):
         return running
     try:
-        from uv import find_uv_bin  # type: ignore[import-not-found,unused-ignore]
+        from uv import find_uv_bin  # type: ignore[import-not-found,unused-ignore]  # installed beside us, or not
 
         return str(find_uv_bin())
     except (ImportError, FileNotFoundError):

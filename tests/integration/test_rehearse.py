@@ -17,10 +17,9 @@ MAIN = (sys.executable, "-c", "from autolaunch.__main__ import main; main()")
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
-def rehearsed(home: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """The exit code, the report, and what a person saw."""
-    done = subprocess.run(
-        (*MAIN, *arguments, "--port", "0", "--json"),
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (*MAIN, *arguments),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -28,6 +27,11 @@ def rehearsed(home: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
         timeout=580,
         check=False,
     )
+
+
+def rehearsed(home: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """The exit code, the report, and what a person saw."""
+    done = run(home, "--port", "0", "--json", *arguments)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
@@ -84,17 +88,8 @@ def test_glm_4_6_is_proven_on_a_miniature_of_its_own_architecture(engines_home: 
 def test_what_stops_an_engine_is_classified_in_the_report(engines_home: Path) -> None:
     """An option that this engine has and that cannot be: its own words, a cause, a hint, and exit code 5."""
     line = ("glm-tiny", "--engine", "transformers", "--rehearse", "--", "--attn-implementation", "no_such_attention")
-    done = subprocess.run(
-        (*MAIN, *line[:4], "--port", "0", "--json", *line[4:]),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "AUTOLAUNCH_HOME": str(engines_home)},
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 5, done.stderr
-    report = json.loads(done.stdout)
+    code, report, told = rehearsed(engines_home, *line)
+    assert code == 5, told
     assert steps(report) == {"started": False}
     assert not report["ok"]
     assert report["failure"]["code"] == "engine.start"
@@ -104,14 +99,6 @@ def test_what_stops_an_engine_is_classified_in_the_report(engines_home: Path) ->
 
 def test_a_plan_for_devices_that_are_not_here_is_not_rehearsed_elsewhere(engines_home: Path) -> None:
     line = ("glm-4.6", "--hardware", "8xh200", "--engine", "vllm", "--data-parallel", "1", "--rehearse")
-    done = subprocess.run(
-        (*MAIN, *line),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "AUTOLAUNCH_HOME": str(engines_home)},
-        timeout=120,
-        check=False,
-    )
+    done = run(engines_home, *line)
     assert done.returncode == 2
     assert "8 nvidia devices" in done.stderr
