@@ -1,0 +1,123 @@
+"""What the daemon's parts hand to each other: what is wanted, what went wrong, what was changed because of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engines.logs import Cause
+from selector.request import Objective, Pins, WorkloadName
+from selector.values import Value
+
+#: Why a deployment does not serve: what engines fail of (:mod:`engines.logs`), and what happens around them.
+Reason = (
+    Cause
+    | Literal[
+        "no plan",
+        "devices held",
+        "installation",
+        "download",
+        "options",
+        "stalled",
+        "does not complete",
+        "hangs",
+        "processes left",
+        "fault of ours",
+    ]
+)
+
+
+class Deployment(Value, frozen=True, kw_only=True):
+    """One model to be kept up: an entry of the configuration, or what a launch in the foreground asks for.
+
+    ``name`` is the served name and the key by which everything speaks of it. ``idle_seconds``: so long without a
+    request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold
+    the memory, wait for it rather than fail. ``lower_accuracy``: what is tried when a plan fails may have a smaller
+    quantization than the first one; without it never.
+    """
+
+    name: str
+    model: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    objective: Objective = "balanced"
+    context_tokens: int | None = None
+    concurrency: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    workload: WorkloadName | None = None
+    pinned: Pins = Pins()
+    model_path: Path | None = None
+    engine_path: Path | None = None
+    engine_options: tuple[str, ...] = ()
+    offline: bool = False
+    idle_seconds: float | None = None
+    wait_for_devices: bool = True
+    lower_accuracy: bool = False
+
+
+class Fault(Value, frozen=True, kw_only=True):
+    """Something that ended an engine, or kept one from being started.
+
+    ``permanent``: the same again fails the same way. ``serving``: tokens had come before. ``fitting_context_tokens``
+    is the context that the engine itself says would fit. ``devices`` are the UUIDs that are no longer there for work;
+    ``lines`` the engine's last ones.
+    """
+
+    reason: Reason
+    permanent: bool
+    message: str
+    hint: str | None = None
+    serving: bool = False
+    fitting_context_tokens: int | None = None
+    devices: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+class Changes(Value, frozen=True, kw_only=True):
+    """What differs from the plan that would be made of the deployment alone, because that one failed.
+
+    ``pinned`` holds a whole configuration (:func:`autolaunch.daemon.ladder.pins_of`) with the limits that were
+    lowered; ``None`` leaves the planner free. ``avoid`` are configurations (:func:`autolaunch.daemon.ladder.layout_of`)
+    that are not taken again. ``steps`` says what was done, a sentence a step.
+    """
+
+    pinned: Pins | None = None
+    context_tokens: int | None = None
+    avoid: tuple[str, ...] = ()
+    without_devices: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+
+
+class KeptRun(Value, frozen=True, kw_only=True):
+    """An engine's processes, so that a daemon that comes after this one can tell them from any others.
+
+    ``mark`` stands in the environment of everything that the engine starts (``AUTOLAUNCH_RUN``). Times are seconds
+    since the boot, as the kernel keeps them for a process (0: not known).
+    """
+
+    mark: str
+    guard_pid: int
+    guard_started: float
+    engine_pid: int
+    engine_started: float
+
+
+class KeptDeployment(Value, frozen=True, kw_only=True):
+    """What of a deployment outlives the daemon. Failures are seconds of the boot's monotonic clock, oldest first."""
+
+    wanted: Literal["running", "stopped"] = "running"
+    failures: tuple[float, ...] = ()
+    latched: Fault | None = None
+    changes: Changes = Changes()
+    run: KeptRun | None = None
+
+
+class Kept(Value, frozen=True, kw_only=True):
+    """The state file, schema 1. Of another boot only ``wanted`` still holds."""
+
+    schema: Literal[1] = 1
+    boot_id: str
+    deployments: dict[str, KeptDeployment] = msgspec.field(default_factory=dict)
