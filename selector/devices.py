@@ -262,7 +262,7 @@ def slowest(devices: Iterable[Device]) -> Way:
 def groups(
     report: HardwareReport, lookup: Lookup, only: tuple[int, ...] | None = None
 ) -> tuple[tuple[Group, ...], tuple[Unusable, ...]]:
-    """Sort a report's devices into groups; ``only`` are the indices a user allowed.
+    """Sort a report's devices into groups; ``only`` are the indices a user allowed (none of them: the processor).
 
     Ordered by memory, largest first, then the joint groups, the host's processor last. The order of the report's
     accelerators does not matter.
@@ -297,7 +297,7 @@ def groups(
         key=lambda group: (-sum(each.allocatable_bytes for each in group.devices), group.name, group.devices[0].index)
     )
     joint = [_joint(kinds) for kinds in _unions([group for group in found if _joins(group)])]
-    host = _host(report) if only is None else None
+    host = None if only else _host(report)
     return (*found, *joint, *([] if host is None else [host])), tuple(unusable)
 
 

@@ -33,7 +33,8 @@ WORKLOADS: dict[WorkloadName, Workload] = {
 class Pins(Value, frozen=True, kw_only=True, cache_hash=True):
     """What the user fixed. A pin narrows the list and is never overridden; ``None`` is free.
 
-    ``gpus`` holds device indices of the report; ``gpu_count`` asks for that many of any.
+    ``gpus`` holds device indices of the report, and is empty for the host's processor alone; ``gpu_count`` asks for
+    that many of any.
     """
 
     engine: EngineName | None = None

@@ -80,7 +80,7 @@ def render_machine(plan: LaunchPlan, terminal: Terminal) -> str:
 def _pin(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 # --- the choice -------------------------------------------------------------------------------------
