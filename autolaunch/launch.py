@@ -1,6 +1,6 @@
-"""A launch in the foreground: port, weights, environment, start; ready when a token came back; stop.
+"""A launch: port, weights, environment (``prepare``), the engine's process (``start``); stop.
 
-One engine, one replica, its own port. The daemon's supervisor and gateway build on the same parts.
+One engine, one replica, its own port. The supervisor (:mod:`autolaunch.daemon.supervisor`) builds on the same parts.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 #: One part, or two as a hub's id has; nothing that is special to a file system, a shell or an engine.
 SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
+#: By this variable a daemon tells the processes of its engines from all others, after a restart too.
+RUN_MARK = "AUTOLAUNCH_RUN"
+
 #: What tells a process that systemd watches it; an engine is not that process.
 _NOT_FOR_ENGINES = ("NOTIFY_", "WATCHDOG_", "LISTEN_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
 
@@ -58,7 +61,8 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     ``home`` holds engines, miniatures, logs and the run's own folder. ``engine_path`` is an engine that somebody else
     installed, used instead of an environment of ours. ``extra`` goes to the engine. With ``dummy_weights`` it makes
     them up (vLLM and SGLang), and ``model_path`` need hold none. With ``own_key`` an engine that checks a key gets one
-    made for this launch (``Server.api_key``).
+    made for this launch (``Server.api_key``). ``mark`` stands in the environment of all that is
+    started, as ``RUN_MARK``.
     """
 
     home: Path
@@ -71,8 +75,21 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     extra: tuple[str, ...] = ()
     dummy_weights: bool = False
     own_key: bool = False
+    mark: str | None = None
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
+
+
+class Prepared(Value, frozen=True, kw_only=True):
+    """Everything that a start needs is here: weights in ``folder``, programs in ``bin_directory``."""
+
+    plan: LaunchPlan
+    candidate: Candidate
+    model: ModelFacts
+    served_name: str
+    folder: Path
+    bin_directory: Path
+    installation: Installation | None = None
 
 
 def launch(
@@ -90,28 +107,46 @@ def launch(
         PortTaken, UsageError: found before anything heavy.
         DownloadError, EngineInstallError, EngineStartError: what failed.
     """
+    began = time.monotonic()
+    prepared = prepare(plan, catalog=catalog, options=options, on_event=on_event, candidate=candidate, began=began)
+    return start(prepared, options=options, on_event=on_event, began=began)
+
+
+def prepare(
+    plan: LaunchPlan,
+    *,
+    catalog: Catalogue,
+    options: LaunchOptions,
+    on_event: Callable[[LaunchEvent], None] = lambda _: None,
+    candidate: Candidate | None = None,
+    cancelled: threading.Event | None = None,
+    began: float | None = None,
+) -> Prepared:
+    """Fetches, makes and checks what ``candidate`` needs. ``began`` is when the launch did (monotonic seconds).
+
+    Set ``cancelled`` and it ends within a second or so, with the error of what it was at.
+
+    Raises:
+        NoFeasiblePlan: nothing was chosen.
+        PortTaken, UsageError: found before anything heavy.
+        DownloadError, EngineInstallError, EngineStartError: what failed.
+    """
     candidate = candidate or plan.chosen
     if candidate is None:
         raise NoFeasiblePlan(
             f"no plan for {plan.model} fits this machine", hint=f"autolaunch plan {plan.model} says what would"
         )
-    started = time.monotonic()
-
-    def say(stage: Stage, message: str, fraction: float | None = None) -> None:
-        on_event(LaunchEvent(stage=stage, message=message, fraction=fraction, seconds=time.monotonic() - started))
-
+    say = _teller(on_event, began)
     engine = registry.engine(candidate.engine.name)
     _refuse_what_is_not_started(candidate)
-    served_name = _served_name(options.served_name or plan.model)
+    served_name = checked_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
         raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
     installation = None if options.engine_path is None else _installation(options.engine_path, candidate, facts, model)
     if installation is None:
         _refuse_without_environment(candidate, facts, plan.hardware)
-
-    address = Address(host=options.host, port=free_port(options.host, options.port))
-    say("port", f"port {address.port} is free")
+    say("port", f"port {free_port(options.host, options.port)} is free", None)
     # Refused before the download: options that are ours or that it has not, programs that are not there.
     trial = Serving(model=served_name, served_name=served_name, extra=options.extra)
     if installation is not None:
@@ -124,35 +159,64 @@ def launch(
         from engines.flags import refuse_unknown  # most launches pass nothing on
 
         refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
-    folder = _weights(candidate, model, options, say)
+    folder = _weights(candidate, model, options, say, cancelled)
     say("weights", f"weights are in {folder}", 1.0)
-    bin_directory = _programs(candidate, facts, installation, options, say)
+    return Prepared(
+        plan=plan,
+        candidate=candidate,
+        model=model,
+        served_name=served_name,
+        folder=folder,
+        bin_directory=_programs(candidate, facts, installation, options, say, cancelled),
+        installation=installation,
+    )
 
-    run_directory, run_lock = run_folder(options.home / "run", served_name, folder)
+
+def start(
+    prepared: Prepared,
+    *,
+    options: LaunchOptions,
+    on_event: Callable[[LaunchEvent], None] = lambda _: None,
+    began: float | None = None,
+) -> Server:
+    """Starts the engine's process.
+
+    Raises:
+        PortTaken: somebody else listens there.
+        EngineStartError: the process could not be made.
+    """
+    candidate, model, served_name = prepared.candidate, prepared.model, prepared.served_name
+    engine = registry.engine(candidate.engine.name)
+    say = _teller(on_event, began)
+    address = Address(host=options.host, port=free_port(options.host, options.port))
+    run_directory, run_lock = run_folder(options.home / "run", served_name, prepared.folder)
     try:
-        devices = first_replica(plan.hardware, candidate)
+        devices = first_replica(prepared.plan.hardware, candidate)
         by_name = engine.behaviour.names_itself_by_path
         serving = Serving(
-            model=served_name if by_name else str(weights_of(folder, candidate.checkpoint)),
+            model=served_name if by_name else str(weights_of(prepared.folder, candidate.checkpoint)),
             served_name=served_name,
             host=address.host,
             port=address.port,
-            executable_directory=str(bin_directory),
+            executable_directory=str(prepared.bin_directory),
             devices=devices,
-            visible=visible_devices(plan.hardware, devices, launched=True),
+            visible=visible_devices(prepared.plan.hardware, devices, launched=True),
             extra=options.extra,
             dummy_weights=options.dummy_weights,
             api_key=os.urandom(32).hex() if options.own_key and engine.behaviour.key_variable else None,
         )
         command = engine.command(candidate, model, serving)
-        if installation is not None:
-            command = installation.runs(command)
+        if prepared.installation is not None:
+            command = prepared.installation.runs(command)
         log_path = log_place(options.home / "logs", engine.name, run_directory)
-        say("starting", f"starting {engine.name} {candidate.engine.version}")
+        say("starting", f"starting {engine.name} {candidate.engine.version}", None)
         reader = LogReader(engine.name, candidate.engine.version)
+        environment = engine_environment(os.environ, command, prepared.bin_directory, run_directory)
+        if options.mark is not None:
+            environment[RUN_MARK] = options.mark
         process = EngineProcess(
             command.argv,
-            environment=engine_environment(os.environ, command, bin_directory, run_directory) | engine.secrets(serving),
+            environment=environment | engine.secrets(serving),
             working_directory=run_directory,
             log_path=log_path,
             grace_seconds=options.grace_seconds,
@@ -180,12 +244,22 @@ def launch(
     )
 
 
+def _teller(on_event: Callable[[LaunchEvent], None], began: float | None) -> Callable[[Stage, str, float | None], None]:
+    started = time.monotonic() if began is None else began
+
+    def say(stage: Stage, message: str, fraction: float | None = None) -> None:
+        on_event(LaunchEvent(stage=stage, message=message, fraction=fraction, seconds=time.monotonic() - started))
+
+    return say
+
+
 def _programs(
     candidate: Candidate,
     facts: EngineFacts,
     installation: Installation | None,
     options: LaunchOptions,
     say: Callable[[Stage, str, float | None], None],
+    cancelled: threading.Event | None,
 ) -> Path:
     """Where the engine's programs are: in the installation that the user named, or in an environment of ours."""
     if installation is not None:
@@ -193,14 +267,21 @@ def _programs(
         return installation.bin_directory
     facts, package = planned_package(facts, candidate.engine)
     environment = Environments.of(options.home).ensure(
-        facts, package, on_progress=lambda progress: say("environment", progress.message, None)
+        facts,
+        package,
+        on_progress=lambda progress: say("environment", progress.message, None),
+        cancelled=cancelled,
     )
     say("environment", f"{package.name} is in {environment.directory}", 1.0)
     return environment.bin_directory
 
 
 def _weights(
-    candidate: Candidate, model: ModelFacts, options: LaunchOptions, say: Callable[[Stage, str, float | None], None]
+    candidate: Candidate,
+    model: ModelFacts,
+    options: LaunchOptions,
+    say: Callable[[Stage, str, float | None], None],
+    cancelled: threading.Event | None,
 ) -> Path:
     if options.dummy_weights and options.model_path is not None:
         return options.model_path.absolute()
@@ -211,6 +292,7 @@ def _weights(
         model_path=options.model_path,
         offline=options.offline,
         on_progress=lambda message, fraction: say("weights", message, fraction),
+        cancelled=cancelled,
     )
 
 
@@ -292,7 +374,12 @@ def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report
         )
 
 
-def _served_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """``name`` as engines may serve under it.
+
+    Raises:
+        UsageError: it is none that is safe everywhere.
+    """
     if SERVED_NAME.fullmatch(name) is None or ".." in name:
         raise UsageError(
             f"{name!r} cannot be a served name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Literal, Self
 from autolaunch.daemon.ports import Address
 from autolaunch.daemon.process import EngineProcess
 from engines.base import Engine
-from engines.logs import Diagnosis, Figures, LogReader
+from engines.logs import Diagnosis, Figures, LoadProgress, LogReader
 from selector.contract import Command
 from selector.errors import EngineStartError
 from selector.values import Value
@@ -74,6 +75,7 @@ class Server:
         self._stall_seconds = stall_seconds
         self._say = say
         self._stopped = False
+        self._stopping = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +89,16 @@ class Server:
     def pid(self) -> int:
         """The engine's process; it leads its own session."""
         return self._process.pid
+
+    @property
+    def process(self) -> EngineProcess:
+        """The engine's process tree."""
+        return self._process
+
+    @property
+    def progress(self) -> LoadProgress | None:
+        """Where the load is, as far as the engine's lines tell."""
+        return self._reader.progress
 
     def poll(self) -> int | None:
         """``None`` while it runs, then its exit code (negative: a signal)."""
@@ -122,7 +134,7 @@ class Server:
         """Why it ended, from its last lines and its exit code."""
         from autolaunch.daemon.health import CAUSE_LINES
 
-        return self._reader.diagnose(self._process.tail(CAUSE_LINES), self._process.poll())
+        return self._reader.diagnose(self._process.tail(CAUSE_LINES), self._process.exit_code)
 
     def wait_ready(self, timeout: float | None = None) -> float:
         """Waits until a one-token completion came back; returns the seconds it took.
@@ -133,30 +145,37 @@ class Server:
             EngineStartError: it exited, stalled, or refuses; its last lines are the error's notes.
             PortTaken: another program answers on the port.
         """
-        from autolaunch.daemon.health import wait_until_ready  # while the engine begins, and not before it
-
         try:
-            seconds = wait_until_ready(
-                self._process,
-                address=self.address,
-                model=self.served_name,
-                engine=self.engine.name,
-                stall_seconds=self._stall_seconds,
-                timeout_seconds=timeout,
-                on_progress=self._tell_progress,
-                reader=self._reader,
-                api_key=self.api_key,
-            )
+            return self.first_token(timeout)
         except BaseException as error:
             code = self.stop()
-            if not isinstance(error, EngineStartError):
-                raise
-            if self._extra and (code == 0 or "bad argument" in error.message):
-                self._blame_options(error, code)
-            error.hint = error.hint or f"its output is in {self.log_path}"
+            if isinstance(error, EngineStartError):
+                self.explain(error, code)
             raise
+
+    def first_token(self, timeout: float | None = None) -> float:
+        """As ``wait_ready``, but that whoever calls it has to stop the engine when this raises."""
+        from autolaunch.daemon.health import wait_until_ready  # while the engine begins, and not before it
+
+        seconds = wait_until_ready(
+            self._process,
+            address=self.address,
+            model=self.served_name,
+            engine=self.engine.name,
+            stall_seconds=self._stall_seconds,
+            timeout_seconds=timeout,
+            on_progress=self._tell_progress,
+            reader=self._reader,
+            api_key=self.api_key,
+        )
         self._say("ready", f"{self.served_name} answers at {self.base_url}", 1.0)
         return seconds
+
+    def explain(self, error: EngineStartError, code: int | None) -> None:
+        """Puts into an error of ``first_token`` what a person needs to go on from; ``code`` is the exit code."""
+        if self._extra and (code == 0 or "bad argument" in error.message):
+            self._blame_options(error, code)
+        error.hint = error.hint or f"its output is in {self.log_path}"
 
     def _tell_progress(self, _seconds: float, line: str | None) -> None:
         progress = self._reader.progress
@@ -184,17 +203,20 @@ class Server:
     def stop(self) -> int | None:
         """Ends the engine and all it started, within the grace time and a bound; then its traces go.
 
+        May be called again, and from another thread than the one that waits for it to be ready.
+
         Raises:
             EngineStartError: processes are left that would not end; they are named.
         """
-        if self._stopped:
-            return self._process.poll()
-        self._say("stopping", f"stopping {self.engine.name}", None)
-        try:
-            code = self._process.stop()
-        finally:
-            self._stopped = True
-            shutil.rmtree(self._run_directory, ignore_errors=True)
-            os.close(self._run_lock)
-        self._say("stopped", f"{self.engine.name} has ended", None)
-        return code
+        with self._stopping:
+            if self._stopped:
+                return self._process.poll()
+            self._say("stopping", f"stopping {self.engine.name}", None)
+            try:
+                code = self._process.stop()
+            finally:
+                self._stopped = True
+                shutil.rmtree(self._run_directory, ignore_errors=True)
+                os.close(self._run_lock)
+            self._say("stopped", f"{self.engine.name} has ended", None)
+            return code

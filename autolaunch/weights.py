@@ -14,13 +14,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import Any
 
 from autolaunch.headers import regular, whole_gguf, whole_safetensors
 from autolaunch.hub_cache import cache_directory
 from engines.leash import on_leash
 from selector.contract import Candidate, Checkpoint
-from selector.errors import DownloadError, NoRoomOnDisk
+from selector.errors import DownloadError, HubUnreachable, NoRoomOnDisk
 from selector.facts import ModelFacts
 
 #: What is fetched of a repository: weights, configuration, tokenizer, template. Never code, never pickles.
@@ -62,10 +63,12 @@ def local_checkpoint(
     offline: bool = False,
     trust_code: bool = False,
     on_progress: Progress = lambda _message, _fraction: None,
+    cancelled: Event | None = None,
 ) -> Path:
-    """The folder to serve: complete, checked, absolute.
+    """The folder to serve: complete, checked, absolute. Set ``cancelled`` and a download ends.
 
     Raises:
+        HubUnreachable: a later try may do; what has come is kept. Also when it was cancelled.
         NoRoomOnDisk: before the first byte.
         DownloadError: it is not there, not whole, damaged, or holds code (``trust_code`` lets code pass).
     """
@@ -85,7 +88,7 @@ def local_checkpoint(
             "ModelScope comes with the modelscope extra, which this release does not have yet",
             hint="fetch the repository with modelscope's own tool and give its folder with --model-path",
         )
-    folder = _fetched(checkpoint, offline=offline, on_progress=on_progress)
+    folder = _fetched(checkpoint, offline=offline, on_progress=on_progress, cancelled=cancelled)
     checked(folder, checkpoint, trust_code=trust_code)
     return folder
 
@@ -248,7 +251,7 @@ def _object(path: Path) -> dict[str, Any]:
 # --- Hugging Face -----------------------------------------------------------------------------------
 
 
-def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress) -> Path:
+def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress, cancelled: Event | None = None) -> Path:
     cache = cache_directory(os.environ)
     blobs = cache / ("models--" + checkpoint.repo.replace("/", "--")) / "blobs"
     have_bytes = _size(blobs)
@@ -261,9 +264,11 @@ def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress) ->
         # An interrupt ends it; what has come is kept, and the next try goes on from there.
         while True:
             try:
-                out, told = process.communicate(timeout=1.0)
+                out, told = process.communicate(timeout=1.0 if cancelled is None else 0.25)
                 break
             except subprocess.TimeoutExpired:
+                if cancelled is not None and cancelled.is_set():
+                    raise HubUnreachable(f"fetching {checkpoint.repo} was cancelled") from None
                 done = _size(blobs)
                 fraction = min(1.0, done / checkpoint.download_bytes) if checkpoint.download_bytes else None
                 on_progress(f"fetching {checkpoint.repo}: {done / 1e9:.1f} GB", fraction)
@@ -314,7 +319,7 @@ def _refusal(checkpoint: Checkpoint, told: str, *, offline: bool) -> DownloadErr
         return DownloadError(f"the hub has no {checkpoint.repo}{at}")
     if "No space left" in line:
         return NoRoomOnDisk(f"the disk became full while {checkpoint.repo} was fetched", hint="free some room")
-    return DownloadError(
+    return HubUnreachable(
         f"{checkpoint.repo} could not be fetched: {line[:300]}",
         hint="is there a network? a mirror is taken from HF_ENDPOINT; what has come is kept",
     )

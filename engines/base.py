@@ -59,11 +59,13 @@ class Behaviour(Value, frozen=True, kw_only=True):
 
     ``names_itself_by_path`` engines answer only to the string they were started with, so they are started
     in the model folder's parent under the served name. Engines that check an API key of their own are given it in the
-    variable ``key_variable``: what stands in a command is everybody's to read.
+    variable ``key_variable``: what stands in a command is everybody's to read. The ranks of an engine that gives its
+    processes titles begin with one of ``worker_titles``: when one of them ends, the engine is no use any more.
     """
 
     names_itself_by_path: bool = False
     key_variable: str | None = None
+    worker_titles: tuple[str, ...] = ()
 
 
 class Engine(ABC):

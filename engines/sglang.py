@@ -22,7 +22,9 @@ class Sglang(Engine):
     """One replica a command: ``parallel.data`` are servers of their own, not SGLang's data parallel ranks."""
 
     name = "sglang"
-    behaviour = Behaviour(key_variable="AUTOLAUNCH_ENGINE_KEY")
+    behaviour = Behaviour(
+        key_variable="AUTOLAUNCH_ENGINE_KEY", worker_titles=("sglang::scheduler", "sglang::detokenizer")
+    )
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         launched = serving.executable_directory is not None

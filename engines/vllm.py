@@ -27,7 +27,7 @@ class Vllm(Engine):
     """One replica a command: ``parallel.data`` are servers of their own, not vLLM's data parallel ranks."""
 
     name = "vllm"
-    behaviour = Behaviour(key_variable="VLLM_API_KEY")
+    behaviour = Behaviour(key_variable="VLLM_API_KEY", worker_titles=("VLLM::",))
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         on_cpu = candidate.engine.package == CPU_PACKAGE

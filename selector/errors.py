@@ -11,6 +11,7 @@
     │   ├── EngineStartError        it exited, stalled, or never answered
     │   └── PortTaken               the address asked for is in use
     ├── DownloadError          6    a checkpoint could not be fetched or made
+    │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
     │   └── NoRoomOnDisk            known before the first byte
     └── ConfigurationError    78    a file of ours or of the user's is wrong
         └── ProfileError            a profile, with the path of the key
@@ -85,6 +86,10 @@ class PortTaken(EngineError):
 class DownloadError(AutolaunchError):
     code = "download"
     exit_code = 6
+
+
+class HubUnreachable(DownloadError):
+    code = "download.hub"
 
 
 class NoRoomOnDisk(DownloadError):

@@ -11,8 +11,8 @@ and exec in a launcher that may have threads. What holds:
 * macOS has neither: a descendant that left the session *and* lost its parent is not found.
 
 Usage: ``guard.py SOCKET_FD GRACE_SECONDS PROGRAM [ARGUMENT…]``. It writes ``started PID`` or
-``failed MESSAGE`` to the socket, later ``exited`` before it cleans up, and ``left PID…`` if something would
-not die; it reads ``kill`` (no more grace) and end of file (stop). It exits as the engine did.
+``failed MESSAGE`` to the socket, later ``exited CODE`` before it cleans up (negative: a signal), and ``left PID…`` if
+something would not die; it reads ``kill`` (no more grace) and end of file (stop). It exits as the engine did.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Guard:
                 return
             if pid == self.engine:
                 self.status = status
-                self.tell("exited")
+                self.tell(f"exited {os.waitstatus_to_exitcode(status)}")
 
     def _descendants(self) -> list[int]:
         """Everything below the guard; on macOS also what is still in the engine's session."""

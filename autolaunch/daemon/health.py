@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from autolaunch.daemon.ports import Address
 from autolaunch.daemon.process import STALL_SECONDS
@@ -35,6 +35,26 @@ _LOADING = frozenset(
 _ACCESS = re.compile(r'"(?:GET|POST|HEAD|OPTIONS) \S+ HTTP/[\d.]+"')
 #: How many lines are looked through for the cause; a retry or two print below it.
 CAUSE_LINES = 200
+
+How = Literal["ended", "stalled", "late", "does not complete"]
+
+
+class NotReady(EngineStartError):
+    """An engine that will not serve.
+
+    Attributes:
+        how: it ended, did nothing for too long, took longer than it was given, or answers something else than tokens.
+        diagnosis: why, where its lines tell.
+    """
+
+    def __init__(
+        self, message: str, *, how: How, diagnosis: Diagnosis | None = None, lines: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, hint=None if diagnosis is None else diagnosis.hint)
+        self.how = how
+        self.diagnosis = diagnosis
+        for line in lines:
+            self.add_note(line)
 
 
 class Watched(Protocol):
@@ -83,6 +103,38 @@ def wait_until_ready(
     return seconds
 
 
+def request_token(connection: http.client.HTTPConnection, model: str, api_key: str | None) -> None:
+    """Sends the request for one token of ``model``."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 1,
+        "temperature": 0,
+        "stream": False,
+    }
+    headers = {"Content-Type": "application/json"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key}"
+    connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+
+
+def what_came(response: http.client.HTTPResponse) -> str | None:
+    """ "" when a token came, ``None`` while it loads (or takes no more), else what it said instead."""
+    data = response.read(ANSWER_BYTES)
+    if response.status in _LOADING:
+        return None
+    text = data.decode(errors="replace").strip()
+    if response.status != http.HTTPStatus.OK:
+        return f"{response.status} {text[:300]}"
+    try:
+        answer = json.loads(text)
+        choices = answer["choices"]
+        usage = answer.get("usage") or {}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"an answer that is no completion: {text[:300]}"
+    return "" if choices and usage.get("completion_tokens", 1) else "an empty completion"
+
+
 class _Wait:
     def __init__(
         self,
@@ -125,7 +177,9 @@ class _Wait:
                 continue
             refusals += 1
             if refusals == REFUSALS:
-                raise self._failure(f"{self.engine} started, but does not complete: {refusal}", lines_tell=True)
+                raise self._failure(
+                    f"{self.engine} started, but does not complete: {refusal}", "does not complete", lines_tell=True
+                )
             self.sleep(REFUSAL_PAUSE_SECONDS)
 
     def _ask(self) -> str | None:
@@ -145,34 +199,11 @@ class _Wait:
             connection.close()
 
     def _complete(self, connection: http.client.HTTPConnection) -> str | None:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": "hi"}],
-            "max_tokens": 1,
-            "temperature": 0,
-            "stream": False,
-        }
-        headers = {"Content-Type": "application/json"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
+        request_token(connection, self.model, self.api_key)
         # Some engines take the request and answer once they have loaded: as long as there is progress.
         while connection.sock is not None and not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
             self._check()
-        response = connection.getresponse()
-        data = response.read(ANSWER_BYTES)
-        if response.status in _LOADING:
-            return None
-        text = data.decode(errors="replace").strip()
-        if response.status != http.HTTPStatus.OK:
-            return f"{response.status} {text[:300]}"
-        try:
-            answer = json.loads(text)
-            choices = answer["choices"]
-            usage = answer.get("usage") or {}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return f"an answer that is no completion: {text[:300]}"
-        return "" if choices and usage.get("completion_tokens", 1) else "an empty completion"
+        return what_came(connection.getresponse())
 
     def _know_who_answers(self) -> None:
         """Somebody took the connection; if the tree has no such socket it was a stranger."""
@@ -201,20 +232,17 @@ class _Wait:
         """Raises when the process has ended or stalled."""
         if self.process.stopping:
             code = self.process.wait(20.0)
-            how = (
-                "ended" if code is None else f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
-            )
-            raise self._failure(f"{self.engine} {how} while loading", lines_tell=True)
+            raise self._failure(f"{self.engine} {how_it_ended(code)} while loading", "ended", lines_tell=True)
         now = self.clock()
         if self.timeout_seconds is not None and now - self.started > self.timeout_seconds:
-            raise self._failure(f"{self.engine} was not ready within {self.timeout_seconds:.0f} s")
+            raise self._failure(f"{self.engine} was not ready within {self.timeout_seconds:.0f} s", "late")
         if now - self.looked < PROGRESS_SECONDS and self.seen_bytes >= 0:
             return
         self._look(now)
         if now - self.worked > self.stall_seconds:
             message = f"{self.engine} stalled: for {self.stall_seconds:.0f} s it printed nothing and did nothing"
             # What it said before may tell why it hangs (a lost GPU, a rank that has died); its last line alone not.
-            raise self._failure(message, lines_tell=self._diagnosis().cause != "unknown")
+            raise self._failure(message, "stalled", lines_tell=self._diagnosis().cause != "unknown")
 
     def _look(self, now: float) -> None:
         cpu_seconds = self.process.cpu_seconds()
@@ -229,17 +257,21 @@ class _Wait:
         last = self.process.tail(1)
         self.on_progress(now - self.started, last[-1] if last else None)
 
-    def _failure(self, message: str, *, lines_tell: bool = False) -> EngineStartError:
+    def _failure(self, message: str, how: How, *, lines_tell: bool = False) -> NotReady:
         lines = self.process.tail()
         told: Diagnosis | None = None
         if lines_tell:
             told = self._diagnosis()
             line = told.sentence or next((each for each in reversed(lines) if not _ACCESS.search(each)), "")[:200]
             message = f"{message}: {line}" if line else message
-        error = EngineStartError(message, hint=None if told is None else told.hint)
-        for kept in lines:
-            error.add_note(kept)
-        return error
+        return NotReady(message, how=how, diagnosis=told, lines=lines)
 
     def _diagnosis(self) -> Diagnosis:
         return self.reader.diagnose(self.process.tail(CAUSE_LINES), self.process.poll())
+
+
+def how_it_ended(code: int | None) -> str:
+    """``exited with code 1``, ``was ended by signal 9``, or ``ended`` where nobody knows."""
+    if code is None:
+        return "ended"
+    return f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"

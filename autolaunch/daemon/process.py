@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import signal
 import socket
@@ -16,15 +15,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import psutil
 
 from autolaunch.daemon import guard
+from autolaunch.daemon.output import Output
 from selector.errors import EngineStartError
 
 #: What an engine gets to end by itself.
@@ -37,101 +36,8 @@ BOUND_SECONDS = guard.FOLLOW_SECONDS + guard.KILL_SECONDS + 3.0
 #: The guard answers in milliseconds; on a machine that swaps, later.
 SPAWN_SECONDS = 30.0
 
-#: Bounds on what is kept of the output: lines in memory, characters of a line, bytes of the log file.
-RING_LINES, LINE_CHARACTERS, LOG_BYTES = 400, 2_000, 16 * 2**20
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;:?<=>]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_BREAKS = re.compile(rb"[\r\n]+")
-
-
-def printable(text: str) -> str:
-    """``text`` without terminal escapes and control characters; tabs stay."""
-    return _CONTROLS.sub("", _ESCAPES.sub("", text))
-
-
-class Output:
-    """The engine's lines: the last few in memory, more of them in a log file, both bounded.
-
-    A line longer than ``LINE_CHARACTERS`` keeps its beginning. When the file is full it is set aside as
-    ``NAME.1`` and begun anew. A disk that fills up ends the file, not the reading. ``on_line`` is given every line
-    that is not empty; while it works the engine's pipe fills, so it must be quick, and it must not raise.
-    """
-
-    def __init__(self, log_path: Path | None, on_line: Callable[[str], None] = lambda _: None) -> None:
-        self.log_path = log_path
-        self._on_line = on_line
-        self.total_bytes = 0
-        self._lines: deque[str] = deque(maxlen=RING_LINES)
-        self._partial = b""
-        self._lock = threading.Lock()
-        self._written_bytes = 0
-        self._file = self._open()
-
-    def feed(self, chunk: bytes) -> None:
-        """Takes in what was read."""
-        *whole, rest = _BREAKS.split(chunk)
-        lines = []
-        for line in whole:
-            lines.append(self._clean(self._partial + line[:LINE_CHARACTERS]))
-            self._partial = b""
-        room = max(0, 4 * LINE_CHARACTERS - len(self._partial))
-        self._partial += rest[:room]
-        with self._lock:
-            self.total_bytes += len(chunk)
-            self._lines.extend(line for line in lines if line)
-        self._write("".join(line + "\n" for line in lines if line))
-        for line in lines:
-            if line:
-                self._on_line(line)
-
-    def tail(self, count: int = 40) -> tuple[str, ...]:
-        """The last lines, oldest first, fit to be shown."""
-        with self._lock:
-            lines = list(self._lines)[-count:]
-        last = self._clean(self._partial)
-        return (*lines, last)[-count:] if last else tuple(lines)
-
-    def close(self) -> None:
-        """Ends the log file with what was left of the last line."""
-        if self._partial:
-            self.feed(b"\n")
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    @staticmethod
-    def _clean(line: bytes) -> str:
-        return printable(line.decode(errors="replace"))[:LINE_CHARACTERS].rstrip()
-
-    def _open(self) -> BinaryIO | None:
-        if self.log_path is None:
-            return None
-        try:
-            self.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Prompts may be in it: it is for its user alone.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            return os.fdopen(os.open(self.log_path, flags, 0o600), "wb")
-        except OSError:
-            return None  # serving goes on without a log file
-
-    def _write(self, text: str) -> None:
-        if self._file is None or self.log_path is None or not text:
-            return
-        data = text.encode()
-        try:
-            if self._written_bytes + len(data) > LOG_BYTES:
-                self._file.close()
-                self.log_path.replace(self.log_path.with_name(self.log_path.name + ".1"))
-                self._file = self._open()
-                self._written_bytes = 0
-                if self._file is None:
-                    return
-            self._file.write(data)
-            self._file.flush()
-            self._written_bytes += len(data)
-        except OSError:
-            self._file = None
+#: The guard ended without saying how the engine did.
+_UNTOLD = 1 << 16
 
 
 class EngineProcess:
@@ -163,6 +69,8 @@ class EngineProcess:
         self._grace_seconds = grace_seconds
         self._draining = True
         self._heard = b""
+        self._deaf = False
+        self._hearing = threading.Lock()
         self.output = Output(log_path, on_line)
         channel, theirs = socket.socketpair()
         self._channel = channel
@@ -211,12 +119,47 @@ class EngineProcess:
         return self._guard.poll()
 
     @property
+    def guard_pid(self) -> int:
+        """The process between us and the engine."""
+        return self._guard.pid
+
+    @property
+    def ends_on(self) -> int:
+        """A file descriptor that is readable once the engine's main process has ended; -1 when all is over."""
+        return self._channel.fileno()
+
+    @property
     def stopping(self) -> bool:
         """Whether the engine's main process has ended (its tree may still be on its way out)."""
-        if self._guard.poll() is not None or b"exited" in self._heard:
-            return True
-        readable, _, _ = select.select([self._channel], [], [], 0) if self._channel.fileno() >= 0 else ([], [], [])
-        return bool(readable)
+        return self._guard.poll() is not None or self._ended_with() is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of the engine's main process (negative: a signal), also while its tree is on its way out."""
+        told = self._ended_with()
+        return self._guard.poll() if told is None or told == _UNTOLD else told
+
+    def _ended_with(self) -> int | None:
+        """What the guard has told of the engine's end, if anything; ``_UNTOLD`` when it is gone without a word."""
+        self._hear()
+        for line in self._heard.decode(errors="replace").splitlines():
+            if line.startswith("exited "):
+                return int(line.removeprefix("exited "))
+        return _UNTOLD if self._deaf else None
+
+    def _hear(self) -> None:
+        """Takes in what the guard has said since."""
+        with self._hearing:
+            while not self._deaf and self._channel.fileno() >= 0:
+                readable, _, _ = select.select([self._channel], [], [], 0)
+                if not readable:
+                    return
+                try:
+                    chunk = self._channel.recv(4096)
+                except OSError:
+                    chunk = b""
+                self._heard += chunk
+                self._deaf = not chunk
 
     @property
     def output_bytes(self) -> int:
@@ -255,7 +198,8 @@ class EngineProcess:
         finally:
             self._finish()
         left = self._left()
-        self._channel.close()
+        with self._hearing:
+            self._channel.close()
         if left:
             raise EngineStartError(
                 f"the engine was stopped, but these processes would not end: {left}",
@@ -294,6 +238,16 @@ class EngineProcess:
             return frozenset(process.pid for process in self._tree())
         except psutil.Error:
             return frozenset({self.pid})
+
+    def titled(self, prefixes: tuple[str, ...]) -> tuple[psutil.Process, ...]:
+        """Those processes of the tree whose title (what ``ps`` shows) begins with one of ``prefixes``."""
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for process in self._tree() if prefixes else ():
+                with contextlib.suppress(psutil.Error):
+                    if " ".join(process.cmdline()).startswith(prefixes):
+                        found.append(process)
+        return tuple(found)
 
     def listens_on(self, port: int) -> bool | None:
         """Whether a process of the tree listens on ``port``; ``None`` where the system does not tell."""
@@ -343,14 +297,7 @@ class EngineProcess:
 
     def _left(self) -> str:
         """What the guard said it could not end."""
-        if self._channel.fileno() < 0:
-            return ""
-        self._channel.setblocking(False)
-        try:
-            while chunk := self._channel.recv(4096):
-                self._heard += chunk
-        except OSError:
-            pass
+        self._hear()
         lines = self._heard.decode(errors="replace").splitlines()
         return next((line.removeprefix("left ") for line in lines if line.startswith("left ")), "")
 

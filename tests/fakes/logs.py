@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from autolaunch.daemon.process import Output
+from autolaunch.daemon.output import Output
 from selector.values import Value
 
 DATA = Path(__file__).parents[1] / "data" / "logs"

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autolaunch.daemon.output import LINE_CHARACTERS, RING_LINES, Output, printable
 from autolaunch.daemon.ports import free_port
-from autolaunch.daemon.process import LINE_CHARACTERS, RING_LINES, EngineProcess, Output, printable
+from autolaunch.daemon.process import EngineProcess
 from selector.errors import EngineStartError
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
@@ -157,7 +158,7 @@ def test_a_line_of_ten_megabytes_keeps_its_beginning(start: Start) -> None:
 
 
 def test_the_log_begins_anew_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autolaunch.daemon.process.LOG_BYTES", 1_000)
+    monkeypatch.setattr("autolaunch.daemon.output.LOG_BYTES", 1_000)
     output = Output(tmp_path / "engine.log")
     for number in range(100):
         output.feed(f"line {number} of an engine that says a lot\n".encode())

@@ -1,0 +1,342 @@
+"""What a supervisor has done by others: plan, prepare, start, ask for a token, end. Everything here may block.
+
+Each method runs in a thread of its own while the supervisor's loop goes on. What fails raises :class:`Refusal`, which
+carries the fault that the machine decides about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import msgspec
+
+from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun, Reason
+from autolaunch.launch import LaunchOptions, Prepared, prepare, start
+from autolaunch.server import LaunchEvent, Server
+from engines.logs import Diagnosis
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import (
+    AutolaunchError,
+    DownloadError,
+    EngineInstallError,
+    EngineStartError,
+    HubUnreachable,
+    NoFeasiblePlan,
+    NoRoomOnDisk,
+    PortTaken,
+)
+from selector.request import Pins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from autolaunch.daemon.leases import Lease, Leases
+    from autolaunch.daemon.store import Store
+    from selector.catalog import Catalog
+
+#: How long device memory is waited for after an engine has ended.
+MEMORY_SECONDS = 30.0
+
+
+class Refusal(Exception):
+    """What kept something from being done."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class Decided(NamedTuple):
+    """A candidate, the plan that it is of, and the whole of it as pins."""
+
+    plan: LaunchPlan
+    candidate: Candidate
+    pins: Pins
+
+
+class Run:
+    """One try: what it was planned as, and what it has started.
+
+    Attributes:
+        number: the machine's count.
+        cancelled: set when it is to end; what is being prepared stops.
+        server: the engine, once there is one.
+        mark: stands in the environment of all its processes.
+    """
+
+    def __init__(self, number: int, decided: Decided | None = None) -> None:
+        self.number = number
+        self.decided = decided
+        self.cancelled = threading.Event()
+        self.prepared: Prepared | None = None
+        self.server: Server | None = None
+        self.lease: Lease | None = None
+        self.free_before: Mapping[str, int] = {}
+        self.mark = secrets.token_hex(16)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The UUIDs of the devices that it was planned on."""
+        if self.decided is None:
+            return frozenset()
+        by_index = {device.index: device.uuid for device in self.decided.plan.hardware.accelerators}
+        found = (by_index.get(index) for index in self.decided.candidate.parallel.devices)
+        return frozenset(uuid for uuid in found if uuid is not None)
+
+    def kept(self) -> KeptRun | None:
+        """What tells its processes from others, for a daemon that comes after this one."""
+        if self.server is None:
+            return None
+        from autolaunch.daemon.survivors import started_at
+
+        process = self.server.process
+        return KeptRun(
+            mark=self.mark,
+            guard_pid=process.guard_pid,
+            guard_started=started_at(process.guard_pid),
+            engine_pid=process.pid,
+            engine_started=started_at(process.pid),
+        )
+
+
+class Planner(Protocol):
+    """How a deployment is planned."""
+
+    def __call__(self, deployment: Deployment, changes: Changes) -> Decided:
+        """The plan to start.
+
+        Raises:
+            Refusal: there is none.
+        """
+        ...
+
+
+class Hands:
+    """Does what the machine asks for, for one deployment."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        catalog: Catalog,
+        planner: Planner,
+        store: Store | None = None,
+        leases: Leases | None = None,
+        on_event: Callable[[LaunchEvent], None] = lambda _: None,
+    ) -> None:
+        self.home = home
+        self.catalog = catalog
+        self.planner = planner
+        self.store = store
+        self.leases = leases
+        self.on_event = on_event
+
+    def plan(self, run: Run, deployment: Deployment, changes: Changes) -> None:
+        """Puts a plan into ``run``.
+
+        Raises:
+            Refusal: there is none, or devices are held by others.
+        """
+        with _refusing():
+            run.decided = self.planner(deployment, changes)
+
+    def prepare(self, run: Run, deployment: Deployment) -> None:
+        """Weights and environment.
+
+        Raises:
+            Refusal: what could not be had.
+        """
+        assert run.decided is not None, "planned before"  # noqa: S101 - the machine's order
+        with _refusing():
+            run.prepared = prepare(
+                run.decided.plan,
+                catalog=self.catalog,
+                options=self._options(run, deployment),
+                on_event=self.on_event,
+                candidate=run.decided.candidate,
+                cancelled=run.cancelled,
+            )
+
+    def launch(self, run: Run, deployment: Deployment, on_started: Callable[[], None]) -> float:
+        """Starts the engine, says so by ``on_started``, and waits for a token; returns the seconds it took.
+
+        After an error of a process that was started the process may still be there: ``end`` ends it.
+
+        Raises:
+            Refusal: no process was started, or it is no use.
+        """
+        assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
+        from autolaunch.daemon.devices import free_memory
+
+        with _refusing():
+            if self.leases is not None:
+                run.lease = self.leases.take(deployment.name, run.devices)
+            try:
+                run.free_before = free_memory(run.devices) if run.devices else {}
+                run.server = start(run.prepared, options=self._options(run, deployment), on_event=self.on_event)
+            except BaseException:
+                self._give_back(run)
+                raise
+            on_started()
+            if run.cancelled.is_set():  # asked to end while the process was made
+                run.server.stop()
+            try:
+                return run.server.first_token()
+            except EngineStartError as error:
+                run.server.explain(error, run.server.process.exit_code)
+                raise
+
+    def end(self, run: Run, *, wait_for_memory: bool) -> Fault | None:
+        """Ends everything of ``run`` and gives its devices back; what would not end, or is still held, is named."""
+        run.cancelled.set()
+        if run.server is None:
+            return None
+        process_ids = run.server.process.process_ids()
+        try:
+            run.server.stop()
+        except EngineStartError as error:
+            return Fault(reason="processes left", permanent=True, message=error.message, hint=error.hint)
+        try:
+            return self._memory(run, process_ids) if wait_for_memory else None
+        finally:
+            self._give_back(run)
+
+    def probe(self, run: Run) -> str | None:
+        """Asks for a token; ``None`` when one came, else what happened instead."""
+        from autolaunch.daemon.liveness import ask_for_token
+
+        return None if run.server is None else ask_for_token(run.server)
+
+    def ended(self, run: Run, *, serving: bool) -> Fault:
+        """Why the engine of ``run`` has ended by itself."""
+        from autolaunch.daemon.health import how_it_ended
+
+        assert run.server is not None, "it was started"  # noqa: S101 - only an engine can end
+        told, code = run.server.diagnosis(), run.server.process.exit_code
+        message = f"{run.server.engine.name} {how_it_ended(code)}"
+        return _of_diagnosis(
+            message + (f": {told.sentence}" if told.sentence else ""), told, run.server.tail(), serving=serving
+        )
+
+    def worker_died(self, run: Run, pid: int) -> Fault:
+        """A process of the engine without which it only seems to live."""
+        assert run.server is not None, "it was started"  # noqa: S101 - only an engine has workers
+        message = f"process {pid} of {run.server.engine.name} has ended, and the rest of it is there still"
+        return Fault(
+            reason="worker died",
+            permanent=False,
+            message=message,
+            hint="the host's memory is a common reason: dmesg -T | grep -i oom",
+            serving=True,
+            lines=run.server.tail(),
+        )
+
+    def remember(self, run: Run, fault: Fault | None) -> None:
+        """Keeps for later plans how the candidate of ``run`` did."""
+        if self.store is None or run.decided is None:
+            return
+        from autolaunch.daemon.store import where_of
+
+        candidate = run.decided.candidate
+        where = where_of(candidate, run.decided.plan.hardware)
+        if fault is None:
+            self.store.served(where, candidate)
+        else:
+            self.store.failed(where, candidate, fault)
+
+    def forget(self) -> None:
+        """Forgets what was remembered of this machine."""
+        if self.store is not None:
+            self.store.forget()
+
+    def _options(self, run: Run, deployment: Deployment) -> LaunchOptions:
+        return LaunchOptions(
+            home=self.home,
+            host=deployment.host,
+            port=deployment.port,
+            served_name=deployment.name,
+            offline=deployment.offline,
+            model_path=deployment.model_path,
+            engine_path=deployment.engine_path,
+            extra=deployment.engine_options,
+            mark=run.mark,
+        )
+
+    def _memory(self, run: Run, process_ids: frozenset[int]) -> Fault | None:
+        if not run.devices:
+            return None
+        from autolaunch.daemon.devices import wait_for_memory
+
+        held = wait_for_memory(run.devices, process_ids, free_before=run.free_before, timeout_seconds=MEMORY_SECONDS)
+        # What others took meanwhile is theirs, and the next plan's concern; what is ours should be back.
+        ours = [each for each in held if any(one.pid in process_ids for one in each.processes)]
+        if not ours:
+            return None
+        named = sorted({one.pid for each in ours for one in each.processes if one.pid in process_ids})
+        return Fault(
+            reason="processes left",
+            permanent=True,
+            message=f"device memory is still held by processes of the engine that has ended: {named}",
+            hint="they are in the driver's hands; nvidia-smi shows them, a reset of the GPU or a reboot ends them",
+        )
+
+    def _give_back(self, run: Run) -> None:
+        if run.lease is not None:
+            run.lease.release()
+            run.lease = None
+
+
+def _of_diagnosis(message: str, told: Diagnosis, lines: tuple[str, ...], *, serving: bool) -> Fault:
+    return Fault(
+        reason=told.cause,
+        permanent=told.permanent,
+        message=message,
+        hint=told.hint,
+        serving=serving,
+        fitting_context_tokens=told.fitting_context_tokens,
+        lines=lines,
+    )
+
+
+#: What an error of ours is to the machine, the most special first: the reason, and whether the same fails again.
+_REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
+    (HubUnreachable, "download", False),
+    (NoRoomOnDisk, "disk full", True),
+    (DownloadError, "download", True),
+    (PortTaken, "port in use", False),
+    (EngineInstallError, "installation", False),
+    (NoFeasiblePlan, "no plan", True),
+    (AutolaunchError, "options", True),
+)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """What fails within it is a refusal."""
+    try:
+        yield
+    except AutolaunchError as error:
+        raise Refusal(fault_of(error)) from error
+
+
+def fault_of(error: AutolaunchError) -> Fault:
+    """An error of ours as the machine takes it."""
+    from autolaunch.daemon.health import NotReady
+
+    lines = tuple(getattr(error, "__notes__", ()))
+    if isinstance(error, NotReady):
+        told = error.diagnosis
+        if error.how == "ended" and told is not None:
+            return msgspec.structs.replace(_of_diagnosis(error.message, told, lines, serving=False), hint=error.hint)
+        known = told is not None and told.cause != "unknown"
+        reason: Reason = told.cause if known and told is not None else "stalled"
+        if error.how == "does not complete" and not known:
+            reason = "does not complete"
+        permanent = told.permanent if known and told is not None else error.how == "does not complete"
+        return Fault(reason=reason, permanent=permanent, message=error.message, hint=error.hint, lines=lines)
+    reason, permanent = next((each, kept) for kind, each, kept in _REASONS if isinstance(error, kind))
+    return Fault(reason=reason, permanent=permanent, message=error.message, hint=error.hint, lines=lines)

@@ -1,0 +1,310 @@
+"""One deployment, kept up: the machine's actions carried out on an asyncio loop.
+
+The machine decides (:mod:`autolaunch.daemon.machine`), the hands do (:mod:`autolaunch.daemon.hands`, in threads), and
+what is here passes events one way and actions the other. Everything but ``post_from_thread`` belongs to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+
+from autolaunch.daemon import machine
+from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
+from autolaunch.daemon.hands import Refusal, Run
+from autolaunch.daemon.happenings import (
+    Action,
+    Command,
+    End,
+    Ended,
+    Event,
+    Forget,
+    Gone,
+    Launch,
+    Plan,
+    Planned,
+    Prepare,
+    Prepared,
+    Probe,
+    Probed,
+    Ready,
+    Refused,
+    Remember,
+    Tell,
+    Used,
+)
+from autolaunch.daemon.machine import State
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.hands import Hands
+
+T = TypeVar("T")
+
+#: How often a serving engine's output and its workers are looked at: two readings of what is at hand.
+LOOK_SECONDS = 2.0
+#: What is printed so soon after a probe is about the probe, and no sign of a request.
+ECHO_SECONDS = 2.0
+
+
+class Supervisor:
+    """Keeps one deployment as its state says.
+
+    Attributes:
+        state: the machine's, replaced at every step.
+        run: the present try, or the last.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        hands: Hands,
+        *,
+        kept: KeptDeployment | None = None,
+        executor: Executor | None = None,
+        on_change: Callable[[Supervisor], None] = lambda _: None,
+        on_tell: Callable[[Supervisor, Tell], None] = lambda _self, _tell: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_change`` is called after every step that changed the state, ``on_tell`` with what is to be said.
+
+        ``executor`` runs the hands; by default the loop's own.
+        """
+        self.state: State = machine.restored(deployment, kept or KeptDeployment(), clock())
+        self.run = Run(0)
+        self.hands = hands
+        self._executor = executor
+        self._on_change = on_change
+        self._on_tell = on_tell
+        self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._work: asyncio.Task[object] | None = None
+        self._watched = -1
+        self._workers: tuple[psutil.Process, ...] = ()
+        self._seen_bytes = 0
+        self._echo_until = 0.0
+        self._changed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Lets it go, on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._step(None)
+
+    def post(self, event: Event) -> None:
+        """Something has happened."""
+        self._step(event)
+
+    def post_from_thread(self, event: Event) -> None:
+        """As ``post``, from any thread; nothing happens once the loop is closed."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.post, event)
+
+    async def until(self, true: Callable[[State], bool]) -> State:
+        """Waits for a state of which ``true`` holds."""
+        while not true(self.state):
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    async def close(self) -> None:
+        """Ends what runs, in order, and what was begun for it."""
+        self.post(Command(verb="close"))
+        await self.until(lambda state: state.at_rest)
+        for timer in (self._timer, self._looking):
+            if timer is not None:
+                timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def kept(self) -> KeptDeployment:
+        """What a later daemon has to know."""
+        from msgspec.structs import replace
+
+        return replace(machine.kept(self.state, self._clock()), run=self.run.kept())
+
+    # --- the machine ------------------------------------------------------------------------------------
+
+    def _step(self, event: Event | None) -> None:
+        before = self.state
+        self.state, actions = machine.step(before, event, self._clock())
+        for action in actions:
+            self._do(action)
+        self._set_timer()
+        if self.state != before:
+            self._changed.set()
+            self._on_change(self)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = machine.wakes_at(self.state)
+        if at is not None and self._loop is not None:
+            # A moment later than asked: a step that comes too early would only set the timer again.
+            self._timer = self._loop.call_later(max(0.0, at - self._clock()) + 0.001, self._step, None)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Plan():
+                self.run = Run(action.run)
+                self._work = self._spawn(self._plan(self.run, action))
+            case Prepare():
+                self._work = self._spawn(self._prepare(self.run))
+            case Launch():
+                self._work = self._spawn(self._launch(self.run))
+            case Probe():
+                self._spawn(self._probe(self.run))
+            case End():
+                self._spawn(self._end(self.run, self._work))
+            case Remember():
+                self._spawn(self._in_thread(self.hands.remember, self.run, action.fault), vital=False)
+            case Forget():
+                self._spawn(self._in_thread(self.hands.forget), vital=False)
+            case Tell():
+                self._on_tell(self, action)
+
+    def _spawn(self, work: Coroutine[object, object, object], *, vital: bool = True) -> asyncio.Task[object]:
+        assert self._loop is not None, "begun before"  # noqa: S101 - nothing steps before it has a loop
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done if vital else self._said)
+        return task
+
+    def _said(self, task: asyncio.Task[object]) -> None:
+        """A fault of ours is said, and nothing else: the deployment does not depend on it."""
+        self._fault_in(task)
+
+    def _fault_in(self, task: asyncio.Task[object]) -> Fault | None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return None
+        message = f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}"
+        self._on_tell(self, Tell(name="internal", level="error", message=message))
+        return Fault(reason="fault of ours", permanent=True, message=message)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        """Where the deployment depends on what failed, it ends in a state that explains it."""
+        fault = self._fault_in(task)
+        if fault is None:
+            return
+        if self.state.phase == "draining":
+            self._step(Gone(run=self.state.run, left=fault))
+        elif self.state.phase == "loading" or self.state.phase in machine.SERVING:
+            self._step(Ended(run=self.state.run, fault=fault))
+        else:
+            self._step(Refused(run=self.state.run, fault=fault))
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        assert self._loop is not None, "begun before"  # noqa: S101 - nothing steps before it has a loop
+        return await self._loop.run_in_executor(self._executor, call, *arguments)
+
+    # --- what it has done -------------------------------------------------------------------------------
+
+    async def _plan(self, run: Run, action: Plan) -> None:
+        try:
+            await self._in_thread(self.hands.plan, run, self.state.deployment, action.changes)
+        except Refusal as refusal:
+            self._step(Refused(run=run.number, fault=refusal.fault))
+            return
+        assert run.decided is not None, "planned just now"  # noqa: S101 - or it was refused
+        self._step(Planned(run=run.number, candidate=run.decided.candidate, pins=run.decided.pins))
+
+    async def _prepare(self, run: Run) -> None:
+        try:
+            await self._in_thread(self.hands.prepare, run, self.state.deployment)
+        except Refusal as refusal:
+            self._step(Refused(run=run.number, fault=refusal.fault))
+            return
+        self._step(Prepared(run=run.number))
+
+    async def _launch(self, run: Run) -> None:
+        def started() -> None:
+            # Kept before anything else: a daemon that dies now leaves an engine that has to be found.
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._on_change, self)
+
+        try:
+            seconds = await self._in_thread(self.hands.launch, run, self.state.deployment, started)
+        except Refusal as refusal:
+            if run.server is None:
+                self._step(Refused(run=run.number, fault=refusal.fault))
+            else:
+                self._step(Ended(run=run.number, fault=refusal.fault))
+            return
+        if run.number == self.state.run and self.state.phase == "loading":
+            self._watch(run)
+        self._step(Ready(run=run.number, seconds=seconds))
+
+    async def _probe(self, run: Run) -> None:
+        told = await self._in_thread(self.hands.probe, run)
+        self._echo_until = self._clock() + ECHO_SECONDS
+        self._step(Probed(run=run.number, ok=told is None, message=told or ""))
+
+    async def _end(self, run: Run, work: asyncio.Task[object] | None) -> None:
+        self._unwatch()
+        closing = self.state.closing
+        left = await self._in_thread(lambda: self.hands.end(run, wait_for_memory=not closing))
+        if work is not None and not work.done():
+            # It sees that its run was cancelled, or its engine end; one that was being started is ended by it.
+            await asyncio.wait((work,))
+            left = await self._in_thread(lambda: self.hands.end(run, wait_for_memory=False)) or left
+        self._step(Gone(run=run.number, left=left))
+
+    # --- watching an engine that serves -----------------------------------------------------------------
+
+    def _watch(self, run: Run) -> None:
+        assert self._loop is not None and run.server is not None, "it serves"  # noqa: S101 - a token came
+        process = run.server.process
+        if process.ends_on >= 0:
+            self._watched = process.ends_on
+            self._loop.add_reader(self._watched, self._ended, run)
+        self._workers = process.titled(run.server.engine.behaviour.worker_titles)
+        self._seen_bytes = process.output_bytes
+        self._echo_until = self._clock() + ECHO_SECONDS
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look, run)
+
+    def _unwatch(self) -> None:
+        if self._loop is not None and self._watched >= 0:
+            self._loop.remove_reader(self._watched)
+        self._watched = -1
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def _ended(self, run: Run) -> None:
+        if run.server is None or not run.server.process.stopping:
+            return
+        self._unwatch()
+        self._step(Ended(run=run.number, fault=self.hands.ended(run, serving=True)))
+
+    def _look(self, run: Run) -> None:
+        """Once in a while: is every worker there, and has the engine had something to say?"""
+        if self._loop is None or run.server is None or run.number != self.state.run:
+            return
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look, run)
+        dead = next((worker.pid for worker in self._workers if not lives(worker)), None)
+        if dead is not None:
+            self._unwatch()
+            self._step(Ended(run=run.number, fault=self.hands.worker_died(run, dead)))
+            return
+        seen_bytes = run.server.process.output_bytes
+        if self.state.probing or self._clock() < self._echo_until:
+            self._seen_bytes = seen_bytes
+        elif seen_bytes != self._seen_bytes:
+            self._seen_bytes = seen_bytes
+            self._step(Used(run=run.number))
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether this very process is there (and no other by its id) and not only waiting to be buried."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
