@@ -98,6 +98,7 @@ def plan(
     thorough: bool = False,
     local: frozenset[str] | None = None,
     engine_path: Path | None = None,
+    here: bool = False,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
 
@@ -117,6 +118,7 @@ def plan(
             into the hub's cache where the plan is for this machine, and leaves it unknown for another.
         engine_path: an installation of an engine to use instead of an environment of our own: the folder of an
             environment, or a program. It pins the engine and the version that are found there.
+        here: the report that was given is this machine's: what lies here is looked at as for ``None``.
 
     Returns:
         The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
@@ -128,6 +130,7 @@ def plan(
         EngineError: there is no engine at ``engine_path`` that can serve the model.
         ProfileError: a profile is wrong.
     """
+    here = here or hardware is None
     pins = Pins() if pins is None else pins
     checked_figures(
         objective=objective,
@@ -163,7 +166,7 @@ def plan(
         concurrency=WORKLOADS[workload or "chat"].concurrency if concurrency is None else concurrency,
         workload=workload_of(workload, input_tokens, output_tokens, context_tokens, match.model),
         pins=pins,
-        local=weights_here(match.model.id, known, pins.revision) if local is None and hardware is None else local,
+        local=weights_here(match.model.id, known, pins.revision) if local is None and here else local,
     )
     decided = launch_plan(
         match.model,
@@ -186,7 +189,7 @@ def plan(
     if installation is not None:
         alone = installation.package if installation.python is None else None
         return _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
-    return with_installed(decided, known) if hardware is None else decided
+    return with_installed(decided, known) if here else decided
 
 
 def installation_at(path: Path, model: ModelFacts, known: Catalog, pins: Pins) -> Installation:

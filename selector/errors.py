@@ -9,7 +9,8 @@
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
     │   ├── EngineStartError        it exited, stalled, or never answered
-    │   └── PortTaken               the address asked for is in use
+    │   ├── PortTaken               the address asked for is in use
+    │   └── DevicesTaken            devices are those of another deployment
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
     │   └── NoRoomOnDisk            known before the first byte
@@ -81,6 +82,10 @@ class EngineStartError(EngineError):
 
 class PortTaken(EngineError):
     code = "engine.port"
+
+
+class DevicesTaken(EngineError):
+    code = "engine.devices"
 
 
 class DownloadError(AutolaunchError):

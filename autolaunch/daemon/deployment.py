@@ -28,6 +28,18 @@ Reason = (
     ]
 )
 
+#: What one step of the ladder changes (:mod:`autolaunch.daemon.ladder`).
+Rung = Literal[
+    "fitting context",
+    "sequences",
+    "context",
+    "memory utilization",
+    "eager",
+    "layout",
+    "candidate",
+    "devices",
+]
+
 
 class Deployment(Value, frozen=True, kw_only=True):
     """One model to be kept up: an entry of the configuration, or what a launch in the foreground asks for.
@@ -79,9 +91,10 @@ class Fault(Value, frozen=True, kw_only=True):
 class Changes(Value, frozen=True, kw_only=True):
     """What differs from the plan that would be made of the deployment alone, because that one failed.
 
-    ``pinned`` holds a whole configuration (:func:`autolaunch.daemon.ladder.pins_of`) with the limits that were
+    ``pinned`` holds a whole configuration (:func:`autolaunch.pinning.pins_of`) with the limits that were
     lowered; ``None`` leaves the planner free. ``avoid`` are configurations (:func:`autolaunch.daemon.ladder.layout_of`)
-    that are not taken again. ``steps`` says what was done, a sentence a step.
+    that are not taken again. ``steps`` says what was done, a sentence a step; ``rungs`` are the same steps for
+    programs.
     """
 
     pinned: Pins | None = None
@@ -89,6 +102,7 @@ class Changes(Value, frozen=True, kw_only=True):
     avoid: tuple[str, ...] = ()
     without_devices: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
 
 class KeptRun(Value, frozen=True, kw_only=True):

@@ -1,0 +1,256 @@
+"""A deployment's plan: what it wishes, on what is left of the machine for it, under what was changed after failures.
+
+Devices of a plan are the report's indices, also where devices are left out of it: an index never comes to mean
+another device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from autolaunch import api
+from autolaunch.daemon.deployment import Changes, Deployment, Fault
+from selector.catalog import Catalog
+from selector.contract import Candidate, LaunchPlan, Rejection
+from selector.devices import GIB
+from selector.errors import DevicesTaken
+from selector.hardware import Accelerator, DeviceProcess, HardwareReport
+from selector.request import Pins
+from selector.values import Value
+
+#: What an idle device may have in use: the driver's own, and what a desktop draws with.
+IDLE_BYTES = GIB
+
+
+class Share(Value, frozen=True, kw_only=True):
+    """What of a machine a deployment may use (:func:`autolaunch.daemon.sharing.share`).
+
+    ``devices`` are indices of the report; ``None`` is all of them, or there are none. ``memory_bytes`` bounds main
+    memory on a host without devices. ``reason`` says why there is nothing for it: it is not planned then.
+    """
+
+    devices: frozenset[int] | None = None
+    memory_bytes: int | None = None
+    reason: str | None = None
+
+
+def plan_for(
+    deployment: Deployment,
+    report: HardwareReport,
+    changes: Changes,
+    *,
+    known: Catalog,
+    share: Share | None = None,
+    taken: frozenset[str | int] = frozenset(),
+) -> LaunchPlan:
+    """The plan of a deployment, as one of this machine; see :func:`autolaunch.daemon.ladder.choose` for what to take.
+
+    One replica is planned for where the user pinned no number: no more are started. The plan's ``hardware`` is the
+    whole ``report``.
+
+    Args:
+        share: what of the machine is this deployment's.
+        taken: devices of others, by index or UUID.
+
+    Raises:
+        DevicesTaken: a device that the user pinned is another's.
+        UsageError: pins that cannot be; UnknownModel.
+        EngineError: there is no engine at ``engine_path`` that could serve it.
+        ProfileError: a profile is wrong.
+    """
+    usable = available(report, deployment, changes, share=share, taken=taken)
+    decided = api.plan(
+        deployment.model,
+        hardware=usable,
+        here=True,
+        objective=deployment.objective,
+        context_tokens=changes.context_tokens or deployment.context_tokens,
+        concurrency=deployment.concurrency,
+        input_tokens=deployment.input_tokens,
+        output_tokens=deployment.output_tokens,
+        workload=deployment.workload,
+        pins=pins_for(deployment, changes, usable),
+        known=known,
+        keep_all=bool(changes.avoid),
+        engine_path=deployment.engine_path,
+    )
+    # By the whole report a vendor's own count of its devices is right, where they have no UUID.
+    return api.with_commands(msgspec.structs.replace(decided, hardware=report), known.model(decided.model))
+
+
+def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport) -> Pins:
+    """What is pinned: the user's pins and one replica, or the configuration that was changed.
+
+    The devices of such a configuration are ours, not the user's: where they are no longer to be had, as many others do.
+    """
+    pins = changes.pinned
+    if pins is None:
+        pins = deployment.pinned
+        return pins if pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
+    have = {device.index for device in usable.accelerators}
+    if deployment.pinned.gpus is None and pins.gpus and not have.issuperset(pins.gpus):
+        count = min(len(pins.gpus), len(have))
+        return msgspec.structs.replace(pins, gpus=None, gpu_count=count or None)
+    return pins
+
+
+def available(
+    report: HardwareReport,
+    deployment: Deployment,
+    changes: Changes,
+    *,
+    share: Share | None = None,
+    taken: frozenset[str | int] = frozenset(),
+) -> HardwareReport:
+    """The report less what is not this deployment's, and less what was lost.
+
+    Raises:
+        DevicesTaken: a device that the user pinned is another's.
+    """
+    others = {each.index for each in report.accelerators if each.index in taken or each.uuid in taken}
+    for index in deployment.pinned.gpus or ():
+        if index in others or (share is not None and share.devices is not None and index not in share.devices):
+            raise DevicesTaken(
+                f"device {index}, which {deployment.name} is pinned to, is another deployment's",
+                hint="deployments that are kept up together have devices of their own",
+            )
+    mine = None if share is None else share.devices
+    keep = {
+        each.index
+        for each in report.accelerators
+        if each.index not in others
+        and each.uuid not in changes.without_devices
+        and (mine is None or each.index in mine)
+        and each.node == 0
+    }
+    return limited(narrowed(report, keep), None if share is None else share.memory_bytes)
+
+
+def narrowed(report: HardwareReport, indices: Iterable[int]) -> HardwareReport:
+    """The report with these devices alone, on their indices, and the ways between them; of one machine."""
+    keep = frozenset(indices)
+    return msgspec.structs.replace(
+        report,
+        accelerators=tuple(each for each in report.accelerators if each.index in keep),
+        links=tuple(each for each in report.links if {each.from_, each.to} <= keep),
+        nodes=1,
+    )
+
+
+def limited(report: HardwareReport, memory_bytes: int | None) -> HardwareReport:
+    """The report with no more main memory to be had than ``memory_bytes``."""
+    if memory_bytes is None:
+        return report
+    available_bytes = report.host.memory_available_bytes
+    bound = memory_bytes if available_bytes is None else min(memory_bytes, available_bytes)
+    return msgspec.structs.replace(report, host=msgspec.structs.replace(report.host, memory_available_bytes=bound))
+
+
+# --- what stands in the way --------------------------------------------------------------------------
+
+
+def infeasible(plan: LaunchPlan, report: HardwareReport) -> Fault:
+    """What is to be said of a plan without a candidate: the refusal that came nearest to fitting."""
+    nearest = min(plan.rejected, key=_shortage, default=None)
+    if nearest is None:
+        why = f"nothing of {len(report.accelerators)} devices can serve it"
+    else:
+        where = "" if nearest.parallel is None or not report.accelerators else f" on {_laid(nearest)}"
+        why = f"nearest is {nearest.repo} ({nearest.quantization}) with {nearest.engine}{where}: {nearest.message}"
+    return Fault(
+        reason="no plan",
+        permanent=True,
+        message=f"no plan for {plan.model} fits; {why}",
+        hint=f"autolaunch advise {plan.model}",
+    )
+
+
+def devices_held(
+    plan: LaunchPlan,
+    deployment: Deployment,
+    report: HardwareReport,
+    changes: Changes,
+    *,
+    known: Catalog,
+    share: Share | None = None,
+    taken: frozenset[str | int] = frozenset(),
+    ours: frozenset[int] = frozenset(),
+) -> Fault | None:
+    """The fault of a deployment that others keep from its devices; ``None`` where they do not.
+
+    They do where nothing fits and it would if their memory were free, and where the plan is on the host's processor,
+    or has weights of a lower quality, for their sake alone. Costs another plan, where others hold memory at all.
+
+    Args:
+        plan: what :func:`plan_for` gave for the same arguments.
+        ours: processes of autolaunch's own engines, whose memory is not held by others.
+    """
+    usable = available(report, deployment, changes, share=share, taken=taken)
+    only = deployment.pinned.gpus
+    held = tuple(
+        each
+        for each in usable.accelerators
+        if (only is None or each.index in only) and _held_bytes(each, ours) > IDLE_BYTES
+    )
+    if not held:
+        return None
+    emptied = {each.index for each in held}
+    freed = msgspec.structs.replace(
+        report,
+        accelerators=tuple(
+            msgspec.structs.replace(each, memory_free_bytes=each.memory_total_bytes) if each.index in emptied else each
+            for each in report.accelerators
+        ),
+    )
+    better = plan_for(deployment, freed, changes, known=known, share=share, taken=taken).chosen
+    if better is None or (plan.chosen is not None and not _for_their_sake(plan.chosen, better)):
+        return None
+    wait = deployment.wait_for_devices
+    return Fault(
+        reason="devices held",
+        permanent=not wait,
+        message=f"others hold the memory that {deployment.name} needs: "
+        + "; ".join(_holding(each, ours) for each in held),
+        hint="it starts when they have freed it" if wait else "end them, or choose other devices with --gpus",
+    )
+
+
+def _for_their_sake(chosen: Candidate, better: Candidate) -> bool:
+    off_devices = bool(better.parallel.devices) and not chosen.parallel.devices
+    return off_devices or chosen.score_terms.quality < better.score_terms.quality
+
+
+def _others(device: Accelerator, ours: frozenset[int]) -> tuple[DeviceProcess, ...]:
+    return tuple(each for each in device.processes if each.pid not in ours)
+
+
+def _held_bytes(device: Accelerator, ours: frozenset[int]) -> int:
+    """Memory of a device that others have. Memory shared with the system is everybody's, and never held."""
+    total, free = device.memory_total_bytes, device.memory_free_bytes
+    if total is None or free is None or device.memory_kind == "unified":
+        return 0
+    own = sum(each.used_bytes or 0 for each in device.processes if each.pid in ours)
+    return max(0, total - free - own)
+
+
+def _holding(device: Accelerator, ours: frozenset[int]) -> str:
+    """``device 0 (NVIDIA A100-SXM4-80GB): 61.0 GiB by VLLM::EngineCore (process 4242)``."""
+    named = []
+    for each in _others(device, ours):
+        size = "" if each.used_bytes is None else f"{each.used_bytes / GIB:.1f} GiB by "
+        named.append(f"{size}{each.name or 'a process without a name'} (process {each.pid})")
+    if not named:  # of another container, or of another user where the driver tells nobody
+        named = [f"{_held_bytes(device, ours) / GIB:.1f} GiB by processes that the driver does not name"]
+    return f"device {device.index} ({device.name}): {', '.join(named)}"
+
+
+def _shortage(each: Rejection) -> float:
+    needed, usable = each.numbers.get("needed_bytes"), each.numbers.get("usable_bytes")
+    return float("inf") if needed is None or not usable else needed / usable
+
+
+def _laid(each: Rejection) -> str:
+    count = 1 if each.parallel is None else each.parallel.ranks * each.parallel.data
+    return "one device" if count == 1 else f"{count} devices"
