@@ -6,7 +6,6 @@ One engine, one replica, its own port. The daemon's supervisor and gateway build
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import threading
@@ -22,6 +21,7 @@ import msgspec
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
+from autolaunch.given import served_name as checked_name
 from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
@@ -37,9 +37,6 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from engines.environments.installations import Installation
-
-#: One part, or two as a hub's id has; nothing that is special to a file system, a shell or an engine.
-SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 #: What tells a process that systemd watches it; an engine is not that process.
 _NOT_FOR_ENGINES = ("NOTIFY_", "WATCHDOG_", "LISTEN_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
@@ -102,7 +99,7 @@ def launch(
 
     engine = registry.engine(candidate.engine.name)
     _refuse_what_is_not_started(candidate)
-    served_name = _served_name(options.served_name or plan.model)
+    served_name = checked_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
         raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
@@ -290,12 +287,3 @@ def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report
             f"no environment of {facts.name} for {kind} devices can be made: there is no published package of it",
             hint=f"install {facts.title} yourself and give its place with --engine-path, or choose another --engine",
         )
-
-
-def _served_name(name: str) -> str:
-    if SERVED_NAME.fullmatch(name) is None or ".." in name:
-        raise UsageError(
-            f"{name!r} cannot be a served name",
-            hint="letters, digits, '.', '_' and '-', as in glm-4.6 or zai-org/GLM-4.6",
-        )
-    return name
