@@ -9,7 +9,8 @@
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
     │   ├── EngineStartError        it exited, stalled, or never answered
-    │   └── PortTaken               the address asked for is in use
+    │   ├── PortTaken               the address asked for is in use
+    │   └── DaemonRunning           another daemon keeps them already
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   └── NoRoomOnDisk            known before the first byte
     └── ConfigurationError    78    a file of ours or of the user's is wrong
@@ -80,6 +81,12 @@ class EngineStartError(EngineError):
 
 class PortTaken(EngineError):
     code = "engine.port"
+
+
+class DaemonRunning(EngineError):
+    """Its exit code is an engine's that could not be kept: tried again later, it may work (78 would say never)."""
+
+    code = "engine.daemon"
 
 
 class DownloadError(AutolaunchError):
