@@ -6,7 +6,6 @@ One engine, one replica, its own port. The supervisor (:mod:`autolaunch.daemon.s
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import threading
@@ -22,6 +21,7 @@ import msgspec
 from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
+from autolaunch.given import served_name as checked_name
 from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
@@ -37,9 +37,6 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from engines.environments.installations import Installation
-
-#: One part, or two as a hub's id has; nothing that is special to a file system, a shell or an engine.
-SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 #: By this variable a daemon tells the processes of its engines from all others, after a restart too.
 RUN_MARK = "AUTOLAUNCH_RUN"
@@ -372,17 +369,3 @@ def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report
             f"no environment of {facts.name} for {kind} devices can be made: there is no published package of it",
             hint=f"install {facts.title} yourself and give its place with --engine-path, or choose another --engine",
         )
-
-
-def checked_name(name: str) -> str:
-    """``name`` as engines may serve under it.
-
-    Raises:
-        UsageError: it is none that is safe everywhere.
-    """
-    if SERVED_NAME.fullmatch(name) is None or ".." in name:
-        raise UsageError(
-            f"{name!r} cannot be a served name",
-            hint="letters, digits, '.', '_' and '-', as in glm-4.6 or zai-org/GLM-4.6",
-        )
-    return name

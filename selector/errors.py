@@ -10,7 +10,8 @@
     │   ├── EngineInstallError      its environment could not be made
     │   ├── EngineStartError        it exited, stalled, or never answered
     │   ├── PortTaken               the address asked for is in use
-    │   └── DevicesTaken            devices are those of another deployment
+    │   ├── DevicesTaken            devices are those of another deployment
+    │   └── DaemonRunning           another daemon keeps them already
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
     │   └── NoRoomOnDisk            known before the first byte
@@ -86,6 +87,12 @@ class PortTaken(EngineError):
 
 class DevicesTaken(EngineError):
     code = "engine.devices"
+
+
+class DaemonRunning(EngineError):
+    """Its exit code is an engine's that could not be kept: tried again later, it may work (78 would say never)."""
+
+    code = "engine.daemon"
 
 
 class DownloadError(AutolaunchError):

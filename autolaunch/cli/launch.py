@@ -25,10 +25,9 @@ from autolaunch.cli.options import (
 from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_plan
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
+from autolaunch.given import is_loopback
 from selector.contract import LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError
-
-_LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
 EXAMPLES = """\
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
@@ -179,22 +178,11 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
     for contradicts, sentence in pairs:
         if contradicts:
             raise UsageError(sentence)
-    if not _is_loopback(how.host):
+    if not is_loopback(how.host):
         raise UsageError(
             f"--host {how.host} would open an engine that has no API key to the network",
             hint="serve on 127.0.0.1 and put a proxy with a key in front, until autolaunch's own gateway is there",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() in _LOOPBACK_NAMES:
-        return True
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

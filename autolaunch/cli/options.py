@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 
+from autolaunch.given import is_word, tokens
 from selector.errors import UsageError
 from selector.facts import EngineName, Format, Hub
 from selector.hardware import HardwareReport
@@ -133,11 +134,10 @@ class Tokens(_Int):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"([0-9]{1,9})(k?)", str(value).strip().lower())
-        tokens = int(match[1]) * (1024 if match[2] else 1) if match else 0
-        if not 0 < tokens < 2**30:
+        found = tokens(str(value))
+        if found is None:
             self.fail(f"{value!r} is not a number of tokens such as 32768 or 32k.", param, ctx)
-        return tokens
+        return found
 
 
 class Gpus(_Text):
@@ -170,7 +170,7 @@ class Word(_Text):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
-        if not text.strip() or not text.isprintable() or text.startswith("-") or len(text) > 300:
+        if not is_word(text):
             self.fail(f"{text[:60]!r} is no name.", param, ctx)
         return text
 
