@@ -182,3 +182,28 @@ class AcceleratorFile(Value, frozen=True, kw_only=True):
 
     schema: Literal[1]
     accelerators: tuple[AcceleratorFacts, ...]
+
+
+# --- errors of devices ------------------------------------------------------------------------------
+
+
+class XidFacts(Value, frozen=True, kw_only=True):
+    """One Xid of the NVIDIA driver. ``action`` is the immediate action of NVIDIA's catalogue.
+
+    ``lost``: the GPU cannot be used until it is reset or the host is rebooted.
+    """
+
+    number: int
+    meaning: str
+    action: str
+    lost: bool
+    source: str
+    note: str | None = None
+
+
+class XidFile(Value, frozen=True, kw_only=True):
+    """``profiles/accelerators/nvidia-xid.toml``. It is not read for a plan."""
+
+    schema: Literal[1]
+    source: str
+    xids: tuple[XidFacts, ...]
