@@ -29,7 +29,6 @@ from selector.errors import (
     NoRoomOnDisk,
     PortTaken,
 )
-from selector.request import Pins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,11 +50,11 @@ class Refusal(Exception):
 
 
 class Decided(NamedTuple):
-    """A candidate, the plan that it is of, and the whole of it as pins."""
+    """A candidate, the ranking that it is of, and what was chosen before any change."""
 
     plan: LaunchPlan
     candidate: Candidate
-    pins: Pins
+    first: Candidate | None = None
 
 
 class Run:
@@ -233,6 +232,26 @@ class Hands:
             hint="the host's memory is a common reason: dmesg -T | grep -i oom",
             serving=True,
             lines=run.server.tail(),
+        )
+
+    def next_changes(
+        self, run: Run, deployment: Deployment, changes: Changes, fault: Fault, *, repeated: bool
+    ) -> Changes | None:
+        """The next step of the ladder (:func:`autolaunch.daemon.ladder.next_changes`)."""
+        if run.decided is None:
+            return None
+        from autolaunch.daemon.ladder import next_changes
+
+        return next_changes(
+            run.decided.candidate,
+            fault,
+            changes,
+            deployment,
+            report=run.decided.plan.hardware,
+            known=self.catalog,
+            plan=run.decided.plan,
+            first=run.decided.first,
+            repeated=repeated,
         )
 
     def remember(self, run: Run, fault: Fault | None) -> None:

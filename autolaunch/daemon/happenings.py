@@ -10,7 +10,6 @@ from typing import Literal
 
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
 from selector.contract import Candidate
-from selector.request import Pins
 from selector.values import Value
 
 Level = Literal["info", "warning", "error"]
@@ -19,18 +18,21 @@ Level = Literal["info", "warning", "error"]
 
 
 class Planned(Value, frozen=True, kw_only=True, tag=True):
-    """There is a plan (answers ``Plan``). ``pins`` is the whole of ``candidate`` (:mod:`autolaunch.pinning`)."""
+    """There is a plan (answers ``Plan``)."""
 
     run: int
     candidate: Candidate
-    pins: Pins
 
 
 class Refused(Value, frozen=True, kw_only=True, tag=True):
-    """No plan, no weights, no environment, or no process: nothing runs (answers ``Plan``, ``Prepare``, ``Launch``)."""
+    """No plan, no weights, no environment, or no process: nothing runs (answers ``Plan``, ``Prepare``, ``Launch``).
+
+    ``changes`` is the next step of the ladder, where there is one (:mod:`autolaunch.daemon.ladder`).
+    """
 
     run: int
     fault: Fault
+    changes: Changes | None = None
 
 
 class Prepared(Value, frozen=True, kw_only=True, tag=True):
@@ -49,11 +51,12 @@ class Ready(Value, frozen=True, kw_only=True, tag=True):
 class Ended(Value, frozen=True, kw_only=True, tag=True):
     """The engine is no use any more: it, or one of its workers, exited, stalled, or does not complete.
 
-    Some of its processes may still be there. It answers ``Launch`` or comes at any time after it.
+    Some of its processes may still be there. It answers ``Launch`` or comes at any time after it. ``changes`` as above.
     """
 
     run: int
     fault: Fault
+    changes: Changes | None = None
 
 
 class Gone(Value, frozen=True, kw_only=True, tag=True):
@@ -78,10 +81,11 @@ class Used(Value, frozen=True, kw_only=True, tag=True):
 
 
 class DevicesLost(Value, frozen=True, kw_only=True, tag=True):
-    """Devices of this deployment, by UUID, are no longer there for work."""
+    """Devices, by UUID, are no longer there for work. ``changes``: those of the ladder, where the engine has them."""
 
     devices: tuple[str, ...]
     message: str
+    changes: Changes | None = None
 
 
 class Command(Value, frozen=True, kw_only=True, tag=True):

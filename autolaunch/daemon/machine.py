@@ -27,7 +27,6 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from autolaunch.daemon import ladder
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptDeployment
 from autolaunch.daemon.happenings import (
     Action,
@@ -53,7 +52,6 @@ from autolaunch.daemon.happenings import (
     Used,
 )
 from selector.contract import Candidate
-from selector.request import Pins
 from selector.values import Value
 
 Phase = Literal["planned", "preparing", "loading", "ready", "degraded", "draining", "backing off", "failed"]
@@ -81,9 +79,8 @@ class State(Value, frozen=True, kw_only=True):
 
     ``run`` counts the tries; what is asked for carries it, and answers to an earlier one are not listened to.
     ``planning``: in ``planned``, a plan was asked for. ``asleep``: it was idle; somebody who asks wakes it.
-    ``closing``: the daemon leaves. ``pins`` is the whole of ``candidate``, pinned. ``tries`` counts failures in a row,
-    for the pauses; ``failures`` are the times of those that count towards latching. ``fault`` is the last, until it has
-    been up for a while.
+    ``closing``: the daemon leaves. ``tries`` counts failures in a row, for the pauses; ``failures`` are the times of
+    those that count towards latching. ``fault`` is the last, until it has been up for a while.
     """
 
     deployment: Deployment
@@ -95,7 +92,6 @@ class State(Value, frozen=True, kw_only=True):
     asleep: bool = False
     closing: bool = False
     candidate: Candidate | None = None
-    pins: Pins = Pins()
     changes: Changes = Changes()
     fault: Fault | None = None
     tries: int = 0
@@ -169,8 +165,8 @@ def _taken(state: State, event: Event, now: float, actions: list[Action]) -> Sta
             state = replace(state, deployment=deployment, changes=Changes(), failures=(), tries=0, fault=None)
             actions.append(Tell(name="deployment.changed", message="the configuration of this deployment has changed"))
             return _again(state, now, actions)
-        case DevicesLost(devices=devices, message=message):
-            return _lost(state, devices, message, now, actions)
+        case DevicesLost():
+            return _lost(state, event, now, actions)
     if event.run != state.run:
         return state  # of an engine, or a plan, that is history
     if state.phase in SERVING:
@@ -181,11 +177,11 @@ def _taken(state: State, event: Event, now: float, actions: list[Action]) -> Sta
 def _on_the_way(state: State, event: Event, now: float, actions: list[Action]) -> State:
     """Towards serving, or away from it. What answers something that is over changes nothing."""
     match event:
-        case Planned(candidate=candidate, pins=pins) if state.planning:
+        case Planned(candidate=candidate) if state.planning:
             actions.append(Prepare(run=state.run))
-            return _entered(replace(state, candidate=candidate, pins=pins), "preparing", now)
-        case Refused(fault=fault) if state.planning or state.phase in ("preparing", "loading"):
-            return _failed(state, fault, now, actions, running=False)
+            return _entered(replace(state, candidate=candidate), "preparing", now)
+        case Refused(fault=fault, changes=changes) if state.planning or state.phase in ("preparing", "loading"):
+            return _failed(state, fault, changes, now, actions, running=False)
         case Prepared() if state.phase == "preparing":
             actions.append(Launch(run=state.run))
             return _entered(state, "loading", now)
@@ -195,8 +191,8 @@ def _on_the_way(state: State, event: Event, now: float, actions: list[Action]) -
             probe_at = now + PROBE_SECONDS
             state = replace(state, probe_at=probe_at, probed_at=now, used_at=now, missed=0, probing=False)
             return _entered(state, "ready", now)
-        case Ended(fault=fault) if state.phase == "loading":
-            return _failed(state, fault, now, actions, running=True)
+        case Ended(fault=fault, changes=changes) if state.phase == "loading":
+            return _failed(state, fault, changes, now, actions, running=True)
         case Gone(left=left) if state.phase == "draining":
             return _gone(state, left, now, actions)
     return state
@@ -204,8 +200,8 @@ def _on_the_way(state: State, event: Event, now: float, actions: list[Action]) -
 
 def _while_serving(state: State, event: Event, now: float, actions: list[Action]) -> State:
     match event:
-        case Ended(fault=fault):
-            return _failed(state, fault, now, actions, running=True)
+        case Ended(fault=fault, changes=changes):
+            return _failed(state, fault, changes, now, actions, running=True)
         case Probed(ok=ok, message=message) if state.probing:
             return _probed(state, now, actions, ok=ok, message=message)
         case Used():
@@ -273,14 +269,14 @@ def _again(state: State, now: float, actions: list[Action]) -> State:
     return replace(_entered(state, "planned", now), planning=False)
 
 
-def _lost(state: State, devices: tuple[str, ...], message: str, now: float, actions: list[Action]) -> State:
-    if set(devices) <= set(state.changes.without_devices):
-        return state
-    fault = Fault(reason="device lost", permanent=True, message=message, devices=devices)
-    if state.phase in BUSY:
-        return _failed(state, fault, now, actions, running=True)
+def _lost(state: State, event: DevicesLost, now: float, actions: list[Action]) -> State:
     known = state.changes.without_devices
-    without = (*known, *(each for each in devices if each not in known))
+    if set(event.devices) <= set(known):
+        return state
+    fault = Fault(reason="device lost", permanent=True, message=event.message, devices=event.devices)
+    if state.phase in BUSY:
+        return _failed(state, fault, event.changes, now, actions, running=True)
+    without = (*known, *(each for each in event.devices if each not in known))
     state = replace(state, changes=replace(state.changes, without_devices=without))
     # What is being planned now counts on them.
     return replace(state, planning=False) if state.planning else state
@@ -296,7 +292,7 @@ def _probed(state: State, now: float, actions: list[Action], *, ok: bool, messag
     missed = state.missed + 1
     if missed >= MISSED_PROBES:
         fault = Fault(reason="hangs", permanent=False, message=message, serving=True)
-        return _failed(replace(state, missed=missed), fault, now, actions, running=True)
+        return _failed(replace(state, missed=missed), fault, None, now, actions, running=True)
     actions.append(Tell(name="engine.degraded", level="warning", message=message))
     return replace(state, phase="degraded", missed=missed, probe_at=now + REPROBE_SECONDS)
 
@@ -314,12 +310,10 @@ def _gone(state: State, left: Fault | None, now: float, actions: list[Action]) -
     return _entered(state, "planned", now)
 
 
-def _failed(state: State, fault: Fault, now: float, actions: list[Action], *, running: bool) -> State:
+def _failed(
+    state: State, fault: Fault, changes: Changes | None, now: float, actions: list[Action], *, running: bool
+) -> State:
     """What a fault leads to: one change and another try, a pause, or the end of trying."""
-    repeated = state.fault is not None and state.fault.reason == fault.reason
-    changes = None
-    if state.candidate is not None and (fault.permanent or fault.serving or repeated):
-        changes = ladder.next_changes(state.candidate, state.pins, fault, state.changes, state.deployment)
     if state.candidate is not None:
         actions.append(Remember(fault=fault))
     counts = fault.reason not in WAITED_FOR and (changes is None or fault.serving)

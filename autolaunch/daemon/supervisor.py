@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 import psutil
 
 from autolaunch.daemon import machine
-from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
+from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptDeployment
 from autolaunch.daemon.hands import Refusal, Run
 from autolaunch.daemon.happenings import (
     Action,
     Command,
+    DevicesLost,
     End,
     Ended,
     Event,
@@ -100,6 +101,12 @@ class Supervisor:
     def post(self, event: Event) -> None:
         """Something has happened."""
         self._step(event)
+
+    def lost(self, devices: tuple[str, ...], message: str) -> None:
+        """Devices are no longer there for work."""
+        fault = Fault(reason="device lost", permanent=True, message=message, devices=devices)
+        changes = self.next_changes(self.run, fault) if self.state.phase in machine.BUSY else None
+        self.post(DevicesLost(devices=devices, message=message, changes=changes))
 
     def post_from_thread(self, event: Event) -> None:
         """As ``post``, from any thread; nothing happens once the loop is closed."""
@@ -207,20 +214,29 @@ class Supervisor:
 
     # --- what it has done -------------------------------------------------------------------------------
 
+    def _failed(self, kind: type[Refused | Ended], run: Run, fault: Fault) -> None:
+        """Tells the machine, with what could be changed because of it."""
+        self._step(kind(run=run.number, fault=fault, changes=self.next_changes(run, fault)))
+
+    def next_changes(self, run: Run, fault: Fault) -> Changes | None:
+        """The next step of the ladder from where ``run`` is."""
+        repeated = self.state.fault is not None and self.state.fault.reason == fault.reason
+        return self.hands.next_changes(run, self.state.deployment, self.state.changes, fault, repeated=repeated)
+
     async def _plan(self, run: Run, action: Plan) -> None:
         try:
             await self._in_thread(self.hands.plan, run, self.state.deployment, action.changes)
         except Refusal as refusal:
-            self._step(Refused(run=run.number, fault=refusal.fault))
+            self._failed(Refused, run, refusal.fault)
             return
         assert run.decided is not None, "planned just now"  # noqa: S101 - or it was refused
-        self._step(Planned(run=run.number, candidate=run.decided.candidate, pins=run.decided.pins))
+        self._step(Planned(run=run.number, candidate=run.decided.candidate))
 
     async def _prepare(self, run: Run) -> None:
         try:
             await self._in_thread(self.hands.prepare, run, self.state.deployment)
         except Refusal as refusal:
-            self._step(Refused(run=run.number, fault=refusal.fault))
+            self._failed(Refused, run, refusal.fault)
             return
         self._step(Prepared(run=run.number))
 
@@ -233,10 +249,7 @@ class Supervisor:
         try:
             seconds = await self._in_thread(self.hands.launch, run, self.state.deployment, started)
         except Refusal as refusal:
-            if run.server is None:
-                self._step(Refused(run=run.number, fault=refusal.fault))
-            else:
-                self._step(Ended(run=run.number, fault=refusal.fault))
+            self._failed(Refused if run.server is None else Ended, run, refusal.fault)
             return
         if run.number == self.state.run and self.state.phase == "loading":
             self._watch(run)
@@ -282,7 +295,7 @@ class Supervisor:
         if run.server is None or not run.server.process.stopping:
             return
         self._unwatch()
-        self._step(Ended(run=run.number, fault=self.hands.ended(run, serving=True)))
+        self._failed(Ended, run, self.hands.ended(run, serving=True))
 
     def _look(self, run: Run) -> None:
         """Once in a while: is every worker there, and has the engine had something to say?"""
@@ -292,7 +305,7 @@ class Supervisor:
         dead = next((worker.pid for worker in self._workers if not lives(worker)), None)
         if dead is not None:
             self._unwatch()
-            self._step(Ended(run=run.number, fault=self.hands.worker_died(run, dead)))
+            self._failed(Ended, run, self.hands.worker_died(run, dead))
             return
         seen_bytes = run.server.process.output_bytes
         if self.state.probing or self._clock() < self._echo_until:
