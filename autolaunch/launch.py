@@ -30,7 +30,7 @@ from engines.environments import Environments, without_engine_secrets
 from engines.logs import LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import EngineInstallError, EngineStartError, NoFeasiblePlan, UsageError
+from selector.errors import EngineStartError, NoFeasiblePlan, NoPackage, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.values import Value
@@ -365,7 +365,7 @@ def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report
     kind = devices[0].vendor if devices else "cpu"
     _, package = planned_package(facts, candidate.engine)
     if kind not in package.devices:
-        raise EngineInstallError(
+        raise NoPackage(
             f"no environment of {facts.name} for {kind} devices can be made: there is no published package of it",
             hint=f"install {facts.title} yourself and give its place with --engine-path, or choose another --engine",
         )

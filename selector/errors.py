@@ -8,6 +8,7 @@
     ├── ProbeError             4    the machine could not be asked
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
+    │   │   └── NoPackage           there is nothing published that could be installed
     │   ├── EngineStartError        it exited, stalled, or never answered
     │   ├── PortTaken               the address asked for is in use
     │   ├── DevicesTaken            devices are those of another deployment
@@ -75,6 +76,10 @@ class EngineError(AutolaunchError):
 
 class EngineInstallError(EngineError):
     code = "engine.install"
+
+
+class NoPackage(EngineInstallError):
+    code = "engine.package"
 
 
 class EngineStartError(EngineError):

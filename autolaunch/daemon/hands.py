@@ -21,11 +21,13 @@ from engines.logs import Diagnosis
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import (
     AutolaunchError,
+    DevicesTaken,
     DownloadError,
     EngineInstallError,
     EngineStartError,
     HubUnreachable,
     NoFeasiblePlan,
+    NoPackage,
     NoRoomOnDisk,
     PortTaken,
 )
@@ -169,13 +171,11 @@ class Hands:
             Refusal: no process was started, or it is no use.
         """
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
-        from autolaunch.daemon.devices import free_memory
-
         with _refusing():
             if self.leases is not None:
                 run.lease = self.leases.take(deployment.name, run.devices)
             try:
-                run.free_before = free_memory(run.devices) if run.devices else {}
+                run.free_before = _free_memory(run.devices)
                 run.server = start(run.prepared, options=self._options(run, deployment), on_event=self.on_event)
             except BaseException:
                 self._give_back(run)
@@ -309,6 +309,14 @@ class Hands:
             run.lease = None
 
 
+def _free_memory(devices: frozenset[str]) -> Mapping[str, int]:
+    if not devices:
+        return {}
+    from autolaunch.daemon.devices import free_memory
+
+    return free_memory(devices)
+
+
 def _of_diagnosis(message: str, told: Diagnosis, lines: tuple[str, ...], *, serving: bool) -> Fault:
     return Fault(
         reason=told.cause,
@@ -327,6 +335,8 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
     (NoRoomOnDisk, "disk full", True),
     (DownloadError, "download", True),
     (PortTaken, "port in use", False),
+    (DevicesTaken, "devices held", False),
+    (NoPackage, "installation", True),
     (EngineInstallError, "installation", False),
     (NoFeasiblePlan, "no plan", True),
     (AutolaunchError, "options", True),
