@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from selector.hardware import Accelerator, DeviceProcess, Driver, Finding, Host, MemoryKind
+from selector.hardware import Accelerator, Driver, Finding, Host, MemoryKind
 from selector.probe import nvml as codes
+from selector.probe.nvidia_memory import memory, processes
 from selector.probe.nvml import Nvml, NvmlFailure
 from selector.probe.system import Probed, System
 from selector.probe.text import printable, read_number, read_text
@@ -23,21 +24,10 @@ _ARCHITECTURES = {
 #: Compute capabilities whose only chips share the host's memory (CUDA's "integrated"): Xavier, Orin, Thor, GB10.
 #: NVML says "not supported" to a question about the memory of such a GPU.
 _INTEGRATED = frozenset({(7, 2), (8, 7), (11, 0), (12, 1)})
-#: No accelerator comes near a pebibyte; a driver that says so tells nothing.
-_IMPLAUSIBLE_BYTES = 1 << 50
-_DEVICES_LIMIT = 1024
+DEVICES_LIMIT = 1024
 _SLICES_LIMIT = 64
 _VERSION = re.compile(r"\d[0-9A-Za-z.-]{0,39}")
 _UUID = re.compile(r"(GPU|MIG)-[0-9A-Za-z-]{1,64}(/\d{1,3}){0,2}")
-
-_WHY_NOT_OPEN = {
-    codes.DRIVER_NOT_LOADED: "the driver's library is installed, but its kernel module is not loaded (try `modprobe "
-    "nvidia`, or reboot after an update)",
-    codes.LIB_RM_VERSION_MISMATCH: "the driver's library and its kernel module have different versions: it was "
-    "updated while loaded (reboot, or reload the module)",
-    codes.NO_PERMISSION: "this user may not talk to the driver (/dev/nvidiactl and /dev/nvidia* must be readable and "
-    "writable)",
-}
 
 
 class _Gpu(NamedTuple):
@@ -66,7 +56,7 @@ def probe_nvidia(system: System, host: Host) -> Probed:
             count = nvml.require("nvmlDeviceGetCount")
         except NvmlFailure as failure:
             return _nothing("failed", f"the driver does not count its GPUs: {failure.message}")
-        gpus, trouble = _gpus(nvml, min(count, _DEVICES_LIMIT), system, host)
+        gpus, trouble = _gpus(nvml, min(count, DEVICES_LIMIT), system, host)
         ways = links(nvml, [gpu.endpoint for gpu in gpus if _is_whole(gpu)])
         drivers = (_driver(nvml),)
     shown = visible(system.environment.get(VARIABLE), {gpu.endpoint.number: gpu.devices for gpu in gpus if gpu.devices})
@@ -87,9 +77,7 @@ def _nothing(outcome: str, reason: str) -> Probed:
 def _not_open(failure: NvmlFailure, system: System) -> Probed:
     """No GPU and no driver is an answer; a GPU whose driver cannot be asked is a failure."""
     if failure.nvml_code != codes.LIBRARY_NOT_FOUND:
-        why = _WHY_NOT_OPEN.get(failure.nvml_code)
-        said = failure.message.rstrip(".")
-        return _nothing("failed", f"{said}: {why}" if why else said)
+        return _nothing("failed", failure.explained)
     node = next((system.root / "dev").glob("nvidia[0-9]*"), None)
     if node is not None:
         return _nothing(
@@ -176,12 +164,13 @@ def _gpu(nvml: Nvml, index: int, next_slice: int, system: System, host: Host) ->
         return _Gpu(Endpoint(index, handle, bus_id), (whole,))
     slices = tuple(
         _accelerator(nvml, part, next_slice + place, system, host, parent=whole)
-        for place, part in enumerate(_slices(nvml, handle))
+        for place, part in enumerate(slices_of(nvml, handle))
     )
     return _Gpu(Endpoint(index, handle, bus_id), slices)
 
 
-def _slices(nvml: Nvml, handle: object) -> Iterator[object]:
+def slices_of(nvml: Nvml, handle: object) -> Iterator[object]:
+    """The handles of a GPU's MIG slices."""
     for place in range(min(nvml.number("nvmlDeviceGetMaxMigDeviceCount", handle) or 0, _SLICES_LIMIT)):
         part = nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, place)
         if part is not None:  # places without an instance answer "not found"
@@ -203,7 +192,7 @@ def _accelerator(
     kind, total, free = _memory(nvml, handle, capability if parent is None else None, host)
     return Accelerator(
         index=index,
-        uuid=_uuid(nvml, handle),
+        uuid=uuid_of(nvml, handle),
         vendor="nvidia",
         name=printable(nvml.text("nvmlDeviceGetName", handle)) or (UNNAMED if parent is None else parent.name),
         memory_kind=kind,
@@ -214,11 +203,12 @@ def _accelerator(
         pci_bus_id=bus_id,
         numa_node=numa_node,
         mig_parent_uuid=None if parent is None else parent.uuid or f"index {parent.index}",
-        processes=_processes(nvml, handle, system),
+        processes=processes(nvml, handle, system.process_name),
     )
 
 
-def _uuid(nvml: Nvml, handle: object) -> str | None:
+def uuid_of(nvml: Nvml, handle: object) -> str | None:
+    """A device's UUID, if it is one."""
     # It ends up in an engine's CUDA_VISIBLE_DEVICES, so it must be one entry of that list.
     uuid = nvml.text("nvmlDeviceGetUUID", handle)
     return uuid if uuid is not None and _UUID.fullmatch(uuid) else None
@@ -251,24 +241,9 @@ def _memory(
     Raises:
         NvmlFailure: the device cannot be asked about its memory, so nothing can be planned on it.
     """
-    version = nvml.constant("nvmlMemory_v2", 0)
-    info = nvml.ask("nvmlDeviceGetMemoryInfo", handle, version, strict=True) if version else None
-    if info is None:  # a driver before 510
-        info = nvml.ask("nvmlDeviceGetMemoryInfo", handle, strict=True)
-    if info is None:
-        if capability in _INTEGRATED:
-            return "unified", host.memory_total_bytes, host.memory_available_bytes
-        return "dedicated", None, None
-    total = info.total if 0 < info.total < _IMPLAUSIBLE_BYTES else None
-    free = info.free if total is not None and info.free <= total else None
-    return "dedicated", total, free
-
-
-def _processes(nvml: Nvml, handle: object, system: System) -> tuple[DeviceProcess, ...]:
-    """Who holds memory of a device, by process id: computing ones, and the desktop where there is one."""
-    used: dict[int, int | None] = {}
-    for call in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
-        for process in nvml.ask(call, handle) or ():
-            held = process.usedGpuMemory
-            used[process.pid] = held if isinstance(held, int) and 0 <= held < _IMPLAUSIBLE_BYTES else None
-    return tuple(DeviceProcess(pid=pid, name=system.process_name(pid), used_bytes=used[pid]) for pid in sorted(used))
+    figures = memory(nvml, handle)
+    if figures is not None:
+        return "dedicated", *figures
+    if capability in _INTEGRATED:
+        return "unified", host.memory_total_bytes, host.memory_available_bytes
+    return "dedicated", None, None

@@ -5,17 +5,23 @@
  * One statement a line: `init CODE`, `driver TEXT`, `cuda NUMBER`, `count_error CODE`, then `gpu` or `slice` (of the
  * last gpu), followed by what it is. `text NAME HEX` gives a text as hexadecimal bytes, so that it can be anything.
  * A key that is left out answers NVML_ERROR_NOT_SUPPORTED. The structs are those of nvml.h.
+ *
+ * What changes with time goes by counts, so that a test is quick: of the waits for events, and of the questions about
+ * a device's memory. `events MASK`, `xid NUMBER AFTER TIMES` (waits), `lost_after QUESTIONS CODE`, `frees QUESTIONS
+ * BYTES` (its processes end, too), `recovery ACTION QUESTIONS`; of the whole driver `wait_error CODE` and `vanish
+ * QUESTIONS CODE INITS`: after so many questions every call answers CODE, until INITS initialisations have failed.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int nvmlReturn_t;
 enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
-    FUNCTION_NOT_FOUND = 13, ARGUMENT_VERSION_MISMATCH = 25
+    TIMEOUT = 10, FUNCTION_NOT_FOUND = 13, ARGUMENT_VERSION_MISMATCH = 25
 };
-enum { DEVICES = 64, LINKS = 36, PROCESSES = 16, TEXT = 16384 };
+enum { DEVICES = 64, LINKS = 36, PROCESSES = 16, XIDS = 8, TEXT = 16384 };
 
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } MemoryV2;
@@ -24,7 +30,10 @@ typedef struct { unsigned int pid; unsigned long long used; unsigned int gpuInst
 typedef union { double d; unsigned int ui; unsigned long ul; unsigned long long ull; long long sll; int si; unsigned short us; } Value;
 typedef struct { unsigned int id, scope; long long timestamp, latency; int type; nvmlReturn_t result; Value value; } Field;
 
+typedef struct { struct Device *device; unsigned long long type, data; unsigned int gpuInstance, computeInstance; } Event;
+
 typedef struct { int set, version, speed, remote; char bus[32]; } NvLink;
+typedef struct { int number, after, times; } Xid;
 typedef struct { int is_set; char bytes[TEXT]; } Text;
 typedef struct Device {
     int is_slice, lost, handle_error, memory_error, no_memory_v2;
@@ -35,10 +44,15 @@ typedef struct Device {
     Process processes[PROCESSES]; /* the graphics ones last */
     struct Device *slices[8];
     int slice_count;
+    int questions, events, xid_count, lost_after, lost_code, frees_after, recovery, recovery_after;
+    unsigned long long frees;
+    Xid xids[XIDS];
 } Device;
+typedef struct { int waits, count; Device *devices[DEVICES]; } EventSet;
 
 static Device *gpus[DEVICES];
 static int gpu_count, init_code, count_error, open_count;
+static int wait_error, set_count, questions, vanish_after, vanish_code, vanish_inits;
 static long cuda;
 static Text driver;
 
@@ -84,6 +98,13 @@ static void read_statement(const char *line, Device **current)
     else if (sscanf(line, "handle_error %d", &i) == 1) device->handle_error = i;
     else if (sscanf(line, "memory_error %d", &i) == 1) device->memory_error = i;
     else if (!strncmp(line, "no_memory_v2", 12)) device->no_memory_v2 = 1;
+    else if (sscanf(line, "wait_error %d", &i) == 1) wait_error = i;
+    else if (sscanf(line, "vanish %d %d %d", &i, &j, &k) == 3) vanish_after = i, vanish_code = j, vanish_inits = k;
+    else if (sscanf(line, "events %d", &i) == 1) device->events = i;
+    else if (sscanf(line, "xid %d %d %d", &i, &j, &k) == 3) device->xids[device->xid_count++] = (Xid){i, j, k};
+    else if (sscanf(line, "lost_after %d %d", &i, &j) == 2) device->lost_after = i, device->lost_code = j;
+    else if (sscanf(line, "frees %d %llu", &i, &a) == 2) device->frees_after = i, device->frees = a;
+    else if (sscanf(line, "recovery %d %d", &i, &j) == 2) device->recovery = i, device->recovery_after = j;
     else if (sscanf(line, "compute %d %llu", &i, &a) == 2) {
         device->processes[device->compute].pid = (unsigned int)i;
         device->processes[device->compute++].used = a;
@@ -100,17 +121,24 @@ static void read_statement(const char *line, Device **current)
     }
 }
 
+static int vanished(void) { return vanish_after > 0 && questions >= vanish_after; }
+
 nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 {
     static char line[2 * TEXT + 256];
     const char *path = getenv("NVML_STUB_SCENARIO");
     FILE *file = path ? fopen(path, "r") : NULL;
     Device *current = NULL;
+    static int is_read;
     (void)flags;
     if (!file) return UNINITIALIZED;
-    gpu_count = 0;
-    while (fgets(line, sizeof line, file)) read_statement(line, &current);
+    while (!is_read && fgets(line, sizeof line, file)) read_statement(line, &current); /* handles outlive a shutdown */
+    is_read = 1;
     fclose(file);
+    if (vanished()) {
+        if (vanish_inits-- > 0) return vanish_code;
+        vanish_after = 0;
+    }
     if (init_code == SUCCESS) open_count++;
     return init_code;
 }
@@ -118,6 +146,7 @@ nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
 /* The count of open minus closed is left behind when the library ends, so that a test can see a shutdown. */
 nvmlReturn_t nvmlShutdown(void) { open_count--; return SUCCESS; }
 int nvml_stub_open_count(void) { return open_count; }
+int nvml_stub_set_count(void) { return set_count; }
 
 const char *nvmlErrorString(nvmlReturn_t code) { (void)code; return "an error of the stub"; }
 
@@ -137,22 +166,48 @@ nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version)
 }
 nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
 
+#define OPEN() do { if (open_count <= 0) return UNINITIALIZED; if (vanished()) return vanish_code; } while (0)
+
 nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count)
 {
-    if (open_count <= 0) return UNINITIALIZED;
+    OPEN();
     *count = (unsigned int)gpu_count;
     return count_error;
 }
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, Device **device)
 {
-    if (open_count <= 0) return UNINITIALIZED;
+    OPEN();
     if (index >= (unsigned int)gpu_count) return INVALID_ARGUMENT;
     *device = gpus[index];
     return gpus[index]->handle_error;
 }
 
-#define ALIVE(device) do { if (open_count <= 0) return UNINITIALIZED; if ((device)->lost) return (device)->lost; } while (0)
+nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, Device **device)
+{
+    OPEN();
+    for (int i = 0; i < gpu_count; i++) {
+        for (int part = -1; part < gpus[i]->slice_count; part++) {
+            *device = part < 0 ? gpus[i] : gpus[i]->slices[part];
+            if ((*device)->uuid.is_set && !strcmp((*device)->uuid.bytes, uuid)) return (*device)->handle_error;
+        }
+    }
+    return NOT_FOUND;
+}
+
+static nvmlReturn_t gone(const Device *device)
+{
+    if (device->lost_code && device->questions >= device->lost_after) return device->lost_code;
+    return device->lost;
+}
+#define ALIVE(device) do { OPEN(); if (gone(device)) return gone(device); } while (0)
+
+/* One question about memory, which is what time goes by. Whether the device has freed its memory since. */
+static int asked(Device *device)
+{
+    questions++;
+    return ++device->questions > device->frees_after && device->frees_after;
+}
 
 nvmlReturn_t nvmlDeviceGetName(Device *device, char *text, unsigned int length)
 {
@@ -171,6 +226,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(Device *device, Memory *memory)
     ALIVE(device);
     if (device->memory_error) return device->memory_error;
     if (!device->has_memory) return NOT_SUPPORTED;
+    if (asked(device)) device->free = device->frees;
     memory->total = device->total, memory->free = device->free, memory->used = device->total - device->free;
     return SUCCESS;
 }
@@ -182,6 +238,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(Device *device, MemoryV2 *memory)
     if (memory->version != (sizeof(MemoryV2) | 2u << 24)) return ARGUMENT_VERSION_MISMATCH;
     if (device->memory_error) return device->memory_error;
     if (!device->has_memory) return NOT_SUPPORTED;
+    if (asked(device)) device->free = device->frees;
     memory->total = device->total, memory->free = device->free, memory->reserved = device->reserved;
     memory->used = device->total - device->free - device->reserved;
     return SUCCESS;
@@ -223,7 +280,7 @@ static nvmlReturn_t list(Device *device, int compute, unsigned int *count, Proce
     int held = compute ? device->compute : device->graphics;
     ALIVE(device);
     if (!device->name.is_set) return NOT_SUPPORTED;
-    if (held == 0) { *count = 0; return SUCCESS; }
+    if (held == 0 || (device->frees_after && device->questions > device->frees_after)) { *count = 0; return SUCCESS; }
     if (*count < (unsigned int)held) { *count = (unsigned int)held; return INSUFFICIENT_SIZE; }
     *count = (unsigned int)held;
     for (int i = 0; i < held; i++) out[i] = device->processes[compute ? i : PROCESSES - 1 - i];
@@ -289,10 +346,54 @@ nvmlReturn_t nvmlDeviceGetFieldValues(Device *device, int count, Field *fields)
     ALIVE(device);
     for (int i = 0; i < count; i++) {
         NvLink *link;
+        if (fields[i].id == 230 && device->recovery) {
+            fields[i].result = SUCCESS, fields[i].type = 1;
+            fields[i].value.ui = device->questions >= device->recovery_after ? (unsigned int)device->recovery : 0;
+            continue;
+        }
         fields[i].result = fields[i].id == 164 ? find(device, fields[i].scope, &link) : NOT_SUPPORTED;
         if (fields[i].result == SUCCESS && !link->speed) fields[i].result = NOT_SUPPORTED;
         if (fields[i].result != SUCCESS) continue;
         fields[i].type = 1, fields[i].value.ui = (unsigned int)link->speed;
     }
     return SUCCESS;
+}
+
+nvmlReturn_t nvmlEventSetCreate(EventSet **set)
+{
+    OPEN();
+    *set = calloc(1, sizeof(EventSet));
+    set_count++;
+    return SUCCESS;
+}
+nvmlReturn_t nvmlEventSetFree(EventSet *set) { free(set); set_count--; return SUCCESS; }
+nvmlReturn_t nvmlDeviceGetSupportedEventTypes(Device *device, unsigned long long *types)
+{
+    ALIVE(device);
+    *types = (unsigned long long)device->events;
+    return device->events ? SUCCESS : NOT_SUPPORTED;
+}
+nvmlReturn_t nvmlDeviceRegisterEvents(Device *device, unsigned long long types, EventSet *set)
+{
+    ALIVE(device);
+    if (types & ~(unsigned long long)device->events) return NOT_SUPPORTED;
+    set->devices[set->count++] = device;
+    return SUCCESS;
+}
+nvmlReturn_t nvmlEventSetWait_v2(EventSet *set, Event *event, unsigned int milliseconds)
+{
+    OPEN();
+    if (wait_error) return wait_error;
+    set->waits++;
+    for (int i = 0; i < set->count; i++) {
+        for (int j = 0; j < set->devices[i]->xid_count; j++) {
+            Xid *xid = &set->devices[i]->xids[j];
+            if (set->waits <= xid->after || xid->times <= 0) continue;
+            xid->times--;
+            *event = (Event){set->devices[i], 8, (unsigned long long)xid->number, ~0u, ~0u};
+            return SUCCESS;
+        }
+    }
+    usleep(milliseconds * 1000);
+    return TIMEOUT;
 }

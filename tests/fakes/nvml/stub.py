@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,8 +37,21 @@ class NvLink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Xid:
+    """An error that is told ``times`` times, once the events were waited for ``after`` times."""
+
+    number: int
+    after: int = 1
+    times: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """What is ``None`` or empty is "not supported" to the stub. Memory in bytes: total, reserved, free."""
+    """What is ``None`` or empty is "not supported" to the stub. Memory in bytes: total, reserved, free.
+
+    Time goes by questions about the memory: ``lost_after`` (questions, code), ``frees`` (questions, bytes free from
+    then on, and no process), ``recovery`` (action, questions).
+    """
 
     name: bytes | None = None
     uuid: bytes | None = None
@@ -55,6 +69,11 @@ class Gpu:
     handle_error: int = 0
     memory_error: int = 0
     has_memory_v2: bool = True
+    tells_events: bool = True
+    xids: tuple[Xid, ...] = ()
+    lost_after: tuple[int, int] | None = None
+    frees: tuple[int, int] | None = None
+    recovery: tuple[int, int] | None = None
 
     def statements(self) -> list[str]:
         lines = [
@@ -72,6 +91,12 @@ class Gpu:
             lines.append(f"mig {int(self.mig)}")
         if not self.has_memory_v2:
             lines.append("no_memory_v2")
+        if self.tells_events:
+            lines.append("events 8")
+        lines += [f"xid {xid.number} {xid.after} {xid.times}" for xid in self.xids]
+        for key in ("lost_after", "frees", "recovery"):
+            if (pair := getattr(self, key)) is not None:
+                lines.append("{} {} {}".format(key, *pair))
         lines += [f"compute {pid} {used}" for pid, used in self.compute]
         lines += [f"graphics {pid} {used}" for pid, used in self.graphics]
         for key in ("architecture", "lost", "handle_error", "memory_error"):
@@ -88,7 +113,10 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One machine as its driver tells it. ``numa`` is by GPU, ``process_names`` by process id."""
+    """One machine as its driver tells it. ``numa`` is by GPU, ``process_names`` by process id.
+
+    ``vanish``: after so many questions about memory every call answers a code, until so many initialisations failed.
+    """
 
     gpus: tuple[Gpu, ...] = ()
     driver: bytes = b"570.133.20"
@@ -97,10 +125,15 @@ class Scenario:
     count_error: int = 0
     numa: tuple[int, ...] = ()
     process_names: Mapping[int, str] = field(default_factory=dict)
+    wait_error: int = 0
+    vanish: tuple[int, int, int] | None = None
 
     def text(self) -> str:
         lines = [f"init {self.init}", f"count_error {self.count_error}", f"cuda {self.cuda}"]
         lines.append(f"text driver {self.driver.hex()}")
+        lines.append(f"wait_error {self.wait_error}")
+        if self.vanish is not None:
+            lines.append("vanish {} {} {}".format(*self.vanish))
         for gpu in self.gpus:
             lines += ["gpu", *gpu.statements()]
         return "\n".join(lines) + "\n"
@@ -173,22 +206,33 @@ def ask(
     environment: Mapping[str, str] | None = None,
 ) -> Asked:
     """Drive the real probe and the real pynvml over a scenario. ``host`` ``None`` is this machine's own."""
-    directory.mkdir(parents=True, exist_ok=True)
-    text = directory / "scenario.txt"
-    text.write_text(scenario.text())
-    answer = directory / "report.json"
     root = directory / "root"
     if host is not None:
         host.write(root, scenario)
     request = {
-        "answer": str(answer),
         "root": None if host is None else str(root),
         "host": None if host is None else asdict(host),
         "environment": dict(environment or {}),
         "process_names": {str(pid): name for pid, name in scenario.process_names.items()},
     }
+    told, output = in_child("ask.py", library, scenario, directory, request)
+    return Asked(
+        report=msgspec.json.decode(json.dumps(told["report"]), type=HardwareReport),
+        output=output,
+        left_open=told["left_open"],
+    )
+
+
+def in_child(
+    program: str, library: Path, scenario: Scenario, directory: Path, request: Mapping[str, object]
+) -> tuple[dict[str, Any], str]:
+    """Run one of the programs beside this file over a scenario. Gives what it answered, and what it printed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = directory / "scenario.txt"
+    text.write_text(scenario.text())
+    answer = directory / "answer.json"
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(HERE / "ask.py"), json.dumps(request)],
+        [sys.executable, "-W", "error", str(HERE / program), json.dumps({**request, "answer": str(answer)})],
         cwd=ROOT,
         env={
             "PATH": os.environ["PATH"],
@@ -202,10 +246,6 @@ def ask(
         check=False,
     )
     if done.returncode != 0:
-        raise AssertionError(f"the probe ended with {done.returncode}: {done.stderr}")
-    told = json.loads(answer.read_text())
-    return Asked(
-        report=msgspec.json.decode(json.dumps(told["report"]), type=HardwareReport),
-        output=done.stdout + done.stderr,
-        left_open=told["left_open"],
-    )
+        raise AssertionError(f"{program} ended with {done.returncode}: {done.stderr}")
+    told: dict[str, Any] = json.loads(answer.read_text())
+    return told, done.stdout + done.stderr
