@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from selector.errors import UsageError
@@ -13,6 +14,9 @@ SERVED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z
 TOKENS_BELOW = 2**30
 WORD_CHARACTERS = 300
 PORTS = range(1, 65_536)
+
+#: Variables of the environment that hold a token.
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
 
 _LOOPBACK_NAMES = ("localhost", "ip6-localhost")
 
@@ -53,3 +57,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def without_secrets(text: str) -> str:
+    """``text`` of others with the names of this process's tokens where they stood."""
+    for name in SECRETS:
+        secret = os.environ.get(name)
+        if secret:
+            text = text.replace(secret, f"<{name}>")
+    return text

@@ -11,10 +11,10 @@ from typing import TextIO
 
 import click
 
+from autolaunch.given import without_secrets
 from selector.values import Value
 
 GIB = 1024**3
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN")
 
 # One character for one character, so that columns stay columns.
 _ASCII = str.maketrans("█▓▒░▚·…×✓✗─•~–—≈", "#=+~%.~xvx-*~--~")
@@ -75,10 +75,7 @@ def write(stream: TextIO, text: str, terminal: Terminal | None = None, *, newlin
 
 def clean(text: str) -> str:
     """Text of others (drivers, engines, arguments) without control characters and without our secrets."""
-    for name in SECRETS:
-        secret = os.environ.get(name)
-        if secret:
-            text = text.replace(secret, f"<{name}>")
+    text = without_secrets(text)
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
