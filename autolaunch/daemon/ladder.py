@@ -107,8 +107,8 @@ def next_changes(
         candidate: what ran, or was to run, under ``changes``.
         report: the machine that it was planned on, with every device's index.
         known: the catalogue: what limits an engine can be told.
-        plan: the ranking of the whole search (``keep_all``), where there is one: a layout or an engine is only left when
-            another is in it. A plan of ``changes.pinned`` holds nothing else, and is not asked.
+        plan: the ranking of the whole search (``keep_all``), where there is one: a layout or an engine is only left
+            when another is in it. A plan of ``changes.pinned`` holds nothing else, and is not asked.
         first: the candidate before any change: no lower quality of weights is taken than its (:func:`choose`).
         repeated: the same fault had ended the same configuration before. An error of a device is let pass once.
     """

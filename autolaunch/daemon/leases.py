@@ -37,14 +37,13 @@ class Holder(Value, frozen=True, kw_only=True):
 class Lease:
     """Devices that are a deployment's until :meth:`release`, or until the process ends."""
 
-    def __init__(self, uuids: tuple[str, ...], locks: list[int]) -> None:
+    def __init__(self, uuids: tuple[str, ...], locks: contextlib.ExitStack) -> None:
         self.uuids = uuids
         self._locks = locks
 
     def release(self) -> None:
         """Gives the devices back; again it does nothing."""
-        while self._locks:
-            os.close(self._locks.pop())
+        self._locks.close()
 
     def __enter__(self) -> Self:
         return self
@@ -69,15 +68,10 @@ class Leases:
             EngineStartError: the files cannot be made.
         """
         wanted = tuple(sorted(set(uuids)))  # one order for everybody
-        locks: list[int] = []
-        try:
+        with contextlib.ExitStack() as stack:  # what was locked before one that is taken is given back
             for uuid in wanted:
-                locks.append(self._lock(name, uuid))
-        except BaseException:
-            for lock in locks:
-                os.close(lock)
-            raise
-        return Lease(wanted, locks)
+                stack.callback(os.close, self._lock(name, uuid))
+            return Lease(wanted, stack.pop_all())
 
     def _lock(self, name: str, uuid: str) -> int:
         path = self._folder / f"{_NOT_IN_NAMES.sub('_', uuid)[:128]}.lock"
