@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from autolaunch.daemon.store import Store
     from selector.catalog import Catalog
 
-#: How long device memory is waited for after an engine has ended.
-MEMORY_SECONDS = 30.0
-
 
 class Refusal(Exception):
     """What kept something from being done."""
@@ -254,23 +251,19 @@ class Hands:
             repeated=repeated,
         )
 
-    def remember(self, run: Run, fault: Fault | None) -> None:
-        """Keeps for later plans how the candidate of ``run`` did."""
+    def remember(self, run: Run, fault: Fault | None) -> str | None:
+        """Keeps for later plans how the candidate of ``run`` did; what is to be said of that, if anything."""
         if self.store is None or run.decided is None:
-            return
+            return None
         from autolaunch.daemon.store import where_of
 
         candidate = run.decided.candidate
         where = where_of(candidate, run.decided.plan.hardware)
-        if fault is None:
-            self.store.served(where, candidate)
-        else:
-            self.store.failed(where, candidate, fault)
+        return self.store.served(where, candidate) if fault is None else self.store.failed(where, candidate, fault)
 
-    def forget(self) -> None:
-        """Forgets what was remembered of this machine."""
-        if self.store is not None:
-            self.store.forget()
+    def forget(self) -> str | None:
+        """Forgets what was remembered of this machine; what is to be said of that, if anything."""
+        return None if self.store is None else self.store.forget()
 
     def _options(self, run: Run, deployment: Deployment) -> LaunchOptions:
         return LaunchOptions(
@@ -288,9 +281,9 @@ class Hands:
     def _memory(self, run: Run, process_ids: frozenset[int]) -> Fault | None:
         if not run.devices:
             return None
-        from autolaunch.daemon.devices import wait_for_memory
+        from autolaunch.daemon.device_memory import wait_for_memory
 
-        held = wait_for_memory(run.devices, process_ids, free_before=run.free_before, timeout_seconds=MEMORY_SECONDS)
+        held = wait_for_memory(run.devices, process_ids, free_before=run.free_before).held
         # What others took meanwhile is theirs, and the next plan's concern; what is ours should be back.
         ours = [each for each in held if any(one.pid in process_ids for one in each.processes)]
         if not ours:
@@ -312,7 +305,7 @@ class Hands:
 def _free_memory(devices: frozenset[str]) -> Mapping[str, int]:
     if not devices:
         return {}
-    from autolaunch.daemon.devices import free_memory
+    from autolaunch.daemon.device_memory import free_memory
 
     return free_memory(devices)
 

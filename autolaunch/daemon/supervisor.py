@@ -171,9 +171,9 @@ class Supervisor:
             case End():
                 self._spawn(self._end(self.run, self._work))
             case Remember():
-                self._spawn(self._in_thread(self.hands.remember, self.run, action.fault), vital=False)
+                self._spawn(self._keep(self.hands.remember, self.run, action.fault), vital=False)
             case Forget():
-                self._spawn(self._in_thread(self.hands.forget), vital=False)
+                self._spawn(self._keep(self.hands.forget), vital=False)
             case Tell():
                 self._on_tell(self, action)
 
@@ -222,6 +222,11 @@ class Supervisor:
         """The next step of the ladder from where ``run`` is."""
         repeated = self.state.fault is not None and self.state.fault.reason == fault.reason
         return self.hands.next_changes(run, self.state.deployment, self.state.changes, fault, repeated=repeated)
+
+    async def _keep(self, call: Callable[..., str | None], *arguments: object) -> None:
+        said = await self._in_thread(call, *arguments)
+        if said is not None:
+            self._on_tell(self, Tell(name="memory", level="warning", message=said))
 
     async def _plan(self, run: Run, action: Plan) -> None:
         try:

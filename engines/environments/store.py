@@ -33,7 +33,9 @@ PYTHONS = tuple(f"3.{minor}" for minor in range(PYTHON_MINIMUM[1], PYTHON_BELOW[
 
 _SECRET_SUFFIXES = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "_PASS", "_KEY", "APIKEY", "_CREDENTIALS")
 #: What leads to the user's token or other models, and what installers take credentials of package indices from.
-_NOT_FOR_ENGINES = frozenset({"HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"})
+_NOT_FOR_ENGINES = frozenset(
+    {"CREDENTIALS_DIRECTORY", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"}
+)
 _INSTALLERS = ("UV_", "PIP_")
 _URL_WITH_USER = re.compile(r"://[^/\s@]+@")
 

@@ -1,4 +1,4 @@
-"""FAKE: a supervisor over the fake engine, with a plan that is made up. The processes, the guard and the loop are real."""
+"""FAKE: the fake engine and a made-up plan under a supervisor. The processes, the guard and the loop are real."""
 
 from __future__ import annotations
 

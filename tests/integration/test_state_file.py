@@ -1,4 +1,4 @@
-"""The state file, and the memory of failures, where they are tried in earnest: a writer that is killed at any moment, a disk that is full."""
+"""State and memory of failures in earnest: a writer that is killed at any moment, a disk that is full."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autolaunch.daemon import machine
 from autolaunch.daemon.happenings import Command
 from tests.fakes.supervised import Bench, FakeEngine, patched, reach
 

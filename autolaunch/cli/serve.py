@@ -1,0 +1,89 @@
+"""``autolaunch serve``: the daemon, as a service runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from autolaunch.cli import signals
+from autolaunch.cli.options import HOW, SHOWN, Command, option
+from autolaunch.cli.terminal import write
+from selector.values import Value
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.configuration import Configuration
+
+EXAMPLES = """\
+  autolaunch serve                                    what the service runs
+  autolaunch serve --config models.toml --check       is this configuration right?
+  autolaunch service install                          the systemd unit that runs it
+"""
+
+
+class CheckedDocument(Value, frozen=True, kw_only=True):
+    """What ``--check --json`` prints of a configuration that is right."""
+
+    schema: int = 1
+    path: str
+    deployments: tuple[str, ...]
+
+
+@click.command(cls=Command, examples=EXAMPLES)
+@option(
+    HOW,
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration (/etc/autolaunch/autolaunch.toml, or autolaunch/autolaunch.toml in the user's own).",
+)
+@option(HOW, "--check", is_flag=True, help="Read the configuration, say what is wrong with it, and end (78 if it is).")
+@option(SHOWN, "--json", "as_json", is_flag=True, help="Events as JSON, one a line.")
+def serve(config: Path | None, check: bool, as_json: bool) -> None:
+    """Keep the models of a configuration up, until SIGTERM or Ctrl-C. SIGHUP reads the configuration again."""
+    from autolaunch import api
+    from autolaunch.daemon import configuration
+
+    path = (configuration.default_path() if config is None else config).expanduser().absolute()
+    known = api.catalog()
+    if check:
+        _tell_checked(path, configuration.read(path, known), as_json=as_json)
+        return
+    import asyncio
+
+    from autolaunch.daemon.journal import Journal
+    from autolaunch.daemon.notify import Notifier
+    from autolaunch.daemon.serve import Daemon
+
+    notifier = Notifier.from_environment(os.environ)
+    _take_credentials()
+    daemon = Daemon(
+        path,
+        home=api.home(),
+        known=known,
+        probe=api.probe,
+        notifier=notifier,
+        journal=Journal(as_json=as_json),
+    )
+    signals.restore()  # the loop takes them from here on
+    asyncio.run(daemon.run())
+
+
+def _tell_checked(path: Path, found: Configuration, *, as_json: bool) -> None:
+    names = tuple(each.name for each in found.deployments)
+    if as_json:
+        document = CheckedDocument(path=str(path), deployments=names)
+        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        write(sys.stdout, f"{path} is right: {', '.join(names)}")
+
+
+def _take_credentials() -> None:
+    """The hub's token, where the service's keeper handed one over in a file: it is never in a variable."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder and (token := Path(folder) / "hf-token").is_file():
+        os.environ.setdefault("HF_TOKEN_PATH", str(token))

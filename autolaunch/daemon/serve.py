@@ -1,0 +1,337 @@
+"""The daemon: the deployments of one configuration, each with a supervisor, on one loop.
+
+It begins by ending what an earlier daemon left and by dealing the machine out; from then on it is ready, however long
+the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from msgspec.structs import replace
+
+from autolaunch.daemon import configuration, machine
+from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment
+from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
+from autolaunch.daemon.doorman import Doorman
+from autolaunch.daemon.hands import Hands
+from autolaunch.daemon.happenings import Command, Replaced, Tell
+from autolaunch.daemon.host import Host
+from autolaunch.daemon.journal import Journal, Level
+from autolaunch.daemon.leases import Leases
+from autolaunch.daemon.lock import DaemonLock
+from autolaunch.daemon.notify import Notifier
+from autolaunch.daemon.state_file import StateFile, boot_id
+from autolaunch.daemon.store import Store
+from autolaunch.daemon.supervisor import Supervisor
+from autolaunch.server import LaunchEvent
+from selector.errors import AutolaunchError
+
+if TYPE_CHECKING:
+    from selector.catalog import Catalog
+    from selector.hardware import HardwareReport
+
+T = TypeVar("T")
+
+#: Everything that may block at once: a few things a deployment.
+THREADS = 32
+#: How often the state is written at most, and how often a load's progress is said.
+WRITE_SECONDS, PROGRESS_SECONDS = 0.1, 60.0
+
+
+class Daemon:
+    """One daemon, from ``run`` until it returns."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        home: Path,
+        known: Catalog,
+        probe: Callable[[], HardwareReport],
+        notifier: Notifier,
+        journal: Journal,
+    ) -> None:
+        """``path`` is the configuration's; ``home`` holds state, engines, logs and what was learned.
+
+        Raises:
+            ConfigurationError: the configuration is wrong, or ``home`` cannot be used.
+            DaemonRunning: another daemon has this home.
+        """
+        self.path = path
+        self.home = home
+        self.known = known
+        self.notifier = notifier
+        self.journal = journal
+        self.configuration = configuration.read(path, known)
+        self.host = Host(known, probe)
+        self.supervisors: dict[str, Supervisor] = {}
+        self._lock = DaemonLock(home / "daemon")
+        self._file = StateFile(home / "daemon" / "state.json")
+        self._boot_id = boot_id()
+        self._store = Store(home / "learned.sqlite3")
+        self._leases = Leases(home / "leases")
+        self._watch = DeviceWatch(self._trouble)
+        self._doormen: dict[str, Doorman] = {}
+        self._progress: dict[str, tuple[str, float]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serves until it is told to end; nothing of it runs any more when this returns."""
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._hands_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hands")
+        # One thread: what is written later is newer.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._set_signals()
+        try:
+            await self._begin()
+            self._ping()
+            self.notifier.ready(self._status())
+            self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+            await self._ended.wait()
+        finally:
+            await self._end()
+
+    # --- begin and end ----------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        kept, said = self._file.read(self._boot_id)
+        if said is not None:
+            self._say("warning", "state", said)
+        self.notifier.status("looking for what an earlier daemon left")
+        left = await self._end_what_is_left(kept)
+        self.notifier.status("looking at the machine")
+        await self._in_thread(self.host.divide, self.configuration.deployments, {})
+        self._watch.start()
+        for deployment in self.configuration.deployments:
+            self._add(deployment, left.get(deployment.name) or kept.deployments.get(deployment.name))
+
+    async def _end_what_is_left(self, kept: Kept) -> dict[str, KeptDeployment]:
+        """Ends engines that outlived their daemon; one that would not end keeps its deployment from running."""
+        from autolaunch.daemon.survivors import end_survivors, survivors
+
+        stuck = {}
+        for name, each in kept.deployments.items():
+            if each.run is None:
+                continue
+            found = await self._in_thread(survivors, each.run)
+            if not found:
+                continue
+            self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
+            left = await self._in_thread(end_survivors, each.run)
+            if left:
+                message = f"processes {list(left)} of an earlier daemon's engine would not end"
+                fault = Fault(reason="processes left", permanent=True, message=message)
+                stuck[name] = replace(each, latched=fault, run=None)
+        return stuck
+
+    async def _end(self) -> None:
+        self.notifier.stopping("stopping")
+        self._say("info", "daemon.stopping", "ending every engine")
+        self._watch.close()
+        for doorman in self._doormen.values():
+            doorman.close()
+        await asyncio.gather(*(each.close() for each in self.supervisors.values()), *self._leaving.values())
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        await self._write()
+        self._say("info", "daemon.stopped", "nothing runs any more")
+        self._writer.shutdown()
+        self._hands_pool.shutdown(wait=False)
+        self._lock.release()
+
+    def _set_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._ended.set)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
+
+    # --- deployments ------------------------------------------------------------------------------------
+
+    def _add(self, deployment: Deployment, kept: KeptDeployment | None = None) -> None:
+        hands = Hands(
+            home=self.home,
+            catalog=self.known,
+            planner=self.host,
+            store=self._store,
+            leases=self._leases,
+            on_event=lambda event: self._hear(deployment.name, event),
+        )
+        one = Supervisor(
+            deployment,
+            hands,
+            kept=kept,
+            executor=self._hands_pool,
+            on_change=self._changed,
+            on_tell=self._tell,
+        )
+        self.supervisors[deployment.name] = one
+        one.begin()
+
+    async def _remove(self, name: str) -> None:
+        one = self.supervisors.pop(name)
+        self._close_door(name)
+        self._say("info", "deployment.removed", "it is no longer in the configuration", name)
+        await one.close()
+
+    async def reload(self) -> None:
+        """Reads the configuration again; a wrong one is said, and the old one holds."""
+        self.notifier.reloading()
+        try:
+            wanted = await self._in_thread(configuration.read, self.path, self.known)
+            free = {uuid: free for one in self.supervisors.values() for uuid, free in one.run.free_before.items()}
+            before = dict(self.host.shares)
+            await self._in_thread(self.host.divide, wanted.deployments, free)
+        except AutolaunchError as error:
+            self._say("error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint)
+            self.notifier.ready(f"the new configuration is wrong, the old one holds: {error.message}")
+            return
+        names = {each.name for each in wanted.deployments}
+        for name in [name for name in self.supervisors if name not in names]:
+            self._leaving[name] = asyncio.ensure_future(self._remove(name))
+        if self._leaving:
+            await asyncio.gather(*self._leaving.values())
+            self._leaving.clear()
+        self.configuration = wanted
+        for deployment in wanted.deployments:
+            one = self.supervisors.get(deployment.name)
+            if one is None:
+                self._add(deployment)
+                continue
+            one.post(Replaced(deployment=deployment))
+            share = self.host.shares[deployment.name]
+            candidate = one.state.candidate
+            if candidate is None or share == before.get(deployment.name):
+                continue
+            if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
+                one.post(Command(verb="restart"))  # its devices are another's from now on
+        self._say("info", "configuration.read", f"{len(names)} deployments of {self.path}")
+        self.notifier.ready(self._status())
+
+    # --- what is heard ----------------------------------------------------------------------------------
+
+    def _changed(self, one: Supervisor) -> None:
+        name = one.state.deployment.name
+        if one.state.asleep and one.state.phase == "planned":
+            self._spawn(self._open_door(one))
+        elif name in self._doormen:
+            self._close_door(name)
+        if self._write_timer is None and not self._ended.is_set():
+            self._write_timer = self._loop.call_later(WRITE_SECONDS, self._write_soon)
+        self.notifier.status(self._status())
+
+    def _tell(self, one: Supervisor, tell: Tell) -> None:
+        self.journal.say(
+            tell.level,
+            tell.name,
+            tell.message,
+            deployment=one.state.deployment.name,
+            run=one.state.run,
+            reason=tell.reason,
+            seconds=tell.seconds,
+            hint=tell.hint,
+        )
+
+    def _hear(self, name: str, event: LaunchEvent) -> None:
+        """What a launch says, from its thread: each stage once, and its progress once a minute."""
+        stage, at = self._progress.get(name, ("", 0.0))
+        now = time.monotonic()
+        if event.stage == stage and now - at < PROGRESS_SECONDS:
+            return
+        self._progress[name] = (event.stage, now)
+        self.journal.say(
+            "info",
+            f"launch.{event.stage}",
+            event.message,
+            deployment=name,
+            seconds=round(event.seconds, 1),
+            fraction=event.fraction,
+        )
+
+    def _trouble(self, trouble: DeviceTrouble) -> None:
+        """A device is in trouble, from the thread that watches them."""
+        self._say("error" if trouble.lost else "warning", "device", trouble.message, hint=trouble.hint)
+        if trouble.lost and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._lost, trouble)
+
+    def _lost(self, trouble: DeviceTrouble) -> None:
+        lost = tuple(each for each in (trouble.uuid, *trouble.slices) if each is not None)
+        for one in self.supervisors.values():
+            mine = tuple(each for each in lost if each in one.run.devices)
+            if mine:
+                one.lost(mine, trouble.message)
+
+    # --- what is said and kept --------------------------------------------------------------------------
+
+    def _say(self, level: Level, event: str, message: str, name: str | None = None, *, hint: str | None = None) -> None:
+        self.journal.say(level, event, message, deployment=name, hint=hint)
+
+    def _status(self) -> str:
+        return "; ".join(map(self._status_of, self.supervisors.values())) or "no deployments"
+
+    def _status_of(self, one: Supervisor) -> str:
+        state, name = one.state, one.state.deployment.name
+        phase = "asleep" if state.asleep and state.phase == "planned" else state.phase
+        if state.phase in machine.SERVING:
+            return f"{name} {phase} at {state.deployment.host}:{state.deployment.port}"
+        if state.phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
+            return f"{name} {one.run.server.progress.message}"
+        if state.phase in ("failed", "backing off") and state.fault is not None:
+            return f"{name} {phase}: {state.fault.message}"
+        return f"{name} {'stopped' if state.wanted == 'stopped' and state.at_rest else phase}"
+
+    def _write_soon(self) -> None:
+        self._write_timer = None
+        self._spawn(self._write())
+
+    async def _write(self) -> None:
+        kept = Kept(boot_id=self._boot_id, deployments={name: one.kept() for name, one in self.supervisors.items()})
+        said = await self._loop.run_in_executor(self._writer, self._file.write, kept)
+        if said is not None:
+            self._say("warning", "state", said)
+
+    def _ping(self) -> None:
+        """This very loop turns: nothing else may say so."""
+        if self.notifier.watchdog_seconds is not None:
+            self.notifier.watchdog()
+            self._loop.call_later(self.notifier.watchdog_seconds / 2, self._ping)
+
+    # --- small things -----------------------------------------------------------------------------------
+
+    async def _open_door(self, one: Supervisor) -> None:
+        deployment = one.state.deployment
+        if deployment.name in self._doormen:
+            return
+        door = Doorman(deployment.host, deployment.port, lambda: one.post(Command(verb="ask")))
+        self._doormen[deployment.name] = door
+        with contextlib.suppress(OSError):  # taken: the next start says by whom
+            await door.open(15.0)
+
+    def _close_door(self, name: str) -> None:
+        door = self._doormen.pop(name, None)
+        if door is not None:
+            door.close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._say("error", "internal", f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}")
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
