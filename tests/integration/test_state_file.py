@@ -1,4 +1,4 @@
-"""The state file where it is tried in earnest: a writer that is killed at any moment, a disk that is full."""
+"""The state file and the memory of failures, tried in earnest: writers that are killed, and a disk that is full."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autolaunch.daemon.deployment import Kept, KeptDeployment
+from autolaunch import api
+from autolaunch.daemon.deployment import Fault, Kept, KeptDeployment
 from autolaunch.daemon.state_file import StateFile
+from autolaunch.daemon.store import Store, where_of
+from selector.catalog import Catalog
+from selector.machines import report_from_spec
 
 WRITER = """
 import itertools, sys
@@ -92,3 +96,22 @@ def test_a_full_disk_costs_the_state_and_not_the_service(small_disk: Path) -> No
     filler.unlink()
     assert file.write(large) == f"the state is written to {path} again"
     assert StateFile(path).read("one") == (large, None)
+
+
+def test_a_full_disk_costs_what_would_be_learned_and_nothing_else(small_disk: Path, catalog: Catalog) -> None:
+    report = report_from_spec("8xh100", catalog)
+    plan = api.plan("glm-4.6", hardware=report, known=catalog)
+    assert plan.chosen is not None
+    where = where_of(plan.chosen, report)
+    store = Store(small_disk / "learned.sqlite3")
+    fault = Fault(reason="out of memory", permanent=True, message="m")
+    assert store.failed(where, plan.chosen, fault) is None
+    filler = fill(small_disk)
+    said = store.served(where, plan.chosen)
+    assert said is not None
+    assert "full" in said
+    assert store.served(where, plan.chosen) is None
+    assert [each.served for each in store.tried(where)] == [False]
+    filler.unlink()
+    assert store.served(where, plan.chosen) is None
+    assert [each.served for each in store.tried(where)] == [False, True]
