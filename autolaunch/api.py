@@ -16,7 +16,7 @@ import profiles
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
 from selector.catalog import Catalog
-from selector.contract import Candidate, LaunchPlan
+from selector.contract import Candidate, LaunchPlan, Note
 from selector.errors import EngineInstallError, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
@@ -99,6 +99,7 @@ def plan(
     local: frozenset[str] | None = None,
     engine_path: Path | None = None,
     here: bool = False,
+    learned: bool | None = None,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
 
@@ -119,6 +120,8 @@ def plan(
         engine_path: an installation of an engine to use instead of an environment of our own: the folder of an
             environment, or a program. It pins the engine and the version that are found there.
         here: the report that was given is this machine's: what lies here is looked at as for ``None``.
+        learned: leave out what was tried on this machine and failed (:mod:`autolaunch.learned`); ``None`` does so
+            where the plan is of this machine.
 
     Returns:
         The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
@@ -188,8 +191,60 @@ def plan(
     decided = with_commands(decided, match.model)
     if installation is not None:
         alone = installation.package if installation.python is None else None
-        return _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
-    return with_installed(decided, known) if here else decided
+        decided = _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
+    elif here:
+        decided = with_installed(decided, known)
+    # Not by the path's own exists, which raises where the folder may not be looked into.
+    if not (here if learned is None else learned) or not os.access(learned_path(), os.F_OK):
+        return decided
+
+    def again(pins: Pins, context_tokens: int | None, *, every: bool = False) -> LaunchPlan:
+        return plan(
+            model,
+            hardware=report,
+            objective=objective,
+            context_tokens=context_tokens,
+            concurrency=concurrency,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            workload=workload,
+            pins=pins,
+            known=known,
+            keep_all=every,
+            local=request.local,
+            engine_path=engine_path,
+            here=here,
+            learned=False,
+        )
+
+    return _less_what_failed(
+        decided, again, known, None if keep_all else lambda: again(request.pins, context_tokens, every=True)
+    )
+
+
+def learned_path() -> Path:
+    """Where it is kept what was tried on this machine (:mod:`autolaunch.daemon.store`)."""
+    return home() / "learned.sqlite3"
+
+
+def _less_what_failed(
+    decided: LaunchPlan,
+    replan: Callable[[Pins, int | None], LaunchPlan],
+    known: Catalog,
+    whole: Callable[[], LaunchPlan] | None,
+) -> LaunchPlan:
+    """The plan without what failed here, and with a word where that is not known."""
+    from autolaunch.daemon.store import Store  # nothing of it is needed where nothing has failed yet
+    from autolaunch.learned import with_learned
+
+    store = Store(learned_path())
+    decided = with_learned(decided, store.tried, replan, facts=known, whole=whole)
+    unread = store.trouble()
+    if unread is None or decided.chosen is None:
+        return decided
+    note = Note(severity="info", code="learned.unread", message=unread)
+    chosen = msgspec.structs.replace(decided.chosen, notes=(*decided.chosen.notes, note))
+    return msgspec.structs.replace(decided, chosen=chosen)
 
 
 def installation_at(path: Path, model: ModelFacts, known: Catalog, pins: Pins) -> Installation:

@@ -77,6 +77,7 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
         thorough=thorough,
         local=api.weights_here(asked.model, known, asked.revision) if report is not None and hardware is None else None,
         engine_path=engine_path,
+        learned=hardware is None,
     )
     if engine_path is not None:
         return decided

@@ -273,7 +273,12 @@ def _refusal(each: Rejection) -> str:
 
 
 def shortage(rejection: Rejection) -> float:
-    """How many times the need is what there is; infinite where that is not the matter."""
+    """How many times the need is what there is; infinite where that is not the matter.
+
+    What was tried here and failed fits by the estimate: nothing comes nearer.
+    """
+    if rejection.code == "learned.failed":
+        return 0.0
     needed, usable = rejection.numbers.get("needed_bytes"), rejection.numbers.get("usable_bytes")
     return needed / usable if needed and usable else float("inf")
 

@@ -53,7 +53,8 @@ def default_path() -> Path:
         except RuntimeError:  # a user without a home
             return SYSTEM_PATH
     own = folder / "autolaunch" / "autolaunch.toml"
-    return SYSTEM_PATH if not own.exists() and SYSTEM_PATH.exists() else own
+    # Not by the paths' own exists, which raises where a folder may not be looked into.
+    return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
 
 
 def read(path: Path, known: Catalog) -> Configuration:

@@ -1,4 +1,4 @@
-"""State and memory of failures in earnest: a writer that is killed at any moment, a disk that is full."""
+"""The state file and the memory of failures, tried in earnest: writers that are killed, and a disk that is full."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def test_every_option_of_a_plan_reaches_the_planner(asked: dict[str, Any]) -> No
         "thorough": False,
         "local": None,  # another machine's weights are not known here
         "engine_path": None,
+        "learned": False,  # nor what failed on it
     }
     assert msgspec.to_builtins(pins) == {
         "engine": "vllm",
