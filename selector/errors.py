@@ -8,9 +8,9 @@
     ├── ProbeError             4    the machine could not be asked
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
+    │   ├── DevicesTaken            devices are those of another deployment
     │   ├── EngineStartError        it exited, stalled, or never answered
-    │   ├── PortTaken               the address asked for is in use
-    │   └── DevicesTaken            devices are those of another deployment
+    │   └── PortTaken               the address asked for is in use
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   └── NoRoomOnDisk            known before the first byte
     └── ConfigurationError    78    a file of ours or of the user's is wrong
@@ -75,16 +75,16 @@ class EngineInstallError(EngineError):
     code = "engine.install"
 
 
+class DevicesTaken(EngineError):
+    code = "engine.devices"
+
+
 class EngineStartError(EngineError):
     code = "engine.start"
 
 
 class PortTaken(EngineError):
     code = "engine.port"
-
-
-class DevicesTaken(EngineError):
-    code = "engine.devices"
 
 
 class DownloadError(AutolaunchError):
