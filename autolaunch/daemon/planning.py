@@ -180,8 +180,8 @@ def devices_held(
 ) -> Fault | None:
     """The fault of a deployment that others keep from its devices; ``None`` where they do not.
 
-    They do where nothing fits and it would if their memory were free, and where the plan is on the host's processor,
-    or has weights of a lower quality, for their sake alone. Costs another plan, where others hold memory at all.
+    They do where nothing fits and it would if their memory were free, and where the plan has weights in main memory,
+    or weights of a lower quality, for their sake alone. Costs another plan, where others hold memory at all.
 
     Args:
         plan: what :func:`plan_for` gave for the same arguments.
@@ -218,8 +218,14 @@ def devices_held(
 
 
 def _for_their_sake(chosen: Candidate, better: Candidate) -> bool:
-    off_devices = bool(better.parallel.devices) and not chosen.parallel.devices
-    return off_devices or chosen.score_terms.quality < better.score_terms.quality
+    slow = wholly_on_devices(better) and not wholly_on_devices(chosen)
+    return slow or chosen.score_terms.quality < better.score_terms.quality
+
+
+def wholly_on_devices(candidate: Candidate) -> bool:
+    """Whether no weights of it lie in main memory."""
+    limits = candidate.limits
+    return bool(candidate.parallel.devices) and limits.gpu_layers is None and not limits.cpu_expert_layers
 
 
 def _others(device: Accelerator, ours: frozenset[int]) -> tuple[DeviceProcess, ...]:

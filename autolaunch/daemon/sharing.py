@@ -25,7 +25,7 @@ import msgspec
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Deployment, Fault
-from autolaunch.daemon.planning import Share
+from autolaunch.daemon.planning import Share, wholly_on_devices
 from autolaunch.daemon.pools import Devices, Memory, Pool, Units
 from selector.catalog import Catalog
 from selector.contract import Candidate
@@ -228,7 +228,7 @@ class _Dealer:
     def _slow(self, place: int, found: Candidate) -> bool:
         """Whether main memory or the processor does what devices would do, were they all this deployment's."""
         best = self._candidate(place, self._pool.units)
-        return best is not None and _wholly(best) and not _wholly(found)
+        return best is not None and wholly_on_devices(best) and not wholly_on_devices(found)
 
     def _candidate(self, place: int, units: Units) -> Candidate | None:
         """The best candidate of a deployment on these units; none any more when enough was tried."""
@@ -306,12 +306,6 @@ class _Dealer:
         if alone is None:
             return "it does not fit, with nothing beside it either"
         return "it fits alone, and not beside the deployments before it"
-
-
-def _wholly(found: Candidate) -> bool:
-    """Whether all of it lies on devices."""
-    limits = found.limits
-    return bool(found.parallel.devices) and limits.gpu_layers is None and not limits.cpu_expert_layers
 
 
 def _same(one: Candidate, other: Candidate) -> bool:
