@@ -183,11 +183,7 @@ class Store:
 
     def tried(self, where: Where) -> tuple[Tried, ...]:
         """What was tried there, the oldest first; nothing where the file cannot be read (:meth:`trouble`)."""
-<<<<<<< HEAD
-        if not self.path.exists():
-=======
         if not os.access(self.path, os.F_OK):  # its own exists raises where the folder is closed
->>>>>>> part-keep
             return ()
         asked = "SELECT configuration, served, reason, message, at FROM tried WHERE place = ? ORDER BY at, served"
         rows: list[tuple[object, ...]] = []
@@ -201,11 +197,7 @@ class Store:
 
     def forget(self) -> str | None:
         """Begins anew."""
-<<<<<<< HEAD
-        if not self.path.exists():
-=======
         if not os.access(self.path, os.F_OK):
->>>>>>> part-keep
             return self.trouble()
 
         def clear(connection: sqlite3.Connection) -> None:
