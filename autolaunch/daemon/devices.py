@@ -25,7 +25,7 @@ QUIET_SECONDS, FAULTS = 3600.0, 16
 #: After so many errors without a pause there is one: a device that reports without end costs no processor.
 BURST, PAUSE_SECONDS = 100, 0.25
 #: The longest that :meth:`DeviceWatch.close` waits for a driver that hangs.
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.5
 
 _LOST = "lost"
 _RESET = (
@@ -161,7 +161,10 @@ class DeviceWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread. One that hangs in the driver is left behind after :data:`CLOSE_SECONDS`."""
+        """Ends the thread. One that hangs in the driver is left behind after :data:`CLOSE_SECONDS`.
+
+        It is not to be called from ``on_trouble``.
+        """
         self._ending.set()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)

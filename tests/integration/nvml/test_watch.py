@@ -186,6 +186,12 @@ def test_a_driver_that_never_answered_is_a_finding_and_no_trouble(library: Path,
     assert_clean(watched)
 
 
+def test_a_driver_that_hangs_does_not_hold_up_the_end(library: Path, tmp_path: Path) -> None:
+    watched = stub.watch(library, two(), tmp_path, expected=0, period_seconds=60.0, wait_seconds=40.0)
+    assert not watched.ended
+    assert watched.close_seconds <= 3.0
+
+
 def test_a_driver_without_a_gpu_is_an_absence(library: Path, tmp_path: Path) -> None:
     watched = stub.watch(library, Scenario(), tmp_path, expected=0)
     assert (watched.troubles, watched.outcome) == ((), "absent")
