@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 from profiles import DIRECTORY
 from selector.catalog import read_profile
 from selector.facts import XidFacts, XidFile
 from selector.hardware import Finding
-from selector.probe.nvidia import DEVICES_LIMIT, UNNAMED, slices_of, uuid_of
+from selector.probe.nvidia_health import Ailment, Gpu, ailment_of, gpus
 from selector.probe.nvml import LIBRARY_NAME, Nvml, NvmlFailure, Xid, is_installed, key
-from selector.probe.text import printable
 from selector.values import Value
 
 #: How often each device is asked, how long one wait for an error lasts, and when a driver that failed is tried again.
@@ -27,7 +25,7 @@ QUIET_SECONDS, FAULTS = 3600.0, 16
 #: After so many errors without a pause there is one: a device that reports without end costs no processor.
 BURST, PAUSE_SECONDS = 100, 0.25
 #: The longest that :meth:`DeviceWatch.close` waits for a driver that hangs.
-CLOSE_SECONDS = 3.0
+CLOSE_SECONDS = 2.5
 
 _LOST = "lost"
 _RESET = (
@@ -54,23 +52,6 @@ class DeviceTrouble(Value, frozen=True, kw_only=True):
     slices: tuple[str, ...] = ()
 
 
-class Gpu(NamedTuple):
-    """A physical GPU under watch. ``number`` is NVML's index; ``handle`` is ``None`` when it was lost before."""
-
-    number: int
-    handle: object | None
-    uuid: str | None = None
-    name: str = UNNAMED
-    slices: tuple[str, ...] = ()
-
-
-class Ailment(NamedTuple):
-    """What is wrong with a device that was asked."""
-
-    words: str
-    lost: bool
-
-
 class Told:
     """Which faults were told of which device: the same one not twice in a while, and not too many."""
 
@@ -86,6 +67,10 @@ class Told:
             return False
         faults[fault] = now
         return True
+
+    def forget(self, device: int) -> None:
+        """Everything of this device is to be told anew."""
+        self._told.pop(device, None)
 
 
 def known_xids() -> dict[int, XidFacts]:
@@ -176,7 +161,10 @@ class DeviceWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread. One that hangs in the driver is left behind after :data:`CLOSE_SECONDS`."""
+        """Ends the thread. One that hangs in the driver is left behind after :data:`CLOSE_SECONDS`.
+
+        It is not to be called from ``on_trouble``.
+        """
         self._ending.set()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
@@ -208,11 +196,13 @@ class DeviceWatch:
             NvmlFailure: the driver cannot be asked any more.
         """
         self._lost.clear()  # a driver that was loaded anew has new devices
-        self._gpus = {gpu.number: gpu for gpu in _gpus(nvml)}
+        self._gpus = {gpu.number: gpu for gpu in gpus(nvml)}
         if not self._gpus:
             self._finding = Finding(probe="nvidia", outcome="absent", reason="the driver is loaded and counts no GPU")
             return
         self._check(nvml)
+        for number in self._gpus.keys() - self._lost:
+            self._told.forget(number)  # it is well: what happens from here on is new
         self._finding = Finding(probe="nvidia", outcome="found")
         self._was_watched = True
         try:
@@ -267,16 +257,19 @@ class DeviceWatch:
             self._check(nvml)  # some device is in trouble, whichever it is
             return
         known = self._xids.get(xid.number)
-        if gpu.number in self._lost or not self._told.is_news(gpu.number, f"Xid {xid.number}", self._clock()):
+        loses = known is not None and known.lost
+        if gpu.number in self._lost:
             return
-        ailment = None if known is not None and known.lost else _ailment(nvml, gpu)
+        if not loses and not self._told.is_news(gpu.number, f"Xid {xid.number}", self._clock()):
+            return
+        ailment = None if loses else ailment_of(nvml, gpu)
         self._tell(gpu, trouble(gpu, xid=xid.number, known=known, ailment=ailment), ailment)
 
     def _check(self, nvml: Nvml) -> None:
         for gpu in self._gpus.values():
             if gpu.number in self._lost:
                 continue
-            ailment = _ailment(nvml, gpu)
+            ailment = ailment_of(nvml, gpu)
             if ailment is not None:
                 self._tell(gpu, trouble(gpu, xid=None, known=None, ailment=ailment), ailment)
 
@@ -291,44 +284,3 @@ class DeviceWatch:
             is_news = self._told.is_news(gpu.number, ailment.words, now) or is_news
         if is_news:
             self._on_trouble(found)
-
-
-def _gpus(nvml: Nvml) -> Iterable[Gpu]:
-    """Every physical GPU; one that does not answer too.
-
-    Raises:
-        NvmlFailure: the driver cannot be asked.
-    """
-    for number in range(min(nvml.require("nvmlDeviceGetCount"), DEVICES_LIMIT)):
-        handle: object | None = None
-        try:
-            handle = nvml.require("nvmlDeviceGetHandleByIndex", number)
-            parts = (uuid_of(nvml, part) for part in slices_of(nvml, handle))
-            yield Gpu(
-                number=number,
-                handle=handle,
-                uuid=uuid_of(nvml, handle),
-                name=printable(nvml.text("nvmlDeviceGetName", handle)) or UNNAMED,
-                slices=tuple(part for part in parts if part is not None),
-            )
-        except NvmlFailure as failure:
-            if failure.is_of_driver:
-                raise
-            yield Gpu(number=number, handle=handle)
-
-
-def _ailment(nvml: Nvml, gpu: Gpu) -> Ailment | None:
-    """What is wrong with a device, by two cheap questions; ``None``: nothing that it tells.
-
-    Raises:
-        NvmlFailure: the driver cannot be asked any more.
-    """
-    try:
-        handle = nvml.require("nvmlDeviceGetHandleByIndex", gpu.number) if gpu.handle is None else gpu.handle
-        nvml.ask("nvmlDeviceGetMemoryInfo", handle, strict=True)
-        action = nvml.recovery_action(handle)
-    except NvmlFailure as failure:
-        if failure.is_of_driver:
-            raise
-        return Ailment(f"the driver answers {failure.explained!r}", failure.is_gone)
-    return None if action is None else Ailment(f"the driver asks for {action.words}", action.lost)

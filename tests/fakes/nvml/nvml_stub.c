@@ -21,7 +21,7 @@ enum {
     SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
     TIMEOUT = 10, FUNCTION_NOT_FOUND = 13, ARGUMENT_VERSION_MISMATCH = 25
 };
-enum { DEVICES = 64, LINKS = 36, PROCESSES = 16, XIDS = 8, TEXT = 16384 };
+enum { DEVICES = 64, LINKS = 36, PROCESSES = 16, XIDS = 32, TEXT = 16384 };
 
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } MemoryV2;
@@ -138,6 +138,7 @@ nvmlReturn_t nvmlInitWithFlags(unsigned int flags)
     if (vanished()) {
         if (vanish_inits-- > 0) return vanish_code;
         vanish_after = 0;
+        for (int i = 0; i < gpu_count; i++) gpus[i]->questions = 0; /* loaded anew, the devices are well */
     }
     if (init_code == SUCCESS) open_count++;
     return init_code;

@@ -10,13 +10,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from autolaunch.daemon.device_memory import Holders
+from autolaunch.daemon.devices import DeviceTrouble
 from selector.hardware import HardwareReport
 
 HERE = Path(__file__).parent
@@ -36,7 +38,7 @@ class NvLink:
     bus: str = "00000000:CC:00.0"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Xid:
     """An error that is told ``times`` times, once the events were waited for ``after`` times."""
 
@@ -219,6 +221,72 @@ def ask(
     return Asked(
         report=msgspec.json.decode(json.dumps(told["report"]), type=HardwareReport),
         output=output,
+        left_open=told["left_open"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """What a watch told, and how it ended. ``cpu_share`` of one processor, after the last trouble that was expected."""
+
+    troubles: tuple[DeviceTrouble, ...]
+    outcome: str
+    reason: str | None
+    lived: bool
+    lives: bool
+    ended: bool
+    close_seconds: float
+    cpu_share: float
+    left_open: int
+    sets_left: int
+    output: str
+
+
+def watch(
+    library: Path,
+    scenario: Scenario,
+    directory: Path,
+    *,
+    expected: int,
+    linger_seconds: float = 0.3,
+    period_seconds: float = 0.05,
+    wait_seconds: float = 0.02,
+    retry_seconds: float = 0.05,
+) -> Watched:
+    """Drive a real watch and the real pynvml over a scenario, until so many troubles were told and a little longer."""
+    options = {"period_seconds": period_seconds, "wait_seconds": wait_seconds, "retry_seconds": retry_seconds}
+    request = {"expected": expected, "linger_seconds": linger_seconds, "options": options}
+    told, output = in_child("watch.py", library, scenario, directory, request)
+    troubles = msgspec.convert(told.pop("troubles"), tuple[DeviceTrouble, ...])
+    return Watched(troubles=troubles, output=output, **told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited:
+    """What was free, what a wait for memory came to, and how it slept (its clock is not the machine's)."""
+
+    free: dict[str, int]
+    holders: Holders
+    slept: tuple[float, ...]
+    left_open: int
+
+
+def wait(
+    library: Path,
+    scenario: Scenario,
+    directory: Path,
+    *,
+    uuids: Iterable[str],
+    process_ids: Iterable[int] = (),
+    free_before: Mapping[str, int],
+) -> Waited:
+    """Ask for the free memory once, then wait for it, with the real pynvml over a scenario."""
+    request = {"uuids": list(uuids), "process_ids": list(process_ids), "free_before": dict(free_before)}
+    told, _ = in_child("wait.py", library, scenario, directory, request)
+    return Waited(
+        free=told["free"],
+        holders=msgspec.convert(told["holders"], Holders),
+        slept=tuple(told["slept"]),
         left_open=told["left_open"],
     )
 
