@@ -135,7 +135,7 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
 
         run_rehearsal(decided, decided.chosen, known, how, as_json=asked.as_json)
         return
-    run_launch(decided, decided.chosen, known, how, as_json=asked.as_json)
+    run_launch(decided, decided.chosen, known, asked, how)
 
 
 def refuse_contradictions(asked: Asked, how: How) -> None:

@@ -62,7 +62,7 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
         report = api.probe() if hardware is None else api.hardware_report(hardware, known)
         if not report.accelerators:
             refuse_unasked(report)
-    decided = api.plan(
+    return api.plan(
         asked.model,
         hardware=hardware if report is None else report,
         objective=asked.objective,
@@ -75,14 +75,9 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
         known=known,
         keep_all=asked.show_all,
         thorough=thorough,
-        local=api.weights_here(asked.model, known, asked.revision) if report is not None and hardware is None else None,
         engine_path=engine_path,
-        learned=hardware is None,
+        here=hardware is None,
     )
-    if engine_path is not None:
-        return decided
-    # What is installed is told of this machine only, and a report that is handed in may be another's.
-    return api.with_installed(decided, known) if report is not None and hardware is None else decided
 
 
 def refuse_unasked(report: HardwareReport) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
@@ -16,18 +16,29 @@ from autolaunch.cli.errors import show_error
 from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, wrapped, write
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
-from selector.errors import EngineError, UsageError
+from selector.errors import AutolaunchError, UsageError
 from selector.facts import ModelFacts
 from selector.values import Value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from autolaunch.chat import AskResult
-    from autolaunch.server import Server
+    from autolaunch.cli.options import Asked
+    from autolaunch.daemon.deployment import Deployment
+    from autolaunch.daemon.hands import Hands
+    from autolaunch.daemon.happenings import Tell
+    from autolaunch.foreground import Foreground
+    from autolaunch.server import LaunchEvent, Server
 
 #: The longest answer to --ask. A miniature's random weights never end a sentence by themselves.
 ANSWER_TOKENS, MINIATURE_ANSWER_TOKENS = 4096, 48
-_POLL_SECONDS = 0.25
-_LAST_LINES = 12
+
+
+#: What the supervisor says once a model has answered that is worth a line.
+_SAID_WHILE_SERVING = frozenset(
+    {"engine.ready", "engine.failed", "engine.degraded", "engine.recovered", "deployment.waits", "memory"}
+)
 
 
 class How(Value, frozen=True, kw_only=True):
@@ -75,48 +86,98 @@ class AnswerDocument(Value, frozen=True, kw_only=True):
     plan: Candidate
 
 
-def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: How, *, as_json: bool) -> None:
+def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: Asked, how: How) -> None:
     """Prepare, start, prove, then serve or ask; whatever happens, nothing is left running.
 
     Raises:
         AutolaunchError: what failed.
         signals.Stopped: somebody asked us to stop, and everything is stopped.
     """
-    from autolaunch import api
     from autolaunch.cli.progress import Progress
-    from autolaunch.launch import LaunchOptions
-    from autolaunch.launch import launch as start
+    from autolaunch.foreground import Foreground
 
-    options = LaunchOptions(
-        home=api.home(),
-        host=how.host,
-        port=how.port,
-        offline=how.offline,
-        model_path=how.model_path,
-        engine_path=how.engine_path,
-        extra=how.engine_options,
-    )
     terminal = Terminal.of(sys.stderr)
     images = _images(how.images, known.model(decided.model))
     announce(decided, chosen, terminal)
     began = time.monotonic()
+    shown = {"ladder.step"}
     with Progress(sys.stderr, terminal) as progress:
-        server = start(decided, catalog=known, options=options, on_event=progress.event)
+        kept_up = Foreground(
+            _deployment(decided, asked, how),
+            _hands(decided, known, progress.event),
+            on_tell=lambda tell: _tell(tell, shown, terminal),
+        )
         try:
-            server.wait_ready()
+            kept_up.start()
+            server = kept_up.wait_ready()
             ready_seconds = time.monotonic() - began
             progress.close()
+            shown |= _SAID_WHILE_SERVING
+            chosen = kept_up.state.candidate or chosen
             if how.ask is not None:
-                _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=as_json)
+                _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=asked.as_json)
             else:
-                _serve(server, decided, chosen, ready_seconds, as_json=as_json)
+                _serve(kept_up, server, decided, chosen, ready_seconds, as_json=asked.as_json)
         except signals.Stopped:
             with suppress(BrokenPipeError, Unwritable):  # after SIGHUP nobody reads it
                 write(sys.stderr, f"stopping {chosen.engine.name}", terminal)
             raise
         finally:
             with signals.deferred():
-                server.stop()
+                kept_up.stop()
+
+
+def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
+    """What was asked for, as the daemon would be told it in its configuration."""
+    from autolaunch.daemon.deployment import Deployment
+    from autolaunch.daemon.ports import free_port
+
+    return Deployment(
+        name=decided.model,
+        model=asked.model,
+        host=how.host,
+        # The same one for every start: the address is printed once.
+        port=free_port(how.host, how.port),
+        objective=asked.objective,
+        context_tokens=asked.context_tokens,
+        concurrency=asked.concurrency,
+        input_tokens=asked.input_tokens,
+        output_tokens=asked.output_tokens,
+        workload=asked.workload,
+        pinned=asked.pins(decided.hardware),
+        model_path=how.model_path,
+        engine_path=how.engine_path,
+        engine_options=how.engine_options,
+        offline=how.offline,
+        wait_for_devices=False,
+    )
+
+
+def _hands(decided: LaunchPlan, known: Catalog, on_event: Callable[[LaunchEvent], None]) -> Hands:
+    from autolaunch import api
+    from autolaunch.daemon.hands import Hands
+    from autolaunch.daemon.host import Host
+    from autolaunch.daemon.leases import Leases
+    from autolaunch.daemon.store import Store
+
+    home = api.home()
+    return Hands(
+        home=home,
+        catalog=known,
+        planner=Host(known, api.probe, first=decided),
+        store=Store(api.learned_path()),
+        leases=Leases(home / "leases"),
+        on_event=on_event,
+    )
+
+
+def _tell(tell: Tell, shown: set[str], terminal: Terminal) -> None:
+    """What the supervisor says; the first start, and why it gives up, the command line tells by itself."""
+    if tell.name not in shown:
+        return
+    message = "it answers again" if tell.name == "engine.ready" else tell.message
+    with suppress(BrokenPipeError, Unwritable):  # nobody reads it; it goes on being kept up
+        write(sys.stderr, click.style(wrapped(message, terminal, first="  "), fg="yellow"), terminal)
 
 
 def _images(paths: tuple[Path, ...], model: ModelFacts) -> tuple[str, ...]:
@@ -160,11 +221,19 @@ def announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None
             write(sys.stderr, click.style(clean(f"  {note.severity}: {note.message}"), fg="yellow"), terminal)
 
 
-def _serve(server: Server, decided: LaunchPlan, chosen: Candidate, ready_seconds: float, *, as_json: bool) -> None:
-    """Say where it is, then wait while it lives.
+def _serve(
+    kept_up: Foreground,
+    server: Server,
+    decided: LaunchPlan,
+    chosen: Candidate,
+    ready_seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Say where it is, then wait while it is kept up.
 
     Raises:
-        EngineError: it ended by itself.
+        AutolaunchError: it was given up on.
         click.exceptions.Exit: with ``as_json``, whatever ended it: one JSON document is all that stdout gets.
     """
     if as_json:
@@ -183,32 +252,16 @@ def _serve(server: Server, decided: LaunchPlan, chosen: Candidate, ready_seconds
         write(sys.stdout, _address(server, ready_seconds), terminal)
         write(sys.stderr, "Ctrl-C stops it.", Terminal.of(sys.stderr))
     try:
-        _wait(server)
+        kept_up.wait_ended()
     except signals.Stopped as stopped:
         if not as_json:
             raise
         raise click.exceptions.Exit(stopped.exit_code) from stopped
-    except EngineError as error:
+    except AutolaunchError as error:
         if not as_json:
             raise
         show_error(error.code, error.message, error.hint, error.exit_code, as_json=False)
         raise click.exceptions.Exit(error.exit_code) from error
-
-
-def _wait(server: Server) -> NoReturn:
-    while (code := server.poll()) is None:
-        time.sleep(_POLL_SECONDS)  # a signal breaks into it, which waiting for the process would hold off
-    lines = "\n".join(server.tail(_LAST_LINES))
-    told = server.diagnosis()
-    advice = f"{told.hint}\n" if told.hint else ""
-    raise EngineError(
-        f"the engine ended by itself ({_how_it_ended(code)})" + (f": {told.sentence}" if told.sentence else ""),
-        hint=f"{advice}its output is in {server.log_path}" + (f"; the last lines:\n{lines}" if lines else ""),
-    )
-
-
-def _how_it_ended(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _address(server: Server, ready_seconds: float) -> str:

@@ -64,6 +64,7 @@ class Run:
         cancelled: set when it is to end; what is being prepared stops.
         server: the engine, once there is one.
         mark: stands in the environment of all its processes.
+        error: what ended it before it served.
     """
 
     def __init__(self, number: int, decided: Decided | None = None) -> None:
@@ -72,6 +73,7 @@ class Run:
         self.cancelled = threading.Event()
         self.prepared: Prepared | None = None
         self.server: Server | None = None
+        self.error: AutolaunchError | None = None
         self.lease: Lease | None = None
         self.free_before: Mapping[str, int] = {}
         self.mark = secrets.token_hex(16)
@@ -139,7 +141,7 @@ class Hands:
         Raises:
             Refusal: there is none, or devices are held by others.
         """
-        with _refusing():
+        with _refusing(run):
             run.decided = self.planner(deployment, changes)
 
     def prepare(self, run: Run, deployment: Deployment) -> None:
@@ -149,7 +151,7 @@ class Hands:
             Refusal: what could not be had.
         """
         assert run.decided is not None, "planned before"  # noqa: S101 - the machine's order
-        with _refusing():
+        with _refusing(run):
             run.prepared = prepare(
                 run.decided.plan,
                 catalog=self.catalog,
@@ -168,7 +170,7 @@ class Hands:
             Refusal: no process was started, or it is no use.
         """
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
-        with _refusing():
+        with _refusing(run):
             if self.leases is not None:
                 run.lease = self.leases.take(deployment.name, run.devices)
             try:
@@ -337,11 +339,12 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(run: Run) -> Iterator[None]:
     """What fails within it is a refusal."""
     try:
         yield
     except AutolaunchError as error:
+        run.error = error
         raise Refusal(fault_of(error)) from error
 
 

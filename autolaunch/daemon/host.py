@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from selector.catalog import Catalog
+    from selector.contract import LaunchPlan
     from selector.hardware import HardwareReport
 
 
@@ -25,11 +26,13 @@ class Host:
     Args:
         known: the catalogue.
         probe: asks the machine what it is, at every plan anew.
+        first: a plan that was made just now, for the first time that an unchanged one is asked for.
     """
 
-    def __init__(self, known: Catalog, probe: Callable[[], HardwareReport]) -> None:
+    def __init__(self, known: Catalog, probe: Callable[[], HardwareReport], *, first: LaunchPlan | None = None) -> None:
         self.known = known
         self.probe = probe
+        self._first = first
         self.shares: Mapping[str, Share] = {}
 
     def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int]) -> None:
@@ -56,6 +59,9 @@ class Host:
         Raises:
             Refusal: nothing fits, others hold the devices, or what is wished cannot be.
         """
+        made, self._first = self._first, None
+        if made is not None and made.chosen is not None and changes == Changes():
+            return Decided(made, made.chosen, made.chosen)
         from autolaunch.daemon.sharing import without_share
 
         share = self.shares.get(deployment.name)
