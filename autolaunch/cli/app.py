@@ -21,11 +21,12 @@ _COMMANDS = {
     "models": ("autolaunch.cli.known", "The models this release knows."),
     "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
+    "service": ("autolaunch.cli.service", "Have systemd or launchd keep the daemon up; install, uninstall, show."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
 _LATER = frozenset(
     (
-        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "serve", "service"),
+        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "serve"),
         *("status", "stop", "wait"),
     )
 )
