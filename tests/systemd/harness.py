@@ -1,7 +1,7 @@
 """A systemd of the tests' own: process 1 of new namespaces, with mounts of its own and a cgroup of its own.
 
-It is the host's systemd program with the host's /usr. All that it writes (/etc, /run, /var/lib, /var/cache, /tmp, the
-journal) lies in memory, in its own mounts, and goes with it. autolaunch is there as a host has it that was set up well:
+It is the host's systemd program with the host's /usr. All that it writes (/etc, /run, /var, /tmp, homes, the journal)
+lies in memory, in its own mounts, and goes with it. autolaunch is there as a host has it that was set up well:
 below ``PLACE``, where any user may read it, whoever runs the tests and wherever the sources lie.
 """
 
@@ -36,27 +36,32 @@ START_SECONDS = 20.0
 
 _Answer = TypeVar("_Answer")
 
-#: Run as the first process, which becomes systemd. ``$1`` becomes PLACE; the rest are pairs: a folder of the host, and
-#: its name in PLACE.
+#: Run as the first process, which becomes systemd. Its arguments are pairs: a thing of the host, and its place inside.
 _FIRST = """\
 set -eu
 mount --make-rprivate /
-mount -t tmpfs -o mode=1777 tmpfs /mnt
+mount -t tmpfs -o mode=755 tmpfs /mnt
 cp -a /etc /mnt/etc
-mkdir -p /mnt/place
-mount --bind "$1" /mnt/place
-shift
-while [ $# -gt 0 ]; do
-  mkdir -p "/mnt/place/$2"
-  mount --rbind "$1" "/mnt/place/$2"
-  shift 2
+# Held before what hides them is mounted, and put in place after it.
+number=0
+for argument in "$@"; do
+  number=$((number + 1))
+  [ $((number % 2)) = 1 ] || continue
+  if [ -d "$argument" ]; then mkdir /mnt/$number; else touch /mnt/$number; fi
+  mount --rbind "$argument" /mnt/$number
 done
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/systemd/system /run/autolaunch-test
-mount --rbind /mnt/place /run/autolaunch-test
-mount --bind /mnt/etc /etc
-for folder in /var/lib /var/cache /var/log; do mount -t tmpfs -o mode=755 tmpfs $folder; done
+for folder in /run /root /home /var/lib /var/cache /var/log; do mount -t tmpfs -o mode=755 tmpfs $folder; done
 for folder in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
+mount --bind /mnt/etc /etc
+number=0
+for argument in "$@"; do
+  number=$((number + 1))
+  [ $((number % 2)) = 0 ] || continue
+  held=/mnt/$((number - 1))
+  if [ -d $held ]; then mkdir -p "$argument"; else mkdir -p "${argument%/*}"; touch "$argument"; fi
+  mount --rbind $held "$argument"
+done
+mkdir -p /run/systemd/system
 # No unit of the host's: what a boot does to devices, mounts and sysctls would be done to the host.
 mount -t tmpfs -o mode=755 tmpfs /usr/lib/systemd/system
 rm -rf /etc/systemd/system /etc/systemd/user /etc/autolaunch /etc/sysusers.d/autolaunch.conf
@@ -120,11 +125,12 @@ def _cgroup2() -> Path | None:
 class Systemd:
     """A running systemd. :meth:`stop` ends it and everything in it."""
 
-    def __init__(self, folder: Path, binds: tuple[tuple[Path, str], ...] = ()) -> None:
-        """``folder`` is empty and the tests' own. ``binds`` are more folders of the host, each with a name in PLACE."""
+    def __init__(self, folder: Path, binds: tuple[tuple[Path, Path], ...] = ()) -> None:
+        """``folder`` is empty and the tests' own. ``binds`` are more things of the host, each with its place inside."""
         self.folder = folder
         #: What is :data:`SHARED` inside.
         self.shared = folder / "place/shared"
+        self._cursor: str | None = None
         self.log_path = folder / "systemd.log"
         _lay_out(folder / "place")
         #: A new IPC namespace gets its queues mounted there; /dev is the host's.
@@ -136,7 +142,17 @@ class Systemd:
         script = folder / "first.sh"
         script.write_text(_FIRST)
         site = Path(sysconfig.get_path("purelib"))
-        pairs = ((Path(sys.base_prefix), "python"), (ROOT, "source"), (site, "site"), *binds)
+        python = Path(sys.base_prefix)
+        pairs = [
+            (folder / "place", PLACE),
+            (python, PLACE / "python"),
+            (ROOT, PLACE / "source"),
+            (site, PLACE / "site"),
+        ]
+        if python.is_relative_to("/root") or python.is_relative_to("/home"):
+            # Where environments that were made outside look for it. Their folders are hidden inside.
+            pairs.append((python, python))
+        pairs += binds
         members = str(self._cgroup / "cgroup.procs")
         # The shell moves itself before it becomes unshare: the new cgroup namespace begins there.
         become = f'echo $$ > {members} && exec unshare --fork --kill-child {" ".join(NAMESPACES)} --mount-proc sh "$@"'
@@ -146,7 +162,6 @@ class Systemd:
             become,
             "sh",
             str(script),
-            str(folder / "place"),
             *(str(each) for pair in pairs for each in pair),
         ]
         with self.log_path.open("wb") as log:
@@ -247,9 +262,10 @@ class Systemd:
         self.systemctl("kill", f"--kill-who={who}", f"--signal={signal_name}", unit)
 
     def journal(self, unit: str) -> str:
-        """What a unit printed, and what systemd says of it."""
+        """What a unit printed, and what systemd said of it, since :meth:`forget` was last called."""
         self.run("journalctl", "--sync")
-        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
+        since = () if self._cursor is None else (f"--after-cursor={self._cursor}",)
+        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}", *since).stdout
 
     def _all_said(self) -> str:
         if not hasattr(self, "pid"):
@@ -284,13 +300,17 @@ class Systemd:
         self.write_unit(f"{unit}.d/{name}.conf", text)
 
     def forget(self, unit: str) -> None:
-        """Stops a unit and removes its files and drop-ins."""
+        """Stops a unit and removes its files, its drop-ins and, for :meth:`journal`, what was said so far."""
         self.run("systemctl", "kill", "--signal=KILL", "--kill-who=all", unit)
         self.run("systemctl", "stop", unit)
         self.run("systemctl", "disable", unit)
         self.run("rm", "-rf", f"/etc/systemd/system/{unit}", f"/etc/systemd/system/{unit}.d")
         self.systemctl("daemon-reload")
         self.run("systemctl", "reset-failed", unit)
+        self.run("journalctl", "--sync")
+        shown = self.run("journalctl", "--no-pager", "--lines=1", "--show-cursor", "--output=cat").stdout
+        found = re.search(r"^-- cursor: (\S+)$", shown, re.MULTILINE)
+        self._cursor = None if found is None else found[1]
 
     def wait_until(self, condition: Callable[[], _Answer], *, seconds: float = START_SECONDS) -> _Answer:
         """Asks until the answer is true, and gives it."""

@@ -3,6 +3,7 @@
 late=SECONDS  ready only then            hang=SECONDS  ready at once, then no ping any more
 exit=CODE     ends so at the start       child         has a process in a session of its own, which ends by KILL alone
 look          prints what it can do in its sandbox, as one line of JSON
+open=PATH     prints whether it can open that
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def main(words: list[str]) -> int:
         subprocess.Popen([sys.executable, "-c", _STUBBORN], start_new_session=True)
     if "look" in told:
         say(json.dumps(look(), sort_keys=True))
+    if "open" in told:
+        say(f"opens it: {_can(lambda: os.close(os.open(told['open'], os.O_RDWR | os.O_NONBLOCK)))}")
     late, hangs = time.monotonic() + float(told.get("late", 0)), time.monotonic() + float(told.get("hang", "inf"))
     ready, reloads = False, 0
     interval = (notifier.watchdog_seconds or 1) / 2

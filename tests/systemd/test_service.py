@@ -244,3 +244,17 @@ def test_the_sandbox_lets_an_engine_work_and_nothing_beyond(stand_in: Stands, in
     assert {name for name, able in found.items() if not able} == must_not
     assert secret not in installed.run("systemctl", "cat", UNIT).stdout
     assert secret not in installed.run("systemctl", "show", UNIT).stdout
+
+
+def test_a_device_is_opened_only_if_it_is_allowed(stand_in: Stands, installed: Systemd) -> None:
+    # A node of the tests' own that is open to everybody, for a device that every kernel has and no service needs.
+    node, of_host = "/run/a-device", "/dev/fuse"
+    installed.run("mknod", "--mode=666", node, "c", "10", "229")
+    if not installed.exists(of_host) or installed.run("sh", "-c", f": <> {node}").returncode != 0:
+        pytest.skip("there is no device here to try it with")
+    stand_in(f"open={node}")
+    installed.systemctl("start", UNIT)
+    installed.wait_until(lambda: "opens it: False" in installed.journal(UNIT))
+    installed.drop_in(UNIT, "devices-too", f"[Service]\nDeviceAllow={of_host} rw\n")
+    installed.systemctl("restart", UNIT)
+    installed.wait_until(lambda: "opens it: True" in installed.journal(UNIT))
