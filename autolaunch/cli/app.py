@@ -22,11 +22,12 @@ _COMMANDS = {
     "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     "serve": ("autolaunch.cli.serve", "The daemon: keeps the models of a configuration up."),
+    "service": ("autolaunch.cli.service", "Have systemd or launchd keep the daemon up; install, uninstall, show."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
 _LATER = frozenset(
     (
-        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry", "service"),
+        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry"),
         *("status", "stop", "wait"),
     )
 )
