@@ -50,9 +50,8 @@ def test_every_option_of_a_plan_reaches_the_planner(asked: dict[str, Any]) -> No
         "workload": "agent",
         "keep_all": True,
         "thorough": False,
-        "local": None,  # another machine's weights are not known here
         "engine_path": None,
-        "learned": False,  # nor what failed on it
+        "here": False,  # neither another machine's weights are known, nor what failed on it
     }
     assert msgspec.to_builtins(pins) == {
         "engine": "vllm",

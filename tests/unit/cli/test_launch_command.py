@@ -11,49 +11,58 @@ import msgspec
 import pytest
 
 import autolaunch.chat
-import autolaunch.launch
+import autolaunch.foreground
 from autolaunch import api
 from autolaunch.chat import AskResult
 from autolaunch.cli import signals
 from autolaunch.cli.app import run
-from autolaunch.launch import LaunchOptions
+from autolaunch.daemon.deployment import Deployment
+from autolaunch.daemon.hands import Hands
+from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.machine import State
 from autolaunch.proof import png
 from autolaunch.server import LaunchEvent
-from engines.logs import Diagnosis
 from selector.contract import LaunchPlan
 from selector.errors import EngineError, EngineStartError, PortTaken
 
 
 class FakeServer:
-    """Stands where a launched engine would. ``codes`` is what ``poll`` answers, one by one."""
+    """Stands where a model that is kept up would, and where its engine would."""
 
     base_url = "http://127.0.0.1:8123/v1"
     served_name = "glm-4.6"
     pid = 4242
     log_path = Path("/nowhere/engine.log")
+    state = State(deployment=Deployment(name="glm-4.6", model="glm-4.6"))
 
     def __init__(self) -> None:
         self.stops = 0
-        self.codes: list[int | None] = [None, 3]
         self.ready_error: BaseException | None = None
         self.interrupted_by: int | None = None
-        self.options: LaunchOptions | None = None
+        self.deployment: Deployment | None = None
+        self.hands: Hands | None = None
+        self.on_tell: Callable[[Tell], None] = lambda _: None
 
-    def wait_ready(self) -> float:
+    def __call__(self, deployment: Deployment, hands: Hands, on_tell: Callable[[Tell], None]) -> FakeServer:
+        self.deployment, self.hands, self.on_tell = deployment, hands, on_tell
+        return self
+
+    def start(self) -> None:
+        assert self.hands is not None
+        self.hands.on_event(LaunchEvent(stage="weights", message="weights are here", fraction=1.0))
+        self.hands.on_event(LaunchEvent(stage="loading", message="layer 3"))
+
+    def wait_ready(self) -> FakeServer:
+        self.on_tell(Tell(name="engine.failed", level="warning", message="before it was ready, this is an error"))
         if self.ready_error is not None:
             raise self.ready_error
-        return 1.0
+        return self
 
-    def poll(self) -> int | None:
+    def wait_ended(self) -> None:
         if self.interrupted_by is not None:
             raise signals.Stopped(self.interrupted_by)
-        return self.codes.pop(0)
-
-    def tail(self, count: int) -> tuple[str, ...]:
-        return ("loading", "CUDA out of memory")[-count:]
-
-    def diagnosis(self) -> Diagnosis:
-        return Diagnosis(cause="out of memory", permanent=False, hint="lower --context", line="CUDA out of memory")
+        self.on_tell(Tell(name="engine.failed", level="warning", message="it was killed; another try in 5 s"))
+        raise EngineError("it was killed; 5 failures in half an hour", hint="the last lines:\nCUDA out of memory")
 
     def stop(self) -> None:
         self.stops += 1
@@ -62,18 +71,8 @@ class FakeServer:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, plan: LaunchPlan) -> FakeServer:
     fake = FakeServer()
-
-    def start(
-        _plan: LaunchPlan, *, catalog: object, options: LaunchOptions, on_event: Callable[[LaunchEvent], None]
-    ) -> FakeServer:
-        fake.options = options
-        on_event(LaunchEvent(stage="weights", message="weights are here", fraction=1.0))
-        on_event(LaunchEvent(stage="loading", message="layer 3"))
-        return fake
-
     monkeypatch.setattr(api, "plan", lambda *_, **__: plan)
-    monkeypatch.setattr(autolaunch.launch, "launch", start)
-    monkeypatch.setattr("autolaunch.cli.running._POLL_SECONDS", 0)
+    monkeypatch.setattr(autolaunch.foreground, "Foreground", fake)
     return fake
 
 
@@ -126,9 +125,11 @@ def test_the_options_of_a_launch_reach_it(server: FakeServer, answers: list[dict
         "y z",
     ]
     assert run(line) == 0
-    assert server.options == LaunchOptions(
-        home=api.home(), host="127.0.0.2", port=0, offline=True, model_path=Path("/m"), extra=("-x", "y z")
-    )
+    told = server.deployment
+    assert told is not None
+    assert told.port > 0, "the same one for every start"
+    assert (told.host, told.offline, told.model_path) == ("127.0.0.2", True, Path("/m"))
+    assert told.engine_options == ("-x", "y z")
 
 
 def test_ask_streams_the_answer_alone_to_stdout_and_stops(
@@ -167,13 +168,15 @@ def test_serving_says_where_and_how(server: FakeServer, capsys: pytest.CaptureFi
     assert "Ctrl-C stops it." in err
 
 
-def test_an_engine_that_dies_while_serving_exits_5_with_its_last_lines(
+def test_a_model_that_is_given_up_on_exits_5_with_the_last_lines(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["glm-4.6"]) == 5
     err = capsys.readouterr().err
-    assert "the engine ended by itself (exit code 3): out of memory (CUDA out of memory)" in err
-    assert "lower --context" in err
+    assert "it was killed; another try in 5 s" in err
+    assert "it was killed; 5 failures in half an hour" in err
+    assert "CUDA out of memory" in err
+    assert "this is an error" not in err
     assert server.stops == 1
 
 
@@ -224,7 +227,7 @@ def test_a_model_without_images_is_asked_about_none_and_nothing_is_started(
     (tmp_path / "a.png").write_bytes(png((1, 2, 3)))
     assert run(["glm-4.6", "--ask", "what", "--image", str(tmp_path / "a.png")]) == 2
     assert "takes no images" in capsys.readouterr().err
-    assert server.options is None
+    assert server.deployment is None
 
 
 def test_a_file_that_is_no_image_is_named(
@@ -238,7 +241,7 @@ def test_a_file_that_is_no_image_is_named(
     (tmp_path / "a.txt").write_text("no image")
     assert run(["glm-4.5v", "--ask", "what", "--image", str(tmp_path / "a.txt")]) == 2
     assert "a.txt: this is no image" in capsys.readouterr().err
-    assert server.options is None
+    assert server.deployment is None
 
 
 def test_images_go_along_with_the_question(
