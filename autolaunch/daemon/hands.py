@@ -261,7 +261,10 @@ class Hands:
 
         candidate = run.decided.candidate
         where = where_of(candidate, run.decided.plan.hardware)
-        return self.store.served(where, candidate) if fault is None else self.store.failed(where, candidate, fault)
+        if fault is not None:
+            return self.store.failed(where, candidate, fault)
+        # That it served says something only where something had failed.
+        return self.store.served(where, candidate) if self.store.tried(where) else self.store.trouble()
 
     def forget(self) -> str | None:
         """Forgets what was remembered of this machine; what is to be said of that, if anything."""

@@ -8,13 +8,12 @@ import msgspec
 
 from autolaunch.daemon.deployment import Changes, Deployment
 from autolaunch.daemon.hands import Decided, Refusal, fault_of
-from autolaunch.daemon.ladder import choose
-from autolaunch.daemon.planning import Share, devices_held, infeasible, plan_for
 from selector.errors import AutolaunchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from autolaunch.daemon.planning import Share
     from selector.catalog import Catalog
     from selector.contract import LaunchPlan
     from selector.hardware import HardwareReport
@@ -62,6 +61,9 @@ class Host:
         made, self._first = self._first, None
         if made is not None and made.chosen is not None and changes == Changes():
             return Decided(made, made.chosen, made.chosen)
+        # Not before the first engine is started: that one has its plan.
+        from autolaunch.daemon.ladder import choose
+        from autolaunch.daemon.planning import devices_held, infeasible, plan_for
         from autolaunch.daemon.sharing import without_share
 
         share = self.shares.get(deployment.name)
