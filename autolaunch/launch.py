@@ -211,6 +211,8 @@ def start(
         environment = engine_environment(os.environ, command, prepared.bin_directory, run_directory)
         if options.mark is not None:
             environment[RUN_MARK] = options.mark
+            # A process that renames itself (workers of vLLM and SGLang do) would write its title over the mark.
+            environment["SPT_NOENV"] = "1"
         process = EngineProcess(
             command.argv,
             environment=environment | engine.secrets(serving),
