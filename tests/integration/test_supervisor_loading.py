@@ -5,12 +5,18 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 from autolaunch.daemon.happenings import Command
+from autolaunch.daemon.machine import State
 from autolaunch.daemon.store import where_of
 from tests.fakes.supervised import Bench, engine_of, play, reach
 
 Make = Callable[..., Bench]
+
+
+def failed_so_often(count: int, state: State) -> bool:
+    return state.phase == "backing off" and len(state.failures) == count
 
 
 def test_a_permanent_cause_fails_at_once_with_the_cause_and_a_hint(bench: Make) -> None:
@@ -176,9 +182,7 @@ def test_a_crash_loop_ends_after_five_failures_and_stays_ended_until_somebody_as
         one.begin()
         pauses = []
         for count in range(1, 5):
-            state = await reach(
-                one, lambda state, count=count: state.phase == "backing off" and len(state.failures) == count
-            )
+            state = await reach(one, partial(failed_so_often, count))
             assert state.until is not None
             pauses.append(state.until - state.since)
             made.skip(one, pauses[-1] + 0.1)
