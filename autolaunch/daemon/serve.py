@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -84,20 +84,23 @@ class Daemon:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
+        #: What is wrong with the configuration as the file has it now, where an older one holds.
+        self._wrong: str | None = None
 
     async def run(self) -> None:
         """Serves until it is told to end; nothing of it runs any more when this returns."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda _, context: self._fault_of_ours(context))
         self._ended = asyncio.Event()
+        # One at a time, the start as well: each deals the machine out and adds deployments.
+        self._reading = asyncio.Lock()
         self._hands_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hands")
         # One thread: what is written later is newer.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._set_signals()
         try:
-            await self._begin()
-            self._ping()
-            self.notifier.ready(self._status())
-            self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+            async with self._reading:
+                await self._begin()
             await self._ended.wait()
         finally:
             await self._end()
@@ -109,31 +112,32 @@ class Daemon:
         if said is not None:
             self._say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
-        left = await self._end_what_is_left(kept)
+        # All at once: a start that lasts is ended by whoever waits for it, and begun again.
+        ended = await asyncio.gather(*(self._end_what_is_left(*each) for each in kept.deployments.items()))
+        left = dict(zip(kept.deployments, ended, strict=True))
         self.notifier.status("looking at the machine")
         await self._in_thread(self.host.divide, self.configuration.deployments, {})
+        if self._ended.is_set():
+            return
         self._watch.start()
         for deployment in self.configuration.deployments:
-            self._add(deployment, left.get(deployment.name) or kept.deployments.get(deployment.name))
+            self._add(deployment, left.get(deployment.name))
+        self._ping()
+        self.notifier.ready(self._status())
+        self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
 
-    async def _end_what_is_left(self, kept: Kept) -> dict[str, KeptDeployment]:
-        """Ends engines that outlived their daemon; one that would not end keeps its deployment from running."""
+    async def _end_what_is_left(self, name: str, kept: KeptDeployment) -> KeptDeployment:
+        """Ends an engine that outlived its daemon; one that would not end keeps its deployment from running."""
         from autolaunch.daemon.survivors import end_survivors, survivors
 
-        stuck = {}
-        for name, each in kept.deployments.items():
-            if each.run is None:
-                continue
-            found = await self._in_thread(survivors, each.run)
-            if not found:
-                continue
-            self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
-            left = await self._in_thread(end_survivors, each.run)
-            if left:
-                message = f"processes {list(left)} of an earlier daemon's engine would not end"
-                fault = Fault(reason="processes left", permanent=True, message=message)
-                stuck[name] = replace(each, latched=fault, run=None)
-        return stuck
+        if kept.run is None or not (found := await self._in_thread(survivors, kept.run)):
+            return kept
+        self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
+        left = await self._in_thread(end_survivors, kept.run)
+        if not left:
+            return kept
+        message = f"processes {list(left)} of an earlier daemon's engine would not end"
+        return replace(kept, latched=Fault(reason="processes left", permanent=True, message=message), run=None)
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -187,6 +191,11 @@ class Daemon:
 
     async def reload(self) -> None:
         """Reads the configuration again; a wrong one is said, and the old one holds."""
+        async with self._reading:
+            if not self._ended.is_set():
+                await self._reload()
+
+    async def _reload(self) -> None:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
@@ -195,14 +204,18 @@ class Daemon:
             await self._in_thread(self.host.divide, wanted.deployments, free)
         except AutolaunchError as error:
             self._say("error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint)
-            self.notifier.ready(f"the new configuration is wrong, the old one holds: {error.message}")
+            self._wrong = error.message
+            self.notifier.ready(self._status())
             return
+        self._wrong = None
         names = {each.name for each in wanted.deployments}
         for name in [name for name in self.supervisors if name not in names]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
         if self._leaving:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
+        if self._ended.is_set():
+            return  # nothing is added to what is being ended
         self.configuration = wanted
         for deployment in wanted.deployments:
             one = self.supervisors.get(deployment.name)
@@ -258,6 +271,8 @@ class Daemon:
             seconds=round(event.seconds, 1),
             fraction=event.fraction,
         )
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self.notifier.status(self._status()))
 
     def _trouble(self, trouble: DeviceTrouble) -> None:
         """A device is in trouble, from the thread that watches them."""
@@ -278,7 +293,8 @@ class Daemon:
         self.journal.say(level, event, message, deployment=name, hint=hint)
 
     def _status(self) -> str:
-        return "; ".join(map(self._status_of, self.supervisors.values())) or "no deployments"
+        wrong = () if self._wrong is None else (f"the old configuration holds, the new one is wrong: {self._wrong}",)
+        return "; ".join((*wrong, *map(self._status_of, self.supervisors.values()))) or "no deployments"
 
     def _status_of(self, one: Supervisor) -> str:
         state, name = one.state, one.state.deployment.name
@@ -331,7 +347,13 @@ class Daemon:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._say("error", "internal", f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}")
+            self._fault_of_ours({"exception": error})
+
+    def _fault_of_ours(self, context: Mapping[str, object]) -> None:
+        """What nobody expected in the loop, as asyncio tells it."""
+        error = context.get("exception")
+        told = context.get("message") if error is None else f"{type(error).__name__}: {error}"
+        self._say("error", "internal", f"a fault of autolaunch, not of yours: {told}")
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
