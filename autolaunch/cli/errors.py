@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from autolaunch.cli.terminal import Terminal, clean, write
@@ -26,6 +27,8 @@ def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_
     """``autolaunch: <sentence>`` and its hint on stderr, or one JSON document on stdout."""
     message = clean(message)
     hint = None if hint is None else clean(hint)
+    if "JOURNAL_STREAM" in os.environ and not as_json and _told_the_journal(message, hint):
+        return
     if as_json:
         import msgspec
 
@@ -43,3 +46,15 @@ def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_
             "\n".join([f"  {click.style('hint:', bold=True)} {lines[0]}", *(f"        {line}" for line in lines[1:])]),
             terminal,
         )
+
+
+def _told_the_journal(message: str, hint: str | None) -> bool:
+    """Where stderr is the journal's: each line with the priority of an error, as it wants it."""
+    from autolaunch.daemon.journal import PRIORITIES, goes_to_journal
+
+    if not goes_to_journal(2, os.environ):
+        return False
+    lines = [f"autolaunch: {message}", *([] if hint is None else [f"hint: {hint}"])]
+    front = f"<{PRIORITIES['error']}>"
+    write(sys.stderr, "\n".join(front + line for each in lines for line in each.splitlines()))
+    return True

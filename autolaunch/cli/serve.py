@@ -13,6 +13,7 @@ import msgspec
 from autolaunch.cli import signals
 from autolaunch.cli.options import HOW, SHOWN, Command, option
 from autolaunch.cli.terminal import write
+from selector.errors import AutolaunchError
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -61,14 +62,18 @@ def serve(config: Path | None, check: bool, as_json: bool) -> None:
 
     notifier = Notifier.from_environment(os.environ)
     _take_credentials()
-    daemon = Daemon(
-        path,
-        home=api.home(),
-        known=known,
-        probe=api.probe,
-        notifier=notifier,
-        journal=Journal(as_json=as_json),
-    )
+    try:
+        daemon = Daemon(
+            path,
+            home=api.home(),
+            known=known,
+            probe=api.probe,
+            notifier=notifier,
+            journal=Journal(as_json=as_json),
+        )
+    except AutolaunchError as error:
+        notifier.status(error.message)  # systemctl status shows it, without a look into the journal
+        raise
     signals.restore()  # the loop takes them from here on
     asyncio.run(daemon.run())
 

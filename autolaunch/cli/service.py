@@ -124,6 +124,14 @@ def install(now: bool, dry_run: bool, as_json: bool, verbose: bool, **settings: 
     found = {file.path: files.state(file, wanted.root) for file in made.files}
     if wanted.model is not None:
         _refuse_unknown_or_unused(wanted.model, unused="kept" in found.values())
+    notes, empty = made.notes, files.without_a_model(made.files, wanted.root)
+    if empty is not None:
+        if now and not dry_run and wanted.live:
+            raise UsageError(
+                f"there is nothing to start yet: no model is named in {empty}",
+                hint="--model names one in a new configuration; or leave --now out, and edit the file before the start",
+            )
+        notes = (f"before it is started, name a model in {empty}: without one it ends at once", *notes)
     follow = (*keeping.settle, *(keeping.start if now and wanted.live else ()))
     left = (*(() if now and wanted.live else keeping.start), *(keeping.restart if "differs" in found.values() else ()))
     if dry_run:
@@ -141,7 +149,7 @@ def install(now: bool, dry_run: bool, as_json: bool, verbose: bool, **settings: 
         files=tuple(rows),
         commands=done,
         next=tuple(dict.fromkeys(act.argv for act in left)),
-        notes=made.notes,
+        notes=notes,
     )
     show_document(document, as_json, lambda terminal: _render(document, terminal))
 

@@ -150,7 +150,9 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
 
         raise _Wrong("", explain(error, Configuration)) from error
     if not found.deployments:
-        raise _Wrong("deployments", "there is none", "a line [[deployments]], and below it model = ")
+        raise _Wrong(
+            "deployments", "there is none to keep up", 'a line [[deployments]], and below it model = "glm-4.6"'
+        )
     for index, each in enumerate(found.deployments):
         _check(f"deployments[{index}]", each, known)
     _check_unique(found.deployments)

@@ -11,6 +11,8 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
+from autolaunch.given import without_secrets
+
 #: A status is read in one line of ``systemctl status``.
 STATUS_CHARACTERS = 200
 #: All that the protocol hands over in the environment. What a daemon starts is not what is watched.
@@ -106,9 +108,10 @@ class Notifier:
 
 
 def one_line(text: str) -> str:
-    """``text`` without line ends and control characters, in at most ``STATUS_CHARACTERS``."""
+    """``text`` without line ends, control characters and our tokens, in at most ``STATUS_CHARACTERS``."""
     # Bounded twice: what is thrown away need not be walked through.
-    line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * STATUS_CHARACTERS]).split())
+    text = without_secrets(text[: 4 * STATUS_CHARACTERS])
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return line if len(line) <= STATUS_CHARACTERS else line[: STATUS_CHARACTERS - 1] + "…"
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -90,13 +90,16 @@ class Daemon:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
-        #: One at a time: the beginning, and every reading of the configuration after it.
+        #: One at a time, the start as well: each deals the machine out and adds deployments.
         self._reading = asyncio.Lock()
         self._begun = False
+        #: What is wrong with the configuration as the file has it now, where an older one holds.
+        self._wrong: str | None = None
 
     async def run(self) -> None:
         """Serves until it is told to end; nothing of it runs any more when this returns."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda _, context: self._fault_of_ours(context))
         self._ended = asyncio.Event()
         self._hands_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hands")
         # One thread: what is written later is newer.
@@ -105,9 +108,6 @@ class Daemon:
         try:
             async with self._reading:
                 await self._begin()
-            self._ping()
-            self.notifier.ready(self._status())
-            self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
             await self._ended.wait()
         finally:
             await self._end()
@@ -119,35 +119,33 @@ class Daemon:
         if said is not None:
             self._say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
-        left = await self._end_what_is_left(kept)
+        # All at once: a start that lasts is ended by whoever waits for it, and begun again.
+        ended = await asyncio.gather(*(self._end_what_is_left(*each) for each in kept.deployments.items()))
+        left = dict(zip(kept.deployments, ended, strict=True))
         self.notifier.status("looking at the machine")
         await self._in_thread(self.host.divide, self.configuration.deployments, {})
-        self._watch.start()
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
         self._begun = True
+        self._watch.start()
         for deployment in self.configuration.deployments:
-            known = kept.deployments.get(deployment.name)
-            self._add(deployment, left.get(deployment.name) or _of_same(deployment, known))
+            self._add(deployment, _of_same(deployment, left.get(deployment.name)))
+        self._ping()
+        self.notifier.ready(self._status())
+        self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
 
-    async def _end_what_is_left(self, kept: Kept) -> dict[str, KeptDeployment]:
-        """Ends engines that outlived their daemon; one that would not end keeps its deployment from running."""
+    async def _end_what_is_left(self, name: str, kept: KeptDeployment) -> KeptDeployment:
+        """Ends an engine that outlived its daemon; one that would not end keeps its deployment from running."""
         from autolaunch.daemon.survivors import end_survivors, survivors
 
-        stuck = {}
-        for name, each in kept.deployments.items():
-            if each.run is None:
-                continue
-            found = await self._in_thread(survivors, each.run)
-            if not found:
-                continue
-            self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
-            left = await self._in_thread(end_survivors, each.run)
-            if left:
-                message = f"processes {list(left)} of an earlier daemon's engine would not end"
-                fault = Fault(reason="processes left", permanent=True, message=message)
-                stuck[name] = replace(each, latched=fault, run=None)
-        return stuck
+        if kept.run is None or not (found := await self._in_thread(survivors, kept.run)):
+            return kept
+        self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
+        left = await self._in_thread(end_survivors, kept.run)
+        if not left:
+            return kept
+        message = f"processes {list(left)} of an earlier daemon's engine would not end"
+        return replace(kept, latched=Fault(reason="processes left", permanent=True, message=message), run=None)
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -216,8 +214,10 @@ class Daemon:
             await self._in_thread(self.host.divide, wanted.deployments, free)
         except AutolaunchError as error:
             self._say("error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint)
-            self.notifier.ready(f"the new configuration is wrong, the old one holds: {error.message}")
+            self._wrong = error.message
+            self.notifier.ready(self._status())
             return
+        self._wrong = None
         names = {each.name for each in wanted.deployments}
         for name in [name for name in self.supervisors if name not in names]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
@@ -281,6 +281,8 @@ class Daemon:
             seconds=round(event.seconds, 1),
             fraction=event.fraction,
         )
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(lambda: self.notifier.status(self._status()))
 
     def _trouble(self, trouble: DeviceTrouble) -> None:
         """A device is in trouble, from the thread that watches them."""
@@ -301,7 +303,8 @@ class Daemon:
         self.journal.say(level, event, message, deployment=name, hint=hint)
 
     def _status(self) -> str:
-        return "; ".join(map(self._status_of, self.supervisors.values())) or "no deployments"
+        wrong = () if self._wrong is None else (f"the old configuration holds, the new one is wrong: {self._wrong}",)
+        return "; ".join((*wrong, *map(self._status_of, self.supervisors.values()))) or "no deployments"
 
     def _status_of(self, one: Supervisor) -> str:
         state, name = one.state, one.state.deployment.name
@@ -367,7 +370,13 @@ class Daemon:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._say("error", "internal", f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}")
+            self._fault_of_ours({"exception": error})
+
+    def _fault_of_ours(self, context: Mapping[str, object]) -> None:
+        """What nobody expected in the loop, as asyncio tells it."""
+        error = context.get("exception")
+        told = context.get("message") if error is None else f"{type(error).__name__}: {error}"
+        self._say("error", "internal", f"a fault of autolaunch, not of yours: {told}")
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
@@ -377,7 +386,8 @@ def _of_same(deployment: Deployment, kept: KeptDeployment | None) -> KeptDeploym
     """What was kept, as far as it is of this very deployment: what another one failed of says nothing of it."""
     if kept is None or kept.of in (None, _told_by(deployment)):
         return kept
-    return KeptDeployment(wanted=kept.wanted)
+    stuck = kept.latched if kept.latched is not None and kept.latched.reason == "processes left" else None
+    return KeptDeployment(wanted=kept.wanted, latched=stuck)
 
 
 def _told_by(deployment: Deployment) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from autolaunch.service.setup import MARK, File
+from autolaunch.service.setup import MARK, File, names_a_model
 from selector.errors import UsageError
 
 #: ``foreign``: there, and not written by us. ``kept``: the user's own, which only has to be there.
@@ -40,6 +40,17 @@ def state(file: File, root: Path = Path("/")) -> State:
         return "same"
     written, _ = ours((file.path,), root)
     return "differs" if written else "foreign"
+
+
+def without_a_model(files: tuple[File, ...], root: Path = Path("/")) -> Path | None:
+    """The configuration among ``files``, where the one that is there, or would be, has no deployment yet."""
+    for file in files:
+        if file.once:
+            found = place(file.path, root)
+            there = _content(found) if os.path.lexists(found) else file.text.encode()
+            if there is not None and not names_a_model(there.decode(errors="replace")):
+                return found
+    return None
 
 
 def write(files: tuple[File, ...], root: Path = Path("/")) -> tuple[Path, ...]:

@@ -18,6 +18,8 @@ CONFIGURATION_SCHEMA = 1
 WATCHDOG_SECONDS = 30
 #: A stop of the daemon takes the engines' grace and some seconds: 25 at most. Then it is killed with all it started.
 STOP_SECONDS = 60
+#: What a daemon whose loop hangs gets to end, before it is killed with all it started.
+ABORT_SECONDS = 5
 
 
 class Setup(Value, frozen=True, kw_only=True):
@@ -89,6 +91,16 @@ schema = {CONFIGURATION_SCHEMA}
 # [deployments.pinned]       # never overridden
 # engine = "vllm"
 """
+
+
+def names_a_model(text: str) -> bool:
+    """Whether a configuration has a deployment; one that is no TOML may: the daemon says what is wrong with it."""
+    import tomli
+
+    try:
+        return bool(tomli.loads(text).get("deployments"))
+    except ValueError:
+        return True
 
 
 def configuration_file(setup: Setup, model: str | None = None) -> File:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from autolaunch.service.setup import MARK, NAME, STOP_SECONDS, File, Setup, serve_command
+from autolaunch.service.setup import ABORT_SECONDS, MARK, NAME, STOP_SECONDS, File, Setup, serve_command
 
 SYSTEM = Path("/etc/systemd/system")
 UNIT = f"{NAME}.service"
@@ -105,11 +105,15 @@ Restart=on-failure
 RestartSec=5
 # A configuration that is wrong does not get right by trying again.
 RestartPreventExitStatus=78
+# Stopped before its loop turned: that is no failure.
+SuccessExitStatus=143
 TimeoutStartSec=120
 # The daemon stops its engines, each with its grace; what is left after this is killed with it.
 TimeoutStopSec={STOP_SECONDS}
 KillMode=mixed
 WatchdogSec={setup.watchdog_seconds}
+# A loop that hangs has no more to do in order.
+TimeoutAbortSec={ABORT_SECONDS}
 # An engine that took too much memory is the daemon's to start again, smaller.
 OOMPolicy=continue
 LimitNOFILE=1048576

@@ -8,6 +8,7 @@ below ``PLACE``, where any user may read it, whoever runs the tests and wherever
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ NAMESPACES = ("--pid", "--mount", "--uts", "--ipc", "--cgroup")
 START_SECONDS = 20.0
 
 _Answer = TypeVar("_Answer")
+#: Those of one run of the tests are told apart.
+_NUMBERS = itertools.count()
 
 #: Run as the first process, which becomes systemd. Its arguments are pairs: a thing of the host, and its place inside.
 _FIRST = """\
@@ -58,7 +61,7 @@ for argument in "$@"; do
   number=$((number + 1))
   [ $((number % 2)) = 0 ] || continue
   held=/mnt/$((number - 1))
-  if [ -d $held ]; then mkdir -p "$argument"; else mkdir -p "${argument%/*}"; touch "$argument"; fi
+  if [ -d $held ]; then mkdir -p "$argument"; else mkdir -p "${argument%/*}"; [ -e "$argument" ] || : > "$argument"; fi
   mount --rbind $held "$argument"
 done
 mkdir -p /run/systemd/system
@@ -137,7 +140,7 @@ class Systemd:
         self._queues_were_there = QUEUES.exists()
         parent = _cgroup2()
         assert parent is not None
-        self._cgroup = parent / f"autolaunch-test-{os.getpid()}"
+        self._cgroup = parent / f"autolaunch-test-{os.getpid()}-{next(_NUMBERS)}"
         self._cgroup.mkdir()
         script = folder / "first.sh"
         script.write_text(_FIRST)
@@ -261,11 +264,19 @@ class Systemd:
         """Sends a signal to a unit's main process, or (``all``) to all of its processes."""
         self.systemctl("kill", f"--kill-who={who}", f"--signal={signal_name}", unit)
 
-    def journal(self, unit: str) -> str:
+    def process(self, pid: int) -> tuple[str, str]:
+        """The command line and the environment of a process inside, NUL-separated; empty when it is gone."""
+        try:
+            words, environment = (self.inside(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+        except OSError:
+            return "", ""
+        return words.decode(errors="replace"), environment.decode(errors="replace")
+
+    def journal(self, unit: str, *more: str, output: str = "cat") -> str:
         """What a unit printed, and what systemd said of it, since :meth:`forget` was last called."""
         self.run("journalctl", "--sync")
         since = () if self._cursor is None else (f"--after-cursor={self._cursor}",)
-        return self.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}", *since).stdout
+        return self.run("journalctl", "--no-pager", f"--output={output}", f"--unit={unit}", *since, *more).stdout
 
     def _all_said(self) -> str:
         if not hasattr(self, "pid"):
@@ -277,16 +288,17 @@ class Systemd:
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
         """Writes a file inside."""
-        inside = self._inside(path)
+        inside = self.inside(path)
         inside.parent.mkdir(parents=True, exist_ok=True)
         inside.write_text(text)
         inside.chmod(mode)
 
-    def _inside(self, path: str | Path) -> Path:
+    def inside(self, path: str | Path) -> Path:
+        """Where something inside is seen from outside, by root."""
         return Path(f"/proc/{self.pid}/root{Path(path).absolute()}")
 
     def exists(self, path: str | Path) -> bool:
-        return os.path.lexists(self._inside(path))
+        return os.path.lexists(self.inside(path))
 
     # --- units --------------------------------------------------------------------------------------
 
@@ -307,6 +319,10 @@ class Systemd:
         self.run("rm", "-rf", f"/etc/systemd/system/{unit}", f"/etc/systemd/system/{unit}.d")
         self.systemctl("daemon-reload")
         self.run("systemctl", "reset-failed", unit)
+        self.forget_the_journal()
+
+    def forget_the_journal(self) -> None:
+        """What was said so far is not what :meth:`journal` gives."""
         self.run("journalctl", "--sync")
         shown = self.run("journalctl", "--no-pager", "--lines=1", "--show-cursor", "--output=cat").stdout
         found = re.search(r"^-- cursor: (\S+)$", shown, re.MULTILINE)

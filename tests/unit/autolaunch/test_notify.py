@@ -138,6 +138,11 @@ def test_a_status_is_bounded_and_any_text_can_be_said(
     assert heard(listener) == ["STATUS=surrogate , two words"]
 
 
+def test_a_status_holds_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_sentinel")
+    assert one_line("the hub refused hf_sentinel") == "the hub refused <HF_TOKEN>"
+
+
 @pytest.mark.parametrize(
     ("microseconds", "pid", "seconds"),
     [

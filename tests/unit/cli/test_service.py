@@ -103,6 +103,32 @@ def test_a_model_is_written_into_a_new_configuration_and_into_no_other(
     assert configuration.read_text() == before
 
 
+def test_a_configuration_without_a_model_is_said_before_it_is_started(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["service", "install", "--root", str(image), "--program", "/opt/autolaunch"]
+    configuration = image / "etc/autolaunch/autolaunch.toml"
+    for _ in ("a new one", "the same again"):
+        assert run(options) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"before it is started, name a model in {configuration}" in told
+    configuration.write_text('[[deployments]]\nmodel = "glm-4.6"\n')
+    assert run(options) == 0
+    assert "before it is started" not in capsys.readouterr().out
+
+
+def test_nothing_is_enabled_as_long_as_no_model_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here_module, "here", lambda _: person(tmp_path))
+    monkeypatch.setattr("autolaunch.service.keeping.perform", lambda _: pytest.fail("a command was run"))
+    assert run(["service", "install", "--user", "--now"]) == 2
+    err = capsys.readouterr().err
+    assert "there is nothing to start yet" in err
+    assert "--model" in err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -62,6 +62,8 @@ def test_the_unit_says_what_was_decided() -> None:
         "OOMPolicy": "continue",
         "Restart": "on-failure",
         "RestartPreventExitStatus": "78",
+        "SuccessExitStatus": "143",
+        "TimeoutAbortSec": "5",
         "StartLimitIntervalSec": "0",
         "WatchdogSec": "30",
         "User": "autolaunch",
