@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -30,11 +31,22 @@ class Foreground:
     ``on_tell`` is called from the supervisor's thread with what is to be said.
     """
 
-    def __init__(self, deployment: Deployment, hands: Hands, on_tell: Callable[[Tell], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        hands: Hands,
+        on_tell: Callable[[Tell], None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._supervisor = Supervisor(
-            deployment, hands, on_change=lambda _: self._notify(), on_tell=lambda _, tell: on_tell(tell)
+            deployment,
+            hands,
+            on_change=lambda _: self._notify(),
+            on_tell=lambda _, tell: on_tell(tell),
+            clock=clock,
         )
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._stopped = False
@@ -113,6 +125,7 @@ class Foreground:
         self._loop.call_soon(self._supervisor.begin)
         try:
             self._loop.run_forever()
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
 

@@ -30,7 +30,7 @@ from engines.environments import Environments, without_engine_secrets
 from engines.logs import LogReader
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import EngineStartError, NoFeasiblePlan, NoPackage, UsageError
+from selector.errors import NoFeasiblePlan, NoPackage, Unsupported, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.values import Value
@@ -211,6 +211,8 @@ def start(
         environment = engine_environment(os.environ, command, prepared.bin_directory, run_directory)
         if options.mark is not None:
             environment[RUN_MARK] = options.mark
+            # A process that renames itself (workers of vLLM and SGLang do) would write its title over the mark.
+            environment["SPT_NOENV"] = "1"
         process = EngineProcess(
             command.argv,
             environment=environment | engine.secrets(serving),
@@ -341,7 +343,7 @@ def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: M
 
     found = installations.chosen(path, (facts,), model)
     if found.version != candidate.engine.version:
-        raise EngineStartError(
+        raise Unsupported(
             f"{path} holds {found.engine} {found.version}, and {candidate.engine.version} was planned with"
         )
     return found
@@ -351,9 +353,9 @@ def _refuse_what_is_not_started(candidate: Candidate) -> None:
     argv = " ".join(candidate.command.argv) if candidate.command is not None else None
     hint = f"the command it would run: {argv}" if argv else None
     if candidate.parallel.nodes > 1:
-        raise EngineStartError("this release starts engines on one machine", hint=hint)
+        raise Unsupported("this release starts engines on one machine", hint=hint)
     if candidate.parallel.data > 1:
-        raise EngineStartError(
+        raise Unsupported(
             f"this release starts one replica, and the plan has {candidate.parallel.data}",
             hint="--data-parallel 1 plans for one" + (f"; {hint}" if hint else ""),
         )

@@ -206,6 +206,8 @@ def _replaced(decided: LaunchPlan, ranked: tuple[Candidate, ...], left_out: tupl
         msgspec.structs.replace(each, rank=rank, notes=tuple(note for note in each.notes if note.code != "second"))
         for rank, each in enumerate(ranked, start=1)
     )
+    if numbered and decided.chosen is not None and _is_worse(numbered[0], decided.chosen):
+        numbered = (_told_worse(numbered[0], decided.chosen), *numbered[1:])
     return msgspec.structs.replace(
         decided,
         feasible=bool(numbered),
@@ -213,6 +215,21 @@ def _replaced(decided: LaunchPlan, ranked: tuple[Candidate, ...], left_out: tupl
         alternatives=numbered[1:],
         rejected=(*left_out, *decided.rejected),
     )
+
+
+def _is_worse(found: Candidate, before: Candidate) -> bool:
+    return found.score_terms.quality < before.score_terms.quality
+
+
+def _told_worse(found: Candidate, before: Candidate) -> Candidate:
+    """Accuracy is not lowered without a word."""
+    was, now = before.checkpoint, found.checkpoint
+    message = (
+        f"{was.repo} ({was.quantization}) would come first, but failed here; the weights of {now.repo} "
+        f"({now.quantization}) are of a lower quality"
+    )
+    note = Note(severity="info", code="learned.quality", message=message)
+    return msgspec.structs.replace(found, notes=(*found.notes, note))
 
 
 def _best_of_each(rejected: list[Rejection]) -> list[Rejection]:

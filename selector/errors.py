@@ -10,6 +10,7 @@
     │   ├── EngineInstallError      its environment could not be made
     │   │   └── NoPackage           there is nothing published that could be installed
     │   ├── EngineStartError        it exited, stalled, or never answered
+    │   │   └── Unsupported         this release cannot start it at all
     │   ├── PortTaken               the address asked for is in use
     │   ├── DevicesTaken            devices are those of another deployment
     │   └── DaemonRunning           another daemon keeps them already
@@ -84,6 +85,10 @@ class NoPackage(EngineInstallError):
 
 class EngineStartError(EngineError):
     code = "engine.start"
+
+
+class Unsupported(EngineStartError):
+    code = "engine.unsupported"
 
 
 class PortTaken(EngineError):

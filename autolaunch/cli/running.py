@@ -217,7 +217,7 @@ def announce(decided: LaunchPlan, chosen: Candidate, terminal: Terminal) -> None
     )
     write(sys.stderr, clean(told), terminal)
     for note in chosen.notes:
-        if note.severity != "info":
+        if note.severity != "info" or note.code.startswith("learned."):
             write(sys.stderr, click.style(clean(f"  {note.severity}: {note.message}"), fg="yellow"), terminal)
 
 

@@ -25,6 +25,7 @@ from selector.request import Pins
 from selector.values import Value
 from selector.wishes import checked_figures, pins_on_checkpoints, workload_of
 
+_FIRST = "autolaunch service install --model MODEL writes a first one; autolaunch serve --config FILE takes any other"
 #: The largest file that is read.
 MAXIMUM_BYTES = 1 << 20
 SYSTEM_PATH = Path("/etc/autolaunch/autolaunch.toml")
@@ -97,7 +98,7 @@ def _content(path: Path) -> bytes:
         # Without waiting: a pipe in the file's place has no end of its own.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise _Wrong("", "there is no such file", "it holds a [[deployments]] table for each model") from error
+        raise _Wrong("", "there is no such file", _FIRST) from error
     except (OSError, ValueError) as error:
         raise _Wrong("", getattr(error, "strerror", None) or str(error)) from error
     try:

@@ -120,13 +120,17 @@ class KeptRun(Value, frozen=True, kw_only=True):
 
 
 class KeptDeployment(Value, frozen=True, kw_only=True):
-    """What of a deployment outlives the daemon. Failures are seconds of the boot's monotonic clock, oldest first."""
+    """What of a deployment outlives the daemon. Failures are seconds of the boot's monotonic clock, oldest first.
+
+    ``of`` tells the deployment that all of it but ``wanted`` and ``run`` is of: another by the same name starts anew.
+    """
 
     wanted: Literal["running", "stopped"] = "running"
     failures: tuple[float, ...] = ()
     latched: Fault | None = None
     changes: Changes = Changes()
     run: KeptRun | None = None
+    of: str | None = None
 
 
 class Kept(Value, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class Doorman:
         self._server: asyncio.Server | None = None
         self._clients = 0
         self._asked = False
+        self._closed = False
         self._retry_seconds = 5
 
     @property
@@ -41,10 +42,16 @@ class Doorman:
         """
         self._retry_seconds = max(1, round(retry_seconds))
         self._asked = False
-        self._server = await asyncio.start_server(self._answer, self.host, self.port, limit=REQUEST_BYTES)
+        self._closed = False
+        server = await asyncio.start_server(self._answer, self.host, self.port, limit=REQUEST_BYTES)
+        if self._closed:  # meanwhile
+            server.close()
+            return
+        self._server = server
 
     def close(self) -> None:
         """Leaves the address to the engine; a client that is being answered still gets its answer."""
+        self._closed = True
         if self._server is not None:
             self._server.close()
             self._server = None

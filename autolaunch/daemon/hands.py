@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun, Reason
+from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECONDS
 from autolaunch.launch import LaunchOptions, Prepared, prepare, start
 from autolaunch.server import LaunchEvent, Server
 from engines.logs import Diagnosis
@@ -30,7 +31,9 @@ from selector.errors import (
     NoPackage,
     NoRoomOnDisk,
     PortTaken,
+    Unsupported,
 )
+from selector.values import Value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +51,14 @@ class Refusal(Exception):
         self.fault = fault
 
 
+class Patience(Value, frozen=True, kw_only=True):
+    """Seconds that an engine gets to end by itself, and may do nothing in while it loads and while it serves."""
+
+    grace_seconds: float = GRACE_SECONDS
+    stall_seconds: float = STALL_SECONDS
+    quiet_seconds: float = QUIET_SECONDS
+
+
 class Decided(NamedTuple):
     """A candidate, the ranking that it is of, and what was chosen before any change."""
 
@@ -63,6 +74,7 @@ class Run:
         number: the machine's count.
         cancelled: set when it is to end; what is being prepared stops.
         server: the engine, once there is one.
+        left: what would not end, when it was ended while it was being started.
         mark: stands in the environment of all its processes.
         error: what ended it before it served.
     """
@@ -76,6 +88,7 @@ class Run:
         self.error: AutolaunchError | None = None
         self.lease: Lease | None = None
         self.free_before: Mapping[str, int] = {}
+        self.left: Fault | None = None
         self.mark = secrets.token_hex(16)
 
     @property
@@ -127,8 +140,10 @@ class Hands:
         store: Store | None = None,
         leases: Leases | None = None,
         on_event: Callable[[LaunchEvent], None] = lambda _: None,
+        patience: Patience = Patience(),  # noqa: B008 - a frozen value
     ) -> None:
         self.home = home
+        self.patience = patience
         self.catalog = catalog
         self.planner = planner
         self.store = store
@@ -141,7 +156,7 @@ class Hands:
         Raises:
             Refusal: there is none, or devices are held by others.
         """
-        with _refusing(run):
+        with _refusing(run, deployment):
             run.decided = self.planner(deployment, changes)
 
     def prepare(self, run: Run, deployment: Deployment) -> None:
@@ -151,7 +166,7 @@ class Hands:
             Refusal: what could not be had.
         """
         assert run.decided is not None, "planned before"  # noqa: S101 - the machine's order
-        with _refusing(run):
+        with _refusing(run, deployment):
             run.prepared = prepare(
                 run.decided.plan,
                 catalog=self.catalog,
@@ -170,7 +185,7 @@ class Hands:
             Refusal: no process was started, or it is no use.
         """
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
-        with _refusing(run):
+        with _refusing(run, deployment):
             if self.leases is not None:
                 run.lease = self.leases.take(deployment.name, run.devices)
             try:
@@ -181,7 +196,7 @@ class Hands:
                 raise
             on_started()
             if run.cancelled.is_set():  # asked to end while the process was made
-                run.server.stop()
+                run.left = self.end(run, wait_for_memory=False)
             try:
                 return run.server.first_token()
             except EngineStartError as error:
@@ -196,10 +211,9 @@ class Hands:
         process_ids = run.server.process.process_ids()
         try:
             run.server.stop()
+            return self._memory(run, process_ids) if wait_for_memory else run.left
         except EngineStartError as error:
             return Fault(reason="processes left", permanent=True, message=error.message, hint=error.hint)
-        try:
-            return self._memory(run, process_ids) if wait_for_memory else None
         finally:
             self._give_back(run)
 
@@ -207,13 +221,16 @@ class Hands:
         """Asks for a token; ``None`` when one came, else what happened instead."""
         from autolaunch.daemon.liveness import ask_for_token
 
-        return None if run.server is None else ask_for_token(run.server)
+        if run.server is None:
+            return None
+        return ask_for_token(run.server, quiet_seconds=self.patience.quiet_seconds)
 
     def ended(self, run: Run, *, serving: bool) -> Fault:
         """Why the engine of ``run`` has ended by itself."""
         from autolaunch.daemon.health import how_it_ended
 
         assert run.server is not None, "it was started"  # noqa: S101 - only an engine can end
+        run.server.process.settle()
         told, code = run.server.diagnosis(), run.server.process.exit_code
         message = f"{run.server.engine.name} {how_it_ended(code)}"
         return _of_diagnosis(
@@ -281,6 +298,8 @@ class Hands:
             engine_path=deployment.engine_path,
             extra=deployment.engine_options,
             mark=run.mark,
+            grace_seconds=self.patience.grace_seconds,
+            stall_seconds=self.patience.stall_seconds,
         )
 
     def _memory(self, run: Run, process_ids: frozenset[int]) -> Fault | None:
@@ -337,18 +356,23 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
     (NoPackage, "installation", True),
     (EngineInstallError, "installation", False),
     (NoFeasiblePlan, "no plan", True),
+    (Unsupported, "options", True),
+    (EngineStartError, "unknown", False),
     (AutolaunchError, "options", True),
 )
 
 
 @contextlib.contextmanager
-def _refusing(run: Run) -> Iterator[None]:
-    """What fails within it is a refusal."""
+def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
+    """What fails within it is a refusal; devices that others hold are waited for only where that was asked for."""
     try:
         yield
     except AutolaunchError as error:
         run.error = error
-        raise Refusal(fault_of(error)) from error
+        fault = fault_of(error)
+        if fault.reason == "devices held":
+            fault = msgspec.structs.replace(fault, permanent=not deployment.wait_for_devices)
+        raise Refusal(fault) from error
 
 
 def fault_of(error: AutolaunchError) -> Fault:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autolaunch.daemon.deployment import Changes, Deployment
+from autolaunch.daemon.deployment import Changes, Deployment, Fault
 from autolaunch.daemon.hands import Decided, Refusal, fault_of
 from selector.errors import AutolaunchError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from autolaunch.daemon.planning import Share
     from selector.catalog import Catalog
-    from selector.contract import LaunchPlan
+    from selector.contract import Candidate, LaunchPlan
     from selector.hardware import HardwareReport
 
 
@@ -33,6 +33,7 @@ class Host:
         self.probe = probe
         self._first = first
         self.shares: Mapping[str, Share] = {}
+        self._uuids: dict[str, frozenset[str]] = {}
 
     def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int]) -> None:
         """Gives each deployment its share of the machine; they are planned together.
@@ -51,6 +52,20 @@ class Host:
             for each in report.accelerators
         )
         self.shares = share(msgspec.structs.replace(report, accelerators=devices), deployments, self.known)
+        self._uuids = {
+            name: frozenset(
+                each.uuid for each in devices if each.uuid is not None and each.index in (one.devices or ())
+            )
+            for name, one in self.shares.items()
+        }
+
+    def share_of(self, name: str, report: HardwareReport) -> Share | None:
+        """A deployment's share by the indices of ``report``: a driver may count anew when it has lost a device."""
+        share, uuids = self.shares.get(name), self._uuids.get(name, frozenset())
+        if share is None or share.devices is None or len(uuids) != len(share.devices):
+            return share
+        now = frozenset(each.index for each in report.accelerators if each.uuid in uuids)
+        return msgspec.structs.replace(share, devices=now)
 
     def __call__(self, deployment: Deployment, changes: Changes) -> Decided:
         """The plan to start.
@@ -72,17 +87,32 @@ class Host:
             raise Refusal(refused)
         try:
             report = self.probe()
+            share = self.share_of(deployment.name, report)
             decided = plan_for(deployment, report, changes, known=self.known, share=share)
             first = decided.chosen
-            if changes.pinned is not None or changes.avoid:
-                unchanged = Changes(without_devices=changes.without_devices)
-                first = plan_for(deployment, report, unchanged, known=self.known, share=share).chosen
+            if changes.pinned or changes.avoid or any(each.code.startswith("learned.") for each in decided.rejected):
+                # What would be chosen had nothing ever failed: no weights of a lower quality are taken than its.
+                free = Changes(without_devices=changes.without_devices)
+                first = plan_for(deployment, report, free, known=self.known, share=share, learned=False).chosen
             held = devices_held(decided, deployment, report, changes, known=self.known, share=share)
         except AutolaunchError as error:
             raise Refusal(fault_of(error)) from error
         if held is not None:
             raise Refusal(held)
         chosen = choose(decided, changes, deployment, first)
+        if chosen is None and decided.chosen is not None:
+            raise Refusal(_only_worse(decided.chosen, deployment))
         if chosen is None:
             raise Refusal(infeasible(decided, report))
         return Decided(decided, chosen, first)
+
+
+def _only_worse(left: Candidate, deployment: Deployment) -> Fault:
+    checkpoint = left.checkpoint
+    return Fault(
+        reason="no plan",
+        permanent=True,
+        message=f"everything of the quality that {deployment.name} was planned with has failed here; the best that is "
+        f"left is {checkpoint.repo} ({checkpoint.quantization})",
+        hint=f"lower_accuracy = true takes it; autolaunch plan {deployment.model} tells what failed",
+    )

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autolaunch.daemon.health import WORKING_SHARE, request_token, what_came
+from autolaunch.daemon.process import QUIET_SECONDS
 
 if TYPE_CHECKING:
     from autolaunch.daemon.process import EngineProcess
     from autolaunch.server import Server
 
-#: How long a token may take of an engine that does nothing, and of one that is busy: it may have long prompts before
-#: ours, and one that serves a request at a time makes us wait for all of it.
-QUIET_SECONDS, BUSY_SECONDS = 30.0, 600.0
+#: How long a token may take of an engine that is busy: it may have long prompts before ours, and one that serves a
+#: request at a time makes us wait for all of it.
+BUSY_SECONDS = 600.0
 _POLL_SECONDS = 0.5
 
 

@@ -105,7 +105,7 @@ def _told(descriptor: int) -> Holder | None:
 
 def _running(path: Path, told: Holder | None) -> DaemonRunning:
     who = "another process" if told is None else f"process {told.pid}, since {told.since}"
-    return DaemonRunning(f"a daemon runs already: {who}", hint=f"it holds {path}; autolaunch status asks it")
+    return DaemonRunning(f"a daemon runs already: {who}", hint=f"it holds {path}")
 
 
 def _no_lock(path: Path, error: OSError) -> ConfigurationError:

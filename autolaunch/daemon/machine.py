@@ -140,7 +140,7 @@ def wakes_at(state: State) -> float | None:
     if state.phase not in SERVING:
         return None
     times = [] if state.probing else [state.probe_at]
-    if state.failures or state.tries:
+    if _troubled(state):
         times.append(state.since + STEADY_SECONDS)
     if state.deployment.idle_seconds is not None and state.phase == "ready":
         times.append(state.used_at + state.deployment.idle_seconds)
@@ -162,7 +162,11 @@ def _taken(state: State, event: Event, now: float, actions: list[Action]) -> Sta
         case Replaced(deployment=deployment):
             if deployment == state.deployment:
                 return state
-            state = replace(state, deployment=deployment, changes=Changes(), failures=(), tries=0, fault=None)
+            # Another wish has failed of nothing yet; the devices that are lost are lost for it too.
+            changes = Changes(without_devices=state.changes.without_devices)
+            state = replace(
+                state, deployment=deployment, changes=changes, failures=(), tries=0, fault=None, asleep=False
+            )
             actions.append(Tell(name="deployment.changed", message="the configuration of this deployment has changed"))
             return _again(state, now, actions)
         case DevicesLost():
@@ -221,10 +225,10 @@ def _moved(state: State, now: float, actions: list[Action]) -> State:
         actions.append(Plan(run=state.run, changes=state.changes))
     if state.phase not in SERVING:
         return state
-    if (state.failures or state.tries) and now - state.since >= STEADY_SECONDS:
+    if _troubled(state) and now >= state.since + STEADY_SECONDS:
         state = replace(state, failures=(), tries=0, fault=None)
     idle_seconds = state.deployment.idle_seconds
-    if idle_seconds is not None and state.phase == "ready" and now - state.used_at >= idle_seconds:
+    if idle_seconds is not None and state.phase == "ready" and now >= state.used_at + idle_seconds:
         actions.append(Tell(name="engine.idle", message="nobody asked for a while: stopped until somebody does"))
         return _draining(replace(state, asleep=True), "again", now, actions)
     if not state.probing and now >= state.probe_at:
@@ -251,7 +255,9 @@ def _commanded(state: State, command: Command, now: float, actions: list[Action]
             state = replace(
                 state, wanted="running", asleep=False, failures=(), tries=0, fault=None, changes=Changes(), then="again"
             )
-            return _entered(state, "planned", now) if state.phase in ("failed", "backing off") else state
+            # A plan that is under way is one of what is forgotten now.
+            rests = state.planning or state.phase in ("failed", "backing off")
+            return _entered(state, "planned", now) if rests else state
     if state.phase in BUSY:
         return _draining(state, "again", now, actions)
     if state.planning or state.phase == "backing off":
@@ -319,7 +325,7 @@ def _failed(
     counts = fault.reason not in WAITED_FOR and (changes is None or fault.serving)
     failures = (*_recent(state.failures, now), *((now,) if counts else ()))
     state = replace(state, fault=fault, failures=failures, planning=False)
-    then, until = _what_follows(state, fault, changes, now)
+    then, until = _what_follows(state, fault, changes, now, counts=counts)
     if changes is not None:
         state = replace(state, changes=changes)
     state = replace(state, until=until, tries=0 if then == "failed" else state.tries + (until is not None))
@@ -330,10 +336,12 @@ def _failed(
     return _entered(replace(state, then=then, candidate=None), phase, now)
 
 
-def _what_follows(state: State, fault: Fault, changes: Changes | None, now: float) -> tuple[Then, float | None]:
+def _what_follows(
+    state: State, fault: Fault, changes: Changes | None, now: float, *, counts: bool
+) -> tuple[Then, float | None]:
     if changes is None and fault.permanent:
         return "failed", None
-    if len(state.failures) >= LATCH_FAILURES:
+    if counts and len(state.failures) >= LATCH_FAILURES:
         return "failed", None
     if changes is not None and not fault.serving:
         return "again", None
@@ -348,35 +356,19 @@ def _pause_seconds(state: State) -> float:
 
 
 def _tell(state: State, fault: Fault, changes: Changes | None, then: Then, now: float, actions: list[Action]) -> None:
+    reason, hint = fault.reason, fault.hint
     if changes is not None:
-        actions.append(
-            Tell(
-                name="ladder.step",
-                level="warning",
-                message=f"{fault.message}; {changes.steps[-1]}",
-                reason=fault.reason,
-            )
-        )
+        message = "; ".join((fault.message, *changes.steps[-1:]))
+        actions.append(Tell(name="ladder.step", level="warning", message=message, reason=reason))
     if then == "back off" and state.until is not None:
-        pause_seconds = round(state.until - now, 1)
+        seconds = round(state.until - now, 1)
         name = "deployment.waits" if fault.reason in WAITED_FOR else "engine.failed"
-        told = fault.message if changes is None else "it is started again"
-        actions.append(
-            Tell(
-                name=name,
-                level="warning",
-                message=f"{told}; another try in {pause_seconds:g} s",
-                hint=fault.hint,
-                reason=fault.reason,
-                seconds=pause_seconds,
-            )
-        )
+        message = f"{fault.message if changes is None else 'it is started again'}; another try in {seconds:g} s"
+        actions.append(Tell(name=name, level="warning", message=message, hint=hint, reason=reason, seconds=seconds))
     elif then == "failed":
         often = len(state.failures) >= LATCH_FAILURES and not fault.permanent
-        told = f"{fault.message}; {len(state.failures)} failures in half an hour" if often else fault.message
-        actions.append(
-            Tell(name="deployment.failed", level="error", message=told, hint=fault.hint, reason=fault.reason)
-        )
+        message = f"{fault.message}; {len(state.failures)} failures in half an hour" if often else fault.message
+        actions.append(Tell(name="deployment.failed", level="error", message=message, hint=hint, reason=reason))
 
 
 def _draining(state: State, then: Then, now: float, actions: list[Action]) -> State:
@@ -389,6 +381,11 @@ def _entered(state: State, phase: Phase, now: float) -> State:
     return replace(state, phase=phase, since=now, planning=False, then=then)
 
 
+def _troubled(state: State) -> bool:
+    """Whether there is something that is forgotten once it has been up for a while."""
+    return bool(state.failures or state.tries or state.fault is not None)
+
+
 def _recent(failures: tuple[float, ...], now: float) -> tuple[float, ...]:
-    """Those that count; a clock that seems to have gone back makes none of them newer than now."""
-    return tuple(each for each in failures if now - LATCH_SECONDS < each <= now)[-LATCH_FAILURES:]
+    """Those that count; where the clock seems to have gone back a little, none of them is newer than now."""
+    return tuple(min(each, now) for each in failures if abs(now - each) < LATCH_SECONDS)[-LATCH_FAILURES:]

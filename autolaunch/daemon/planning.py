@@ -44,6 +44,7 @@ def plan_for(
     known: Catalog,
     share: Share | None = None,
     taken: frozenset[str | int] = frozenset(),
+    learned: bool = True,
 ) -> LaunchPlan:
     """The plan of a deployment, as one of this machine; see :func:`autolaunch.daemon.ladder.choose` for what to take.
 
@@ -53,6 +54,7 @@ def plan_for(
     Args:
         share: what of the machine is this deployment's.
         taken: devices of others, by index or UUID.
+        learned: leave out what failed on this machine before (:mod:`autolaunch.learned`).
 
     Raises:
         DevicesTaken: a device that the user pinned is another's.
@@ -65,6 +67,7 @@ def plan_for(
         deployment.model,
         hardware=usable,
         here=True,
+        learned=learned,
         objective=deployment.objective,
         context_tokens=changes.context_tokens or deployment.context_tokens,
         concurrency=deployment.concurrency,

@@ -31,10 +31,15 @@ GRACE_SECONDS = 10.0
 #: No output and no processor time for so long is a stall. A checkpoint of 700 GB loads for many minutes,
 #: and shows one or the other all the while; a fixed total would be wrong for every machine but one.
 STALL_SECONDS = 300.0
+#: How long a token may take of an engine that serves and does nothing.
+QUIET_SECONDS = 30.0
 #: From the request to stop until the guard has ended everything or given up, beyond the grace.
 BOUND_SECONDS = guard.FOLLOW_SECONDS + guard.KILL_SECONDS + 3.0
 #: The guard answers in milliseconds; on a machine that swaps, later.
 SPAWN_SECONDS = 30.0
+
+#: What is waited for an engine's last lines once it has ended: they are in the pipe by then.
+SETTLE_SECONDS = 0.1
 
 #: The guard ended without saying how the engine did.
 _UNTOLD = 1 << 16
@@ -98,6 +103,8 @@ class EngineProcess:
         finally:
             theirs.close()
             os.close(write_end)
+        self._read_end = read_end
+        self._idle = threading.Event()
         self._reader = threading.Thread(target=self._drain, args=(read_end,), name="engine-output", daemon=True)
         self._reader.start()
         try:
@@ -170,12 +177,29 @@ class EngineProcess:
         """The last lines it printed, oldest first."""
         return self.output.tail(count)
 
+    def settle(self, timeout_seconds: float = SETTLE_SECONDS) -> None:
+        """Waits until what has been printed so far was taken in: who asks why it ended wants its last line too."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._reader.is_alive() and time.monotonic() < deadline:
+            # Empty first, idle then: what was read before the pipe was seen empty is not idle until it was handed on.
+            if not self._pending() and self._idle.is_set():
+                return
+            time.sleep(0.001)
+
+    def _pending(self) -> bool:
+        try:
+            return bool(select.select([self._read_end], [], [], 0)[0])
+        except (OSError, ValueError):
+            return False  # closed by the reader, which has ended
+
     def wait(self, timeout_seconds: float) -> int | None:
         """The exit code once everything has ended, ``None`` when that takes longer."""
         try:
-            return self._guard.wait(timeout_seconds)
+            code = self._guard.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             return None
+        self.settle(SETTLE_SECONDS)
+        return code
 
     def stop(self, *, grace_seconds: float | None = None) -> int | None:
         """Ends the whole tree: SIGTERM, the grace time, SIGKILL. Returns the exit code.
@@ -319,11 +343,14 @@ class EngineProcess:
         """Reads until the pipe closes, or until the tree is gone: a stranger may hold the pipe open."""
         try:
             while True:
-                readable, _, _ = select.select([descriptor], [], [], 0.2)
-                if not readable:
-                    if not self._draining:
-                        return
-                    continue
+                if not select.select([descriptor], [], [], 0)[0]:
+                    self._idle.set()
+                    readable, _, _ = select.select([descriptor], [], [], 0.2)
+                    if not readable:
+                        if not self._draining:
+                            return
+                        continue
+                self._idle.clear()
                 chunk = os.read(descriptor, 65_536)
                 if not chunk:
                     return

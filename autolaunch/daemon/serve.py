@@ -7,7 +7,7 @@ the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the co
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import hashlib
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -21,7 +21,7 @@ from autolaunch.daemon import configuration, machine
 from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
-from autolaunch.daemon.hands import Hands
+from autolaunch.daemon.hands import Hands, Patience
 from autolaunch.daemon.happenings import Command, Replaced, Tell
 from autolaunch.daemon.host import Host
 from autolaunch.daemon.journal import Journal, Level
@@ -44,6 +44,10 @@ T = TypeVar("T")
 THREADS = 32
 #: How often the state is written at most, and how often a load's progress is said.
 WRITE_SECONDS, PROGRESS_SECONDS = 0.1, 60.0
+#: When somebody else has the port of a deployment that sleeps, it is tried again.
+DOOR_SECONDS = 5.0
+#: When somebody who wakes a deployment is told to come again.
+RETRY_SECONDS = 15.0
 
 
 class Daemon:
@@ -58,6 +62,7 @@ class Daemon:
         probe: Callable[[], HardwareReport],
         notifier: Notifier,
         journal: Journal,
+        patience: Patience = Patience(),  # noqa: B008 - a frozen value
     ) -> None:
         """``path`` is the configuration's; ``home`` holds state, engines, logs and what was learned.
 
@@ -70,6 +75,7 @@ class Daemon:
         self.known = known
         self.notifier = notifier
         self.journal = journal
+        self.patience = patience
         self.configuration = configuration.read(path, known)
         self.host = Host(known, probe)
         self.supervisors: dict[str, Supervisor] = {}
@@ -84,6 +90,9 @@ class Daemon:
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
+        #: One at a time, the start as well: each deals the machine out and adds deployments.
+        self._reading = asyncio.Lock()
+        self._begun = False
         #: What is wrong with the configuration as the file has it now, where an older one holds.
         self._wrong: str | None = None
 
@@ -92,8 +101,6 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda _, context: self._fault_of_ours(context))
         self._ended = asyncio.Event()
-        # One at a time, the start as well: each deals the machine out and adds deployments.
-        self._reading = asyncio.Lock()
         self._hands_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hands")
         # One thread: what is written later is newer.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
@@ -117,11 +124,12 @@ class Daemon:
         left = dict(zip(kept.deployments, ended, strict=True))
         self.notifier.status("looking at the machine")
         await self._in_thread(self.host.divide, self.configuration.deployments, {})
-        if self._ended.is_set():
+        if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
+        self._begun = True
         self._watch.start()
         for deployment in self.configuration.deployments:
-            self._add(deployment, left.get(deployment.name))
+            self._add(deployment, _of_same(deployment, left.get(deployment.name)))
         self._ping()
         self.notifier.ready(self._status())
         self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
@@ -150,7 +158,8 @@ class Daemon:
             await asyncio.wait(self._tasks)
         if self._write_timer is not None:
             self._write_timer.cancel()
-        await self._write()
+        if self._begun:
+            await self._write()
         self._say("info", "daemon.stopped", "nothing runs any more")
         self._writer.shutdown()
         self._hands_pool.shutdown(wait=False)
@@ -171,6 +180,7 @@ class Daemon:
             store=self._store,
             leases=self._leases,
             on_event=lambda event: self._hear(deployment.name, event),
+            patience=self.patience,
         )
         one = Supervisor(
             deployment,
@@ -214,8 +224,8 @@ class Daemon:
         if self._leaving:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
-        if self._ended.is_set():
-            return  # nothing is added to what is being ended
+        if self._ended.is_set():  # meanwhile: nothing is begun any more
+            return
         self.configuration = wanted
         for deployment in wanted.deployments:
             one = self.supervisors.get(deployment.name)
@@ -312,7 +322,10 @@ class Daemon:
         self._spawn(self._write())
 
     async def _write(self) -> None:
-        kept = Kept(boot_id=self._boot_id, deployments={name: one.kept() for name, one in self.supervisors.items()})
+        deployments = {
+            name: replace(one.kept(), of=_told_by(one.state.deployment)) for name, one in self.supervisors.items()
+        }
+        kept = Kept(boot_id=self._boot_id, deployments=deployments)
         said = await self._loop.run_in_executor(self._writer, self._file.write, kept)
         if said is not None:
             self._say("warning", "state", said)
@@ -327,12 +340,22 @@ class Daemon:
 
     async def _open_door(self, one: Supervisor) -> None:
         deployment = one.state.deployment
-        if deployment.name in self._doormen:
+        door = self._doormen.get(deployment.name)
+        if door is not None and (door.host, door.port) == (deployment.host, deployment.port):
+            return
+        self._close_door(deployment.name)
+        if self._ended.is_set() or not (one.state.asleep and one.state.phase == "planned"):
             return
         door = Doorman(deployment.host, deployment.port, lambda: one.post(Command(verb="ask")))
         self._doormen[deployment.name] = door
-        with contextlib.suppress(OSError):  # taken: the next start says by whom
-            await door.open(15.0)
+        try:
+            await door.open(RETRY_SECONDS)
+        except OSError as error:
+            if self._doormen.get(deployment.name) is door:
+                self._close_door(deployment.name)
+            message = f"nobody can wake it: {deployment.host}:{deployment.port} cannot be listened on: {error.strerror}"
+            self._say("warning", "door", message, deployment.name)
+            self._loop.call_later(DOOR_SECONDS, lambda: self._spawn(self._open_door(one)))
 
     def _close_door(self, name: str) -> None:
         door = self._doormen.pop(name, None)
@@ -357,3 +380,16 @@ class Daemon:
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
+
+
+def _of_same(deployment: Deployment, kept: KeptDeployment | None) -> KeptDeployment | None:
+    """What was kept, as far as it is of this very deployment: what another one failed of says nothing of it."""
+    if kept is None or kept.of in (None, _told_by(deployment)):
+        return kept
+    stuck = kept.latched if kept.latched is not None and kept.latched.reason == "processes left" else None
+    return KeptDeployment(wanted=kept.wanted, latched=stuck)
+
+
+def _told_by(deployment: Deployment) -> str:
+    """What tells a deployment from another by its name."""
+    return hashlib.sha256(repr(deployment).encode()).hexdigest()[:16]

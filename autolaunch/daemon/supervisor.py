@@ -77,6 +77,7 @@ class Supervisor:
         """
         self.state: State = machine.restored(deployment, kept or KeptDeployment(), clock())
         self.run = Run(0)
+        self._decided = self.run
         self.hands = hands
         self._executor = executor
         self._on_change = on_change
@@ -142,10 +143,16 @@ class Supervisor:
         before = self.state
         self.state, actions = machine.step(before, event, self._clock())
         for action in actions:
-            self._do(action)
+            if not isinstance(action, Tell):
+                self._do(action)
         self._set_timer()
         if self.state != before:
             self._changed.set()
+        # Last, what others make of it: should they fail, nothing that has to be done is left undone.
+        for action in actions:
+            if isinstance(action, Tell):
+                self._on_tell(self, action)
+        if self.state != before:
             self._on_change(self)
 
     def _set_timer(self) -> None:
@@ -159,54 +166,41 @@ class Supervisor:
 
     def _do(self, action: Action) -> None:
         match action:
-            case Plan():
-                self.run = Run(action.run)
-                self._work = self._spawn(self._plan(self.run, action))
-            case Prepare():
-                self._work = self._spawn(self._prepare(self.run))
-            case Launch():
-                self._work = self._spawn(self._launch(self.run))
-            case Probe():
-                self._spawn(self._probe(self.run))
-            case End():
-                self._spawn(self._end(self.run, self._work))
+            case Plan(run=number):
+                self.run = Run(number)
+                self._work = self._spawn(self._plan(self.run, action), lambda fault: Refused(run=number, fault=fault))
+            case Prepare(run=number):
+                self._work = self._spawn(self._prepare(self.run), lambda fault: Refused(run=number, fault=fault))
+            case Launch(run=number):
+                self._work = self._spawn(self._launch(self.run), lambda fault: Ended(run=number, fault=fault))
+            case Probe(run=number):
+                self._spawn(self._probe(self.run), lambda fault: Ended(run=number, fault=fault))
+            case End(run=number):
+                self._spawn(self._end(self.run, self._work), lambda fault: Gone(run=number, left=fault))
             case Remember():
-                self._spawn(self._keep(self.hands.remember, self.run, action.fault), vital=False)
+                self._spawn(self._keep(self.hands.remember, self.run, action.fault))
             case Forget():
-                self._spawn(self._keep(self.hands.forget), vital=False)
-            case Tell():
-                self._on_tell(self, action)
+                self._spawn(self._keep(self.hands.forget))
 
-    def _spawn(self, work: Coroutine[object, object, object], *, vital: bool = True) -> asyncio.Task[object]:
+    def _spawn(
+        self, work: Coroutine[object, object, object], failed: Callable[[Fault], Event] | None = None
+    ) -> asyncio.Task[object]:
+        """``failed`` is what a fault of ours in ``work`` means to its run; without it the fault is only said."""
         assert self._loop is not None, "begun before"  # noqa: S101 - nothing steps before it has a loop
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done if vital else self._said)
+        task.add_done_callback(lambda done: self._done(done, failed))
         return task
 
-    def _said(self, task: asyncio.Task[object]) -> None:
-        """A fault of ours is said, and nothing else: the deployment does not depend on it."""
-        self._fault_in(task)
-
-    def _fault_in(self, task: asyncio.Task[object]) -> Fault | None:
+    def _done(self, task: asyncio.Task[object], failed: Callable[[Fault], Event] | None) -> None:
+        """Where the deployment depends on what failed, it ends in a state that explains it."""
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
-            return None
-        message = f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}"
-        self._on_tell(self, Tell(name="internal", level="error", message=message))
-        return Fault(reason="fault of ours", permanent=True, message=message)
-
-    def _done(self, task: asyncio.Task[object]) -> None:
-        """Where the deployment depends on what failed, it ends in a state that explains it."""
-        fault = self._fault_in(task)
-        if fault is None:
             return
-        if self.state.phase == "draining":
-            self._step(Gone(run=self.state.run, left=fault))
-        elif self.state.phase == "loading" or self.state.phase in machine.SERVING:
-            self._step(Ended(run=self.state.run, fault=fault))
-        else:
-            self._step(Refused(run=self.state.run, fault=fault))
+        message = f"a fault of autolaunch, not of yours: {type(error).__name__}: {error}"
+        if failed is not None:
+            self._step(failed(Fault(reason="fault of ours", permanent=True, message=message)))
+        self._on_tell(self, Tell(name="internal", level="error", message=message))
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         assert self._loop is not None, "begun before"  # noqa: S101 - nothing steps before it has a loop
@@ -219,7 +213,9 @@ class Supervisor:
         self._step(kind(run=run.number, fault=fault, changes=self.next_changes(run, fault)))
 
     def next_changes(self, run: Run, fault: Fault) -> Changes | None:
-        """The next step of the ladder from where ``run`` is."""
+        """The next step of the ladder from where ``run`` is; from the plan before, where there is none any more."""
+        if run.decided is None:
+            run = self._decided
         repeated = self.state.fault is not None and self.state.fault.reason == fault.reason
         return self.hands.next_changes(run, self.state.deployment, self.state.changes, fault, repeated=repeated)
 
@@ -235,6 +231,8 @@ class Supervisor:
             self._failed(Refused, run, refusal.fault)
             return
         assert run.decided is not None, "planned just now"  # noqa: S101 - or it was refused
+        if run is self.run:
+            self._decided = run
         self._step(Planned(run=run.number, candidate=run.decided.candidate))
 
     async def _prepare(self, run: Run) -> None:

@@ -1,6 +1,8 @@
 """A FAKE engine: no model, a small HTTP server that misbehaves on request. Standard library only.
 
-    python engine.py --port N [--mode MODE] [--name NAME] [--pids FILE] [--say LINE]…
+    python engine.py --port N [--mode MODE] [--name NAME] [--pids FILE] [--say LINE]… [--context N [--fits N]]
+
+With a --context above what --fits, it says so as vLLM does, and exits with code 1.
 
 It answers /health, /v1/models and chat completions (streamed or not) with fixed words. MODE:
 
@@ -17,6 +19,11 @@ It answers /health, /v1/models and chat completions (streamed or not) with fixed
     loading       503 three times, then ready
     unfinished    its streams end without [DONE], after comments
     broken        its streams end in an error event
+    oom           prints what vLLM prints when a GPU's memory runs out, and exits with code 1
+    dies          ready; at its second completion it runs out of memory as above
+    hangs         ready; /health is 200 ever after, and completions after the first never answer
+    worker        ready, with a child that calls itself VLLM::Worker_TP0
+    slow          prints a line every tenth of a second for two seconds, then ready
     closes        listens, takes a connection, closes its port, and exits with code 1 a moment later
 """
 
@@ -32,6 +39,16 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+#: As torch and vLLM say it.
+OUT_OF_MEMORY = (
+    "(EngineCore_DP0 pid=7) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+    "capacity of 79.11 GiB of which 1.20 GiB is free."
+)
+TOO_LONG = (
+    "ValueError: To serve at least one request with the model's max seq len ({context}), (8.0 GiB KV cache is needed, "
+    "which is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the estimated "
+    "maximum model length is {fits}. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`."
+)
 WORDS = ("Hello", " from", " a", " fake", ".")
 
 
@@ -54,8 +71,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         type(self).asked += 1
-        if self.mode == "stall":
+        if self.mode == "stall" or (self.mode == "hangs" and self.asked > 1):
             time.sleep(3600)
+        if self.mode == "dies" and self.asked > 1:
+            say(OUT_OF_MEMORY)
+            os._exit(1)
         if self.mode == "refuse":
             self.answer(500, {"error": "[addmm] bfloat16 is not supported on the CPU"})
         elif self.mode == "loading" and self.asked <= 3:
@@ -124,6 +144,17 @@ def make_children(pids: str | None) -> None:
         time.sleep(0.01)
 
 
+def make_worker(pids: str | None) -> None:
+    """A child by the title of one of vLLM's."""
+    pid = os.fork()
+    if pid == 0:
+        code = "import time; time.sleep(3600)"
+        os.execv(sys.executable, ("VLLM::Worker_TP0", "-c", code))  # noqa: S606 - no shell is meant
+    if pids:
+        with open(pids, "a", encoding="utf-8") as file:  # noqa: PTH123 - as above
+            file.write(f"{pid}\n")
+
+
 def flood() -> None:
     for _ in range(40_000):
         say("\x1b[31m\x1b]0;title\x07a line of a flood \x00\x08" + "x" * 60)
@@ -136,13 +167,33 @@ def main() -> None:
     parser.add_argument("--name", default="fake")
     parser.add_argument("--pids")
     parser.add_argument("--say", action="append", default=[])
+    parser.add_argument("--context", type=int, default=0)
+    parser.add_argument("--fits", type=int, default=0)
     options = parser.parse_args()
     note(options.pids)
     for line in options.say:
         say(line)
+    begin(options)
+    Handler.mode, Handler.name = options.mode, options.name
+    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    say("listening")
+    server.serve_forever()
+
+
+def begin(options: argparse.Namespace) -> None:  # noqa: C901 - one branch a mode
+    """What the mode does before anything listens, which may be the end."""
     mode = options.mode
     if mode == "exit":
         raise SystemExit(3)
+    if mode == "oom" or 0 < options.fits < options.context:
+        say(OUT_OF_MEMORY if mode == "oom" else TOO_LONG.format(context=options.context, fits=options.fits))
+        raise SystemExit(1)
+    if mode == "slow":
+        for number in range(20):
+            say(f"shard {number + 1} of 20")
+            time.sleep(0.1)
+    if mode == "worker":
+        make_worker(options.pids)
     if mode == "silent":
         time.sleep(3600)
     if mode == "deaf":
@@ -160,10 +211,6 @@ def main() -> None:
         threading.Thread(target=flood, daemon=True).start()
     if mode == "longline":
         say("y" * 10_000_000)
-    Handler.mode, Handler.name = mode, options.name
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
-    say("listening")
-    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
+import psutil
 import pytest
 
 from autolaunch.daemon import liveness
 from autolaunch.daemon.deployment import Changes, Deployment, KeptDeployment
-from autolaunch.daemon.hands import Decided, Hands
+from autolaunch.daemon.hands import Decided, Hands, Patience
 from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.machine import State
 from autolaunch.daemon.ports import free_port
+from autolaunch.daemon.store import Store
 from autolaunch.daemon.supervisor import Supervisor
+from autolaunch.server import Server
 from engines import registry
 from engines.base import Behaviour, Engine, Serving
 from engines.environments import Environment, Environments
@@ -37,7 +42,7 @@ class FakeEngine(Engine):
     """
 
     name = "vllm"
-    behaviour: ClassVar[Behaviour] = Behaviour()
+    behaviour: ClassVar[Behaviour] = Behaviour(worker_titles=("VLLM::",))
 
     def __init__(self, *modes: str) -> None:
         self.modes = list(modes) or ["ready"]
@@ -50,7 +55,8 @@ class FakeEngine(Engine):
         mode = self.modes[min(len(self.started), len(self.modes) - 1)]
         self.started.append(candidate)
         argv = (sys.executable, str(FAKE), "--port", str(serving.port), "--name", serving.served_name, "--mode", mode)
-        return Command(argv=(*argv, *self.more), env={})
+        context = ("--context", str(candidate.limits.context_tokens))
+        return Command(argv=(*argv, *context, *self.more), env={})
 
 
 class Planner:
@@ -72,8 +78,18 @@ class Planner:
         return Decided(self.made, msgspec.structs.replace(chosen, limits=limits), chosen)
 
 
+class Clock:
+    """The monotonic clock, which a test may move on."""
+
+    def __init__(self) -> None:
+        self.skipped_seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.skipped_seconds
+
+
 class Bench:
-    """A supervisor, what it said, and what it was in."""
+    """A supervisor, what it said, and what it was in. Stalls and grace are short: 1.5 s and 1 s."""
 
     def __init__(self, home: Path, engine: FakeEngine, **more: object) -> None:
         self.engine = engine
@@ -90,7 +106,21 @@ class Bench:
         self.told: list[Tell] = []
         self.phases: list[str] = []
         self.changed_at: dict[str, float] = {}
-        self.hands = Hands(home=home, catalog=Catalog(), planner=self.planner)
+        self.store = Store(home / "learned.sqlite3")
+        self.clock = Clock()
+        self.hands = Hands(
+            home=home,
+            catalog=Catalog(),
+            planner=self.planner,
+            store=self.store,
+            leases=Leases(home / "leases"),
+            patience=Patience(grace_seconds=1.0, stall_seconds=1.5, quiet_seconds=0.5),
+        )
+
+    def skip(self, one: Supervisor, seconds: float) -> None:
+        """So much time passes at once."""
+        self.clock.skipped_seconds += seconds
+        one._step(None)
 
     def supervisor(self, kept: KeptDeployment | None = None) -> Supervisor:
         def changed(one: Supervisor) -> None:
@@ -99,7 +129,12 @@ class Bench:
                 self.changed_at[one.state.phase] = time.monotonic()
 
         return Supervisor(
-            self.deployment, self.hands, kept=kept, on_change=changed, on_tell=lambda _one, tell: self.told.append(tell)
+            self.deployment,
+            self.hands,
+            kept=kept,
+            on_change=changed,
+            on_tell=lambda _one, tell: self.told.append(tell),
+            clock=self.clock,
         )
 
     def names(self) -> list[str]:
@@ -119,3 +154,44 @@ async def reach(one: Supervisor, true: Callable[[State], bool], seconds: float =
         return await asyncio.wait_for(one.until(true), seconds)
     except TimeoutError:
         raise AssertionError(f"it did not get there: {one.state.phase}, {one.state.fault}") from None
+
+
+async def engine_of(one: Supervisor, seconds: float = 20.0) -> Server:
+    """The engine of the present try, as soon as its process is there."""
+    deadline = time.monotonic() + seconds
+    while one.run.server is None:
+        assert time.monotonic() < deadline, f"nothing was started: {one.state.phase}, {one.state.fault}"
+        await asyncio.sleep(0.01)
+    return one.run.server
+
+
+def play(story: Coroutine[None, None, None], home: Path) -> None:
+    """Plays the story to its end, after which nothing of it may be left."""
+    try:
+        asyncio.run(asyncio.wait_for(story, 50.0))
+    except BaseException:
+        for process in psutil.Process().children(recursive=True):  # the next test is to find none of this one
+            process.kill()
+        raise
+    nothing_left(home)
+
+
+def nothing_left(home: Path) -> None:
+    """No process of ours, no device that is leased, no run's folder."""
+    left = [process for process in psutil.Process().children(recursive=True) if process.is_running()]
+    assert left == []
+    assert leased(home) == []
+    run = home / "run"
+    assert not run.exists() or list(run.iterdir()) == []
+
+
+def leased(home: Path) -> list[str]:
+    """The devices of a home that somebody holds."""
+    found = []
+    for path in (home / "leases").glob("*.lock"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(path.stem)
+    return found

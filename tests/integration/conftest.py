@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import platformdirs
 import pytest
+
+from tests.fakes.supervised import Bench, FakeEngine, patched
 
 #: Made once a machine: an environment of vLLM alone is 2.5 GB.
 HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_dir("autolaunch-tests", appauthor=False))
@@ -16,3 +19,15 @@ HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_di
 def engines_home() -> Path:
     """A home that all tests of real engines share."""
     return HOME
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
+    """Makes a bench over a fake engine: its modes, start by start, and what is wished of the deployment."""
+
+    def make(*modes: str, **more: object) -> Bench:
+        engine = FakeEngine(*modes)
+        patched(monkeypatch, tmp_path, engine)
+        return Bench(tmp_path / "home", engine, **more)
+
+    return make

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-
-import psutil
-import pytest
+from collections.abc import Callable
 
 from autolaunch.daemon.happenings import Command
-from tests.fakes.supervised import Bench, FakeEngine, patched, reach
+from tests.fakes.supervised import Bench, play, reach
 
 Make = Callable[..., Bench]
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    def make(*modes: str, **more: object) -> Bench:
-        engine = FakeEngine(*modes)
-        patched(monkeypatch, tmp_path, engine)
-        return Bench(tmp_path / "home", engine, **more)
-
-    return make
-
-
-def play(story: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(story, 50.0))
-    left = [process for process in psutil.Process().children(recursive=True) if process.is_running()]
-    assert left == []
 
 
 def test_a_killed_engine_is_noticed_within_a_quarter_of_a_second_and_runs_again(bench: Make) -> None:
@@ -55,7 +34,7 @@ def test_a_killed_engine_is_noticed_within_a_quarter_of_a_second_and_runs_again(
         assert one.run.server.pid != first
         await one.close()
 
-    play(story())
+    play(story(), made.home)
     assert made.phases == [
         *("planned", "preparing", "loading", "ready", "draining", "backing off"),
         *("planned", "preparing", "loading", "ready", "draining", "planned"),

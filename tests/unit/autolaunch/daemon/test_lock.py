@@ -64,10 +64,15 @@ def test_a_look_at_the_lock_takes_nothing(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_started_does_not_hold_the_lock(tmp_path: Path) -> None:
     lock = DaemonLock(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+    program = (sys.executable, "-c", "print(); input()")
+    with subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False, env={"PYTHONUNBUFFERED": "1"}
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()  # what is closed on exec is closed a moment after it has begun
         lock.release()
         DaemonLock(tmp_path).release()
-        assert child.stdin is not None
         child.stdin.write(b"end\n")
 
 

@@ -22,7 +22,7 @@ from selector.search import decide
 from tests.fakes.drawn import links
 
 CATALOG = Catalog()
-MACHINES = Path(__file__).parents[2] / "data/machines"
+MACHINES = Path(__file__).parents[3] / "data/machines"
 
 
 def recorded(name: str) -> HardwareReport:

@@ -21,7 +21,7 @@ from selector.machines import report_from_file, report_from_spec
 from selector.request import Pins
 
 CATALOG = Catalog()
-MACHINES = Path(__file__).parents[2] / "data/machines"
+MACHINES = Path(__file__).parents[3] / "data/machines"
 
 
 def recorded(name: str) -> HardwareReport:

@@ -1,0 +1,107 @@
+"""The machine that deployments share: whose device is whose, and what is planned when something is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autolaunch import api
+from autolaunch.daemon.deployment import Changes, Deployment, Fault
+from autolaunch.daemon.hands import Refusal
+from autolaunch.daemon.host import Host
+from autolaunch.daemon.ladder import engine_of
+from autolaunch.daemon.store import Store, where_of
+from selector.catalog import Catalog
+from selector.hardware import HardwareReport
+from selector.machines import report_from_spec
+
+TEXT = Deployment(name="text", model="glm-4.6")
+VISION = Deployment(name="vision", model="glm-4.5v", port=8001)
+
+
+def machine(spec: str = "8xh200") -> HardwareReport:
+    report = report_from_spec(spec, Catalog())
+    devices = tuple(msgspec.structs.replace(each, uuid=f"GPU-{each.index}") for each in report.accelerators)
+    return msgspec.structs.replace(report, accelerators=devices)
+
+
+def host(report: HardwareReport) -> Host:
+    return Host(Catalog(), lambda: report)
+
+
+def test_two_deployments_never_share_a_device() -> None:
+    one = host(machine())
+    one.divide((TEXT, VISION), {})
+    text, vision = one(TEXT, Changes()), one(VISION, Changes())
+    assert text.candidate.parallel.devices
+    assert vision.candidate.parallel.devices
+    assert not set(text.candidate.parallel.devices) & set(vision.candidate.parallel.devices)
+
+
+def test_a_share_stays_with_its_devices_when_the_driver_counts_anew() -> None:
+    before = machine()
+    one = host(before)
+    one.divide((TEXT, VISION), {})
+    mine = one.shares["vision"].devices
+    assert mine is not None
+    assert 0 not in mine
+    left = tuple(msgspec.structs.replace(each, index=each.index - 1) for each in before.accelerators if each.index != 0)
+    after = msgspec.structs.replace(before, accelerators=left, links=())
+    share = one.share_of("vision", after)
+    assert share is not None
+    assert share.devices == frozenset(index - 1 for index in mine)
+
+
+def test_after_a_device_was_lost_the_plan_is_made_of_the_others() -> None:
+    one = host(machine("8xh100"))
+    one.divide((TEXT,), {})
+    first = one(TEXT, Changes()).candidate
+    lost = first.parallel.devices[0]
+    again = one(TEXT, Changes(without_devices=(f"GPU-{lost}",))).candidate
+    assert lost not in again.parallel.devices
+    assert again.parallel.devices
+
+
+def test_memory_of_our_own_engine_is_not_others_when_the_machine_is_divided_again() -> None:
+    report = machine()
+    full = tuple(msgspec.structs.replace(each, memory_free_bytes=10**9) for each in report.accelerators)
+    one = host(msgspec.structs.replace(report, accelerators=full))
+    free = {f"GPU-{each.index}": each.memory_free_bytes or 0 for each in report.accelerators}
+    one.divide((TEXT, VISION), free)
+    assert all(share.reason is None for share in one.shares.values())
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_weights_of_a_lower_quality_are_not_taken_because_better_ones_failed_here(home: Path, *, allowed: bool) -> None:
+    report = machine("4xh100")
+    one = host(report)
+    deployment = msgspec.structs.replace(TEXT, lower_accuracy=allowed)
+    first = one(deployment, Changes()).candidate
+    store = Store(api.learned_path())
+    fault = Fault(reason="missing kernel", permanent=True, message="no kernel")
+    whole = api.plan("glm-4.6", hardware=report, keep_all=True)
+    for each in (whole.chosen, *whole.alternatives):
+        if each is not None and each.score_terms.quality >= first.score_terms.quality:
+            store.failed(where_of(each, report), each, fault)
+    if allowed:
+        assert engine_of(one(deployment, Changes()).candidate) != engine_of(first)
+        return
+    with pytest.raises(Refusal) as refused:
+        one(deployment, Changes())
+    assert refused.value.fault.permanent
+    assert "lower_accuracy" in (refused.value.fault.hint or "")
+
+
+def test_a_plan_that_falls_to_lower_quality_says_so(home: Path) -> None:
+    report = machine("4xh100")
+    whole = api.plan("glm-4.6", hardware=report, keep_all=True)
+    assert whole.chosen is not None
+    store = Store(api.learned_path())
+    for each in (whole.chosen, *whole.alternatives):
+        if each.score_terms.quality >= whole.chosen.score_terms.quality:
+            store.failed(where_of(each, report), each, Fault(reason="missing kernel", permanent=True, message="none"))
+    again = api.plan("glm-4.6", hardware=report, here=True)
+    assert again.chosen is not None
+    assert [note.code for note in again.chosen.notes if note.code.startswith("learned")] == ["learned.quality"]
