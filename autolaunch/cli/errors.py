@@ -27,7 +27,7 @@ def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_
     """``autolaunch: <sentence>`` and its hint on stderr, or one JSON document on stdout."""
     message = clean(message)
     hint = None if hint is None else clean(hint)
-    if "JOURNAL_STREAM" in os.environ and not as_json and _told_the_journal(message, hint):
+    if "JOURNAL_STREAM" in os.environ and not as_json and _told_the_journal(code, message, hint):
         return
     if as_json:
         import msgspec
@@ -48,13 +48,13 @@ def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_
         )
 
 
-def _told_the_journal(message: str, hint: str | None) -> bool:
-    """Where stderr is the journal's: each line with the priority of an error, as it wants it."""
+def _told_the_journal(code: str, message: str, hint: str | None) -> bool:
+    """Where stderr is the journal's: each line with the priority of what it tells. That it was stopped is no error."""
     from autolaunch.daemon.journal import PRIORITIES, goes_to_journal
 
     if not goes_to_journal(2, os.environ):
         return False
     lines = [f"autolaunch: {message}", *([] if hint is None else [f"hint: {hint}"])]
-    front = f"<{PRIORITIES['error']}>"
+    front = f"<{PRIORITIES['info' if code == 'interrupted' else 'error']}>"
     write(sys.stderr, "\n".join(front + line for each in lines for line in each.splitlines()))
     return True
