@@ -105,9 +105,10 @@ class Daemon:
         try:
             async with self._reading:
                 await self._begin()
-            self._ping()
-            self.notifier.ready(self._status())
-            self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+            if self._begun:
+                self._ping()
+                self.notifier.ready(self._status())
+                self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
             await self._ended.wait()
         finally:
             await self._end()
@@ -127,8 +128,11 @@ class Daemon:
             return
         self._begun = True
         for deployment in self.configuration.deployments:
-            known = kept.deployments.get(deployment.name)
-            self._add(deployment, left.get(deployment.name) or _of_same(deployment, known))
+            known = left.get(deployment.name) or _of_same(deployment, kept.deployments.get(deployment.name))
+            if known is not None and known.latched is not None:
+                fault = known.latched
+                self._say("error", "deployment.failed", fault.message, deployment.name, hint=fault.hint)
+            self._add(deployment, known)
 
     async def _end_what_is_left(self, kept: Kept) -> dict[str, KeptDeployment]:
         """Ends engines that outlived their daemon; one that would not end keeps its deployment from running."""
@@ -145,7 +149,8 @@ class Daemon:
             left = await self._in_thread(end_survivors, each.run)
             if left:
                 message = f"processes {list(left)} of an earlier daemon's engine would not end"
-                fault = Fault(reason="processes left", permanent=True, message=message)
+                hint = "end them (or reboot), then autolaunch retry"
+                fault = Fault(reason="processes left", permanent=True, message=message, hint=hint)
                 stuck[name] = replace(each, latched=fault, run=None)
         return stuck
 
