@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-DAEMON = Path(__file__).parents[3] / "autolaunch/daemon"
+DAEMON = Path(__file__).parents[4] / "autolaunch/daemon"
 #: Who may look at the wall clock, and what for.
 TELLS_TIME = {
     "journal.py": "when an event was",
