@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 def entry(name: str, port: int, **more: object) -> str:
     """A deployment of the miniature, as the configuration has it."""
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in more.items()]
+    flat: dict[str, object] = {}
+    for key, value in more.items():
+        flat |= {f"{key}.{below}": one for below, one in value.items()} if isinstance(value, dict) else {key: value}
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in flat.items()]
     return f'[[deployments]]\nmodel = "glm-tiny"\nname = "{name}"\nport = {port}\n{"".join(lines)}'
 
 

@@ -24,7 +24,7 @@ from autolaunch.daemon.store import Store
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import Server
 from engines import registry
-from engines.base import Behaviour, Engine, Serving
+from engines.base import Behaviour, Engine, Serving, common_environment
 from engines.environments import Environment, Environments
 from selector.catalog import Catalog
 from selector.contract import Candidate, Command, LaunchPlan
@@ -58,7 +58,7 @@ class FakeEngine(Engine):
         self.started.append(candidate)
         argv = (sys.executable, str(FAKE), "--port", str(serving.port), "--name", serving.served_name, "--mode", mode)
         context = ("--context", str(candidate.limits.context_tokens))
-        return Command(argv=(*argv, *context, *self.more), env={})
+        return Command(argv=(*argv, *context, *self.more), env=common_environment(candidate, serving))
 
 
 class Planner:

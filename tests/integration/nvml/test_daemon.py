@@ -1,0 +1,105 @@
+"""The daemon on GPUs: the real NVML client over the stub, real plans, real leases; a FAKE engine is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autolaunch.daemon.ports import free_port
+from tests.fakes.nvml.scenarios import MIB, h100, uuid
+from tests.fakes.nvml.stub import Scenario, Xid
+from tests.fakes.served import Served, entry
+from tests.fakes.supervised import leased
+
+#: The engine that loads the miniature on NVIDIA GPUs.
+ON_A_GPU = {"engine": "transformers"}
+Serve = Callable[[Scenario], Served]
+
+
+@pytest.fixture
+def serve(library: Path, tmp_path: Path) -> Iterator[Serve]:
+    """A daemon over a scenario of the stub, not started yet."""
+    made: list[Served] = []
+
+    def make(scenario: Scenario) -> Served:
+        text = tmp_path / "scenario.txt"
+        text.write_text(scenario.text())
+        environ = {"LD_LIBRARY_PATH": str(library), "NVML_STUB_SCENARIO": str(text)}
+        made.append(Served(tmp_path / "daemon", environ=environ))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def devices_of(pid: int) -> set[str]:
+    """The devices that an engine's process was given."""
+    return set(filter(None, psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES", "").split(",")))
+
+
+def gpu(place: int) -> str:
+    return uuid(place).decode()
+
+
+def test_two_deployments_have_devices_of_their_own_and_give_them_back(serve: Serve) -> None:
+    one = serve(Scenario(gpus=(h100(0), h100(1)), numa=(0, 0)))
+    ports = (one.port, free_port("127.0.0.1", 0))
+    one.configure(*(entry(name, port, pinned=ON_A_GPU) for name, port in zip("ab", ports, strict=True)))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    first, second = (devices_of(one.engine(name)) for name in "ab")
+    assert first
+    assert second
+    assert not first & second
+    assert len(leased(one.home)) == len(first | second)
+    assert one.stop() == 0  # which holds that no lease is left
+
+
+def test_a_gpu_that_is_lost_is_left_out_and_the_plan_is_made_again(serve: Serve) -> None:
+    one = serve(Scenario(gpus=(h100(0, xids=(Xid(79, after=6),)), h100(1)), numa=(0, 0)))
+    one.configure(entry("a", one.port, pinned=ON_A_GPU))
+    first = one.begin()
+    assert devices_of(first) == {gpu(0)}
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    assert devices_of(one.engine("a")) == {gpu(1)}
+    (lost,) = one.told("device")
+    assert "79" in lost["message"]
+    (step,) = one.told("ladder.step")
+    assert gpu(0) in step["message"]
+    assert len(one.engines()) == 1
+    assert one.stop() == 0
+
+
+def test_the_loss_of_the_only_gpu_is_no_restart_loop(serve: Serve) -> None:
+    one = serve(Scenario(gpus=(h100(0, xids=(Xid(79, after=4),)),), numa=(0,)))
+    one.configure(entry("a", one.port, pinned={**ON_A_GPU, "gpus": [0]}))
+    one.begin()
+    one.until(lambda: one.told("deployment.failed"))
+    (failed,) = one.told("deployment.failed")
+    assert failed["reason"] == "device lost"
+    assert one.engines() == []
+    assert len(one.told("engine.ready")) == 1
+    assert one.stop() == 0
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_memory_that_others_hold_is_waited_for_or_named(serve: Serve, *, wait: bool) -> None:
+    pid = os.getpid()  # ours, and none of the daemon's
+    held = h100(0, memory=(81_559 * MIB, 550 * MIB, 900 * MIB), compute=((pid, 80_000 * MIB),))
+    one = serve(Scenario(gpus=(held,), numa=(0,)))
+    more: dict[str, Any] = {"wait_for_devices": wait, "pinned": {**ON_A_GPU, "gpus": [0]}}
+    one.configure(entry("a", one.port, **more))
+    one.start()
+    event = "deployment.waits" if wait else "deployment.failed"
+    one.until(lambda: one.told(event))
+    said = one.told(event)[0]
+    assert said["reason"] == "devices held"
+    assert str(pid) in said["message"]
+    assert one.engines() == []
+    assert one.stop() == 0
