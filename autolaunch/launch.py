@@ -25,7 +25,7 @@ from autolaunch.given import served_name as checked_name
 from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
-from engines.base import Serving, first_replica, planned_package, visible_devices
+from engines.base import Behaviour, Serving, first_replica, planned_package, visible_devices
 from engines.environments import Environments, without_engine_secrets
 from engines.logs import LogReader
 from selector.contract import Candidate, Command, LaunchPlan
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 #: By this variable a daemon tells the processes of its engines from all others, after a restart too.
 RUN_MARK = "AUTOLAUNCH_RUN"
+
+#: The longest path of a UNIX socket (macOS has less than Linux), and what engines call one: a UUID.
+_SOCKET_PATH_BYTES, _SOCKET_NAME_BYTES = 104, 36
 
 #: What tells a process that systemd watches it; an engine is not that process.
 _NOT_FOR_ENGINES = ("NOTIFY_", "WATCHDOG_", "LISTEN_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
@@ -209,6 +212,7 @@ def start(
         say("starting", f"starting {engine.name} {candidate.engine.version}", None)
         reader = LogReader(engine.name, candidate.engine.version)
         environment = engine_environment(os.environ, command, prepared.bin_directory, run_directory)
+        environment |= private_sockets(engine.behaviour, run_directory)
         if options.mark is not None:
             environment[RUN_MARK] = options.mark
             # A process that renames itself (workers of vLLM and SGLang do) would write its title over the mark.
@@ -335,6 +339,12 @@ def engine_environment(
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     return {**environment, **command.env}
+
+
+def private_sockets(behaviour: Behaviour, run_directory: Path) -> dict[str, str]:
+    """What has the sockets between an engine's processes lie in the run's own folder, where their names have room."""
+    room = len(os.fsencode(run_directory)) + 1 + _SOCKET_NAME_BYTES < _SOCKET_PATH_BYTES
+    return {behaviour.sockets_variable: str(run_directory)} if behaviour.sockets_variable and room else {}
 
 
 def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: ModelFacts) -> Installation:

@@ -61,11 +61,14 @@ class Behaviour(Value, frozen=True, kw_only=True):
     in the model folder's parent under the served name. Engines that check an API key of their own are given it in the
     variable ``key_variable``: what stands in a command is everybody's to read. The ranks of an engine that gives its
     processes titles begin with one of ``worker_titles``: when one of them ends, the engine is no use any more.
+    ``sockets_variable`` names the folder of the sockets by which an engine's own processes talk, and which trust
+    whoever reaches them.
     """
 
     names_itself_by_path: bool = False
     key_variable: str | None = None
     worker_titles: tuple[str, ...] = ()
+    sockets_variable: str | None = None
 
 
 class Engine(ABC):

@@ -27,7 +27,13 @@ class Vllm(Engine):
     """One replica a command: ``parallel.data`` are servers of their own, not vLLM's data parallel ranks."""
 
     name = "vllm"
-    behaviour = Behaviour(key_variable="VLLM_API_KEY", worker_titles=("VLLM::",))
+    behaviour = Behaviour(
+        key_variable="VLLM_API_KEY",
+        worker_titles=("VLLM::",),
+        # vllm/utils/network_utils.py get_open_zmq_ipc_path (0.33.0): otherwise in the system's folder for all users,
+        # where they stay when it is killed, and what comes over them is unpickled.
+        sockets_variable="VLLM_RPC_BASE_PATH",
+    )
 
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         on_cpu = candidate.engine.package == CPU_PACKAGE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,27 +48,33 @@ class CheckedDocument(Value, frozen=True, kw_only=True):
 @option(SHOWN, "--json", "as_json", is_flag=True, help="Events as JSON, one a line.")
 def serve(config: Path | None, check: bool, as_json: bool) -> None:
     """Keep the models of a configuration up, until SIGTERM or Ctrl-C. SIGHUP reads the configuration again."""
-    from autolaunch import api
-    from autolaunch.daemon import configuration
-
-    path = (configuration.default_path() if config is None else config).expanduser().absolute()
-    known = api.catalog()
     if check:
-        _tell_checked(path, configuration.read(path, known), as_json=as_json)
+        _check(config, as_json=as_json)
         return
+    # To read the configuration again is what is about to be done anyway.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with suppress(signals.Stopped):  # before the loop takes the signals nothing runs: to end is all that was asked
+            _serve(config, as_json=as_json)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _serve(config: Path | None, *, as_json: bool) -> None:
     import asyncio
 
+    from autolaunch import api
     from autolaunch.daemon.journal import Journal
     from autolaunch.daemon.notify import Notifier
     from autolaunch.daemon.serve import Daemon
 
-    notifier = Notifier.from_environment(os.environ)
     _take_credentials()
+    notifier = Notifier.from_environment(os.environ)
     try:
         daemon = Daemon(
-            path,
+            _path(config),
             home=api.home(),
-            known=known,
+            known=api.catalog(),
             probe=api.probe,
             notifier=notifier,
             journal=Journal(as_json=as_json),
@@ -74,8 +82,21 @@ def serve(config: Path | None, check: bool, as_json: bool) -> None:
     except AutolaunchError as error:
         notifier.status(error.message)  # systemctl status shows it, without a look into the journal
         raise
-    signals.restore()  # the loop takes them from here on
     asyncio.run(daemon.run())
+
+
+def _check(config: Path | None, *, as_json: bool) -> None:
+    from autolaunch import api
+    from autolaunch.daemon import configuration
+
+    path = _path(config)
+    _tell_checked(path, configuration.read(path, api.catalog()), as_json=as_json)
+
+
+def _path(config: Path | None) -> Path:
+    from autolaunch.daemon import configuration
+
+    return (configuration.default_path() if config is None else config).expanduser().absolute()
 
 
 def _tell_checked(path: Path, found: Configuration, *, as_json: bool) -> None:

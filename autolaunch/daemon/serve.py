@@ -7,7 +7,6 @@ the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the co
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
-from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment
+from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment, fingerprint, kept_of
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import Hands, Patience
@@ -130,7 +129,11 @@ class Daemon:
         self._begun = True
         self._watch.start()
         for deployment in self.configuration.deployments:
-            self._add(deployment, _of_same(deployment, left.get(deployment.name)))
+            known = kept_of(deployment, left.get(deployment.name))
+            if known is not None and known.latched is not None:
+                fault = known.latched
+                self._say("error", "deployment.failed", fault.message, deployment.name, hint=_with_retry(fault.hint))
+            self._add(deployment, known)
         self._ping()
         self.notifier.ready(self._status())
         self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
@@ -146,7 +149,8 @@ class Daemon:
         if not left:
             return kept
         message = f"processes {list(left)} of an earlier daemon's engine would not end"
-        return replace(kept, latched=Fault(reason="processes left", permanent=True, message=message), run=None)
+        fault = Fault(reason="processes left", permanent=True, message=message, hint="end them, or reboot")
+        return replace(kept, latched=fault, run=None)
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -210,7 +214,8 @@ class Daemon:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
-            free = {uuid: free for one in self.supervisors.values() for uuid, free in one.run.free_before.items()}
+            running = (one for one in self.supervisors.values() if one.state.phase in machine.BUSY)
+            free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
             before = dict(self.host.shares)
             await self._in_thread(self.host.divide, wanted.deployments, free)
         except AutolaunchError as error:
@@ -234,6 +239,8 @@ class Daemon:
                 self._add(deployment)
                 continue
             one.post(Replaced(deployment=deployment))
+            if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
+                one.post(Command(verb="retry"))
             share = self.host.shares[deployment.name]
             candidate = one.state.candidate
             if candidate is None or share == before.get(deployment.name):
@@ -264,7 +271,7 @@ class Daemon:
             run=one.state.run,
             reason=tell.reason,
             seconds=tell.seconds,
-            hint=tell.hint,
+            hint=_with_retry(tell.hint) if tell.name == "deployment.failed" else tell.hint,
         )
 
     def _hear(self, name: str, event: LaunchEvent) -> None:
@@ -324,7 +331,7 @@ class Daemon:
 
     async def _write(self) -> None:
         deployments = {
-            name: replace(one.kept(), of=_told_by(one.state.deployment)) for name, one in self.supervisors.items()
+            name: replace(one.kept(), of=fingerprint(one.state.deployment)) for name, one in self.supervisors.items()
         }
         kept = Kept(boot_id=self._boot_id, deployments=deployments)
         said = await self._loop.run_in_executor(self._writer, self._file.write, kept)
@@ -383,14 +390,7 @@ class Daemon:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
 
 
-def _of_same(deployment: Deployment, kept: KeptDeployment | None) -> KeptDeployment | None:
-    """What was kept, as far as it is of this very deployment: what another one failed of says nothing of it."""
-    if kept is None or kept.of in (None, _told_by(deployment)):
-        return kept
-    stuck = kept.latched if kept.latched is not None and kept.latched.reason == "processes left" else None
-    return KeptDeployment(wanted=kept.wanted, latched=stuck)
-
-
-def _told_by(deployment: Deployment) -> str:
-    """What tells a deployment from another by its name."""
-    return hashlib.sha256(repr(deployment).encode()).hexdigest()[:16]
+def _with_retry(hint: str | None) -> str:
+    """What is left to do when a deployment was given up on."""
+    again = "reading the configuration again (systemctl reload, SIGHUP) tries it again"
+    return f"{hint}; {again}" if hint else again

@@ -8,11 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 import psutil
-import pytest
 
 from autolaunch.daemon import liveness
 from autolaunch.daemon.deployment import Changes, Deployment, KeptDeployment
@@ -31,6 +30,9 @@ from selector.catalog import Catalog
 from selector.contract import Candidate, Command, LaunchPlan
 from selector.facts import ModelFacts
 from tests.fakes.plans import candidate, plan
+
+if TYPE_CHECKING:
+    import pytest
 
 FAKE = Path(__file__).parent / "engine.py"
 

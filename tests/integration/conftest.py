@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 import pytest
 
+from tests.fakes.served import Served
 from tests.fakes.supervised import Bench, FakeEngine, patched
 
 #: Made once a machine: an environment of vLLM alone is 2.5 GB.
@@ -31,3 +32,19 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Benc
         return Bench(tmp_path / "home", engine, **more)
 
     return make
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Makes daemons that are not started yet, over the fake engine; none of their processes may outlive the test."""
+    made: list[Served] = []
+
+    def make(**environ: str) -> Served:
+        made.append(Served(tmp_path / str(len(made)), environ=environ))
+        return made[-1]
+
+    yield make
+    for each in made:
+        left = each.processes()
+        each.close()
+        assert left == [], "the test left these"

@@ -20,6 +20,7 @@ from autolaunch.launch import (
     LaunchOptions,
     engine_environment,
     launch,
+    private_sockets,
     stopped_by_signals,
 )
 from autolaunch.server import LaunchEvent
@@ -302,3 +303,10 @@ def test_a_signal_leaves_in_order(number: signal.Signals) -> None:
         signal.raise_signal(number)
     assert caught.value.code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_the_sockets_between_an_engines_processes_are_its_users_alone(tmp_path: Path) -> None:
+    behaviour = Behaviour(sockets_variable="SOCKETS")
+    assert private_sockets(behaviour, Path("/home/user/run/1")) == {"SOCKETS": "/home/user/run/1"}
+    assert private_sockets(behaviour, Path("/" + "x" * 80)) == {}, "a path that long is none of a socket"
+    assert private_sockets(Behaviour(), Path("/home/user/run/1")) == {}

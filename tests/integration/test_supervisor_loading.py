@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 
 from autolaunch.daemon.happenings import Command
 from autolaunch.daemon.machine import State
@@ -174,6 +173,10 @@ def test_a_stop_while_it_loads_ends_it_at_once_and_a_start_begins_anew(bench: Ma
     play(story(), made.home)
 
 
+def backing_off_after(count: int) -> Callable[[State], bool]:
+    return lambda state: state.phase == "backing off" and len(state.failures) == count
+
+
 def test_a_crash_loop_ends_after_five_failures_and_stays_ended_until_somebody_asks(bench: Make) -> None:
     made = bench(*5 * ("exit",), "ready")
 
@@ -182,7 +185,7 @@ def test_a_crash_loop_ends_after_five_failures_and_stays_ended_until_somebody_as
         one.begin()
         pauses = []
         for count in range(1, 5):
-            state = await reach(one, partial(failed_so_often, count))
+            state = await reach(one, backing_off_after(count))
             assert state.until is not None
             pauses.append(state.until - state.since)
             made.skip(one, pauses[-1] + 0.1)

@@ -1,0 +1,67 @@
+"""FAKE: ``autolaunch`` with the fake engine in the place of every other. Everything else of it is real.
+
+    python -m tests.fakes.daemon serve --config FILE …
+
+FAKE_MODES names the modes of the first, the second, … start, with commas (:mod:`tests.fakes.engine`), FAKE_OPTIONS
+more of its options. FAKE_STUCK is a process that an earlier daemon left and that would not end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from autolaunch.cli import main
+
+
+def patch() -> None:
+    """Everything heavy is read in here, when the command line has taken the signals as it does."""
+    import shlex
+    from functools import partial
+
+    from autolaunch.daemon import serve, survivors
+    from autolaunch.daemon.deployment import KeptRun
+    from autolaunch.daemon.hands import Patience
+    from engines import registry
+    from engines.environments import Environment, Environments
+    from tests.fakes.supervised import FakeEngine
+
+    engine = FakeEngine(*os.environ.get("FAKE_MODES", "ready").split(","))
+    engine.more = tuple(shlex.split(os.environ.get("FAKE_OPTIONS", "")))
+    registry.engine = lambda _: engine  # type: ignore[assignment]  # a fake
+    folder = Path(os.environ["AUTOLAUNCH_HOME"]) / "environment"
+    made = Environment(engine="vllm", version="1", package="vllm", directory=folder)
+    Environments.ensure = lambda *_, **__: made  # type: ignore[method-assign]  # a fake
+    patience = Patience(grace_seconds=1.0, stall_seconds=20.0, quiet_seconds=0.5)
+    serve.Daemon = partial(serve.Daemon, patience=patience)  # type: ignore[assignment,misc]  # a fake
+    if stuck := os.environ.get("FAKE_STUCK"):
+        left = (int(stuck),)
+
+        def found(run: KeptRun) -> tuple[int, ...]:
+            return left
+
+        def not_ended(run: KeptRun, **_more: object) -> tuple[int, ...]:
+            return left
+
+        survivors.survivors, survivors.end_survivors = found, not_ended
+
+
+def run(arguments: list[str]) -> int:
+    from autolaunch.cli import serve
+
+    begin = serve._serve
+
+    def begin_faked(config: Path | None, *, as_json: bool) -> None:
+        patch()
+        begin(config, as_json=as_json)
+
+    serve._serve = begin_faked
+    return command_line(arguments)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "autolaunch"
+    command_line = main._run
+    main._run = run
+    main.main()
