@@ -35,11 +35,11 @@ class Host:
         self.shares: Mapping[str, Share] = {}
         self._uuids: dict[str, frozenset[str]] = {}
 
-    def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int]) -> None:
+    def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int], *, tolerant: bool = False) -> None:
         """Gives each deployment its share of the machine; they are planned together.
 
         ``free`` is what was free, by UUID in bytes, on devices that have engines of ours now: that memory is not
-        others'.
+        others'. ``tolerant``: a deployment whose wishes cannot be is not dealt anything, and the others are.
 
         Raises:
             AutolaunchError: a deployment's wishes cannot be.
@@ -51,7 +51,8 @@ class Host:
             msgspec.structs.replace(each, memory_free_bytes=free.get(each.uuid or "", each.memory_free_bytes))
             for each in report.accelerators
         )
-        self.shares = share(msgspec.structs.replace(report, accelerators=devices), deployments, self.known)
+        report = msgspec.structs.replace(report, accelerators=devices)
+        self.shares = share(report, deployments, self.known, tolerant=tolerant)
         self._uuids = {
             name: frozenset(
                 each.uuid for each in devices if each.uuid is not None and each.index in (one.devices or ())

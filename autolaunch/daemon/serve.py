@@ -122,7 +122,8 @@ class Daemon:
         ended = await asyncio.gather(*(self._end_what_is_left(*each) for each in kept.deployments.items()))
         left = dict(zip(kept.deployments, ended, strict=True))
         self.notifier.status("looking at the machine")
-        await self._in_thread(self.host.divide, self.configuration.deployments, {})
+        # One whose engine is not there, for example, is no reason not to keep the others.
+        await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
         self._begun = True

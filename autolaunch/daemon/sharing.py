@@ -29,6 +29,7 @@ from autolaunch.daemon.planning import Share, wholly_on_devices
 from autolaunch.daemon.pools import Devices, Memory, Pool, Units
 from selector.catalog import Catalog
 from selector.contract import Candidate
+from selector.errors import AutolaunchError
 from selector.hardware import HardwareReport
 from selector.request import WORKLOADS, PlanRequest
 from selector.score import ranked
@@ -39,11 +40,15 @@ from selector.wishes import checked_figures, pins_on_checkpoints, workload_of
 MOST_TRIALS = 96
 
 
-def share(report: HardwareReport, deployments: tuple[Deployment, ...], known: Catalog) -> dict[str, Share]:
+def share(
+    report: HardwareReport, deployments: tuple[Deployment, ...], known: Catalog, *, tolerant: bool = False
+) -> dict[str, Share]:
     """What of the machine each deployment may use, by its name.
 
     ``report`` is of the machine without the deployments' own engines: their memory counts as free in it. Of the same
     report and deployments come the same shares. One deployment alone has all there is.
+
+    ``tolerant``: one whose wishes cannot be is left out, instead, and its own plan will say what is wrong with it.
 
     Raises:
         UsageError: a deployment whose wishes cannot be; UnknownModel.
@@ -55,7 +60,15 @@ def share(report: HardwareReport, deployments: tuple[Deployment, ...], known: Ca
     if not report.accelerators and not report.host.memory_available_bytes:
         return {each.name: Share() for each in deployments}  # nothing is known that could be dealt
     pool: Pool = Devices(report) if report.accelerators else Memory(report)
-    return _Dealer(pool, tuple(_Wish.of(each, known) for each in deployments), known).dealt()
+    wishes = []
+    for each in deployments:
+        try:
+            wishes.append(_Wish.of(each, known))
+        except AutolaunchError:
+            if not tolerant:
+                raise
+    dealt = _Dealer(pool, tuple(wishes), known).dealt()
+    return {each.name: dealt.get(each.name, Share()) for each in deployments}
 
 
 def without_share(deployment: Deployment, share: Share) -> Fault | None:

@@ -424,3 +424,15 @@ def test_a_service_without_a_model_says_what_it_lacks(stopped: Kept) -> None:
     shown = systemd.run("systemctl", "status", UNIT).stdout
     assert f"{CONFIGURATION}: deployments: there is none to keep up" in shown
     assert "hint: a line [[deployments]], and below it model =" in shown
+
+
+def test_one_whose_engine_is_gone_is_told_and_the_others_are_started(stopped: Kept) -> None:
+    stopped.configure(stopped.one, f'{stopped.other}\nengine_path = "/opt/gone"')
+    stopped.start()
+    stopped.wait_for("; second failed: ")
+    stopped.systemd.wait_until(lambda: stopped.engines() != ())
+    assert re.match("glm-tiny (loading|ready)", stopped.status)
+    (error,) = stopped.systemd.journal(UNIT, "--priority=err").splitlines()
+    assert "deployment=second" in error
+    assert "/opt/gone" in error
+    assert stopped.systemd.restarts(UNIT) == 0

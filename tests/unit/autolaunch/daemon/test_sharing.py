@@ -14,7 +14,7 @@ from autolaunch.daemon.planning import Share, plan_for
 from autolaunch.daemon.sharing import MOST_TRIALS, share, without_share
 from selector.catalog import Catalog
 from selector.contract import Candidate
-from selector.errors import UsageError
+from selector.errors import AutolaunchError, UsageError
 from selector.hardware import HardwareReport
 from selector.machines import report_from_file, report_from_spec
 from selector.request import Pins
@@ -187,3 +187,15 @@ def test_it_costs_a_few_dozen_plans_at_most(monkeypatch: pytest.MonkeyPatch) -> 
 def test_wishes_that_cannot_be_are_refused() -> None:
     with pytest.raises(UsageError, match="context is 0"):
         dealt(recorded("8xh200"), deployments("glm-4.6", "glm-4.5v", context_tokens=0))
+
+
+def test_one_whose_wishes_cannot_be_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    report, (first, second, third) = recorded("8xh200"), deployments("glm-4.6", "glm-4.6", "glm-4.5v")
+    second = msgspec.structs.replace(second, engine_path=tmp_path / "gone")
+    with pytest.raises(AutolaunchError, match="gone"):
+        share(report, (first, second, third), CATALOG)
+    found = share(report, (first, second, third), CATALOG, tolerant=True)
+    assert list(found) == [first.name, second.name, third.name]
+    assert {**found, second.name: Share()} == {**share(report, (first, third), CATALOG), second.name: Share()}
+    with pytest.raises(AutolaunchError, match="gone"):
+        plan_for(second, report, Changes(), known=CATALOG, share=found[second.name])
