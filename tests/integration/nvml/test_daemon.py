@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from autolaunch.daemon.ports import free_port
-from tests.fakes.nvml.scenarios import MIB, h100, uuid
+from tests.fakes.nvml.scenarios import h100, uuid
 from tests.fakes.nvml.stub import Scenario, Xid
 from tests.fakes.served import Served, entry
 from tests.fakes.supervised import leased
 
+MIB = 1 << 20
 #: The engine that loads the miniature on NVIDIA GPUs.
 ON_A_GPU = {"engine": "transformers"}
 Serve = Callable[[Scenario], Served]
@@ -67,6 +68,7 @@ def test_a_gpu_that_is_lost_is_left_out_and_the_plan_is_made_again(serve: Serve)
     first = one.begin()
     assert devices_of(first) == {gpu(0)}
     one.until(lambda: len(one.told("engine.ready")) == 2)
+    one.until(lambda: one.engine("a") != first)  # the state is written a moment later
     assert devices_of(one.engine("a")) == {gpu(1)}
     (lost,) = one.told("device")
     assert "79" in lost["message"]
