@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from autolaunch.cli.app import autolaunch
+from autolaunch.daemon import configuration
+from selector.catalog import Catalog
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\n\$ uv run autolaunch ((?:plan|advise) .*?)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -31,6 +33,15 @@ def test_every_option_in_the_readme_exists() -> None:
     helps = (
         CliRunner().invoke(autolaunch, ["plan", "--help"]).stdout
         + CliRunner().invoke(autolaunch, ["glm-tiny", "--help"]).stdout
+        + CliRunner().invoke(autolaunch, ["service", "install", "--help"]).stdout
     )
     for option in set(re.findall(r"`(--[a-z-]+)", README)):
         assert option in helps, option
+
+
+def test_the_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    path = tmp_path / "autolaunch.toml"
+    path.write_text(shown)
+    found = configuration.read(path, Catalog())
+    assert [each.name for each in found.deployments] == ["glm-4.6", "glm-4.5v"]
