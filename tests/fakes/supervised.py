@@ -167,10 +167,10 @@ async def engine_of(one: Supervisor, seconds: float = 20.0) -> Server:
     return one.run.server
 
 
-def play(story: Coroutine[None, None, None], home: Path) -> None:
+def play(story: Coroutine[None, None, None], home: Path, seconds: float = 50.0) -> None:
     """Plays the story to its end, after which nothing of it may be left."""
     try:
-        asyncio.run(asyncio.wait_for(story, 50.0))
+        asyncio.run(asyncio.wait_for(story, seconds))
     except BaseException:
         for process in psutil.Process().children(recursive=True):  # the next test is to find none of this one
             process.kill()
