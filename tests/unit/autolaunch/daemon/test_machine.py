@@ -357,6 +357,14 @@ def test_a_second_token_is_not_asked_for_before_the_first_was_answered() -> None
     assert world.count(Probe) == 1
 
 
+def test_a_token_that_was_not_asked_for_tells_nothing() -> None:
+    world = World().to("ready")
+    before = world.state
+    for ok in (False, True):
+        assert world.happens(Probed(run=1, ok=ok, message="twice")) == ()
+        assert world.state == before
+
+
 def test_requests_do_not_keep_a_degraded_engine_from_being_asked_again() -> None:
     world = brought("degraded")
     at = wakes_at(world.state)
