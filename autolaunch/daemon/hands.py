@@ -14,25 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun, Reason
+from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun
+from autolaunch.daemon.faults import Refusal, fault_of, of_diagnosis
 from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECONDS
 from autolaunch.launch import LaunchOptions, Prepared, prepare, start
 from autolaunch.server import LaunchEvent, Server
-from engines.logs import Diagnosis
 from selector.contract import Candidate, LaunchPlan
-from selector.errors import (
-    AutolaunchError,
-    DevicesTaken,
-    DownloadError,
-    EngineInstallError,
-    EngineStartError,
-    HubUnreachable,
-    NoFeasiblePlan,
-    NoPackage,
-    NoRoomOnDisk,
-    PortTaken,
-    Unsupported,
-)
+from selector.errors import AutolaunchError, EngineStartError
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -41,14 +29,6 @@ if TYPE_CHECKING:
     from autolaunch.daemon.leases import Lease, Leases
     from autolaunch.daemon.store import Store
     from selector.catalog import Catalog
-
-
-class Refusal(Exception):
-    """What kept something from being done."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
 
 
 class Patience(Value, frozen=True, kw_only=True):
@@ -233,7 +213,7 @@ class Hands:
         run.server.process.settle()
         told, code = run.server.diagnosis(), run.server.process.exit_code
         message = f"{run.server.engine.name} {how_it_ended(code)}"
-        return _of_diagnosis(
+        return of_diagnosis(
             message + (f": {told.sentence}" if told.sentence else ""), told, run.server.tail(), serving=serving
         )
 
@@ -334,34 +314,6 @@ def _free_memory(devices: frozenset[str]) -> Mapping[str, int]:
     return free_memory(devices)
 
 
-def _of_diagnosis(message: str, told: Diagnosis, lines: tuple[str, ...], *, serving: bool) -> Fault:
-    return Fault(
-        reason=told.cause,
-        permanent=told.permanent,
-        message=message,
-        hint=told.hint,
-        serving=serving,
-        fitting_context_tokens=told.fitting_context_tokens,
-        lines=lines,
-    )
-
-
-#: What an error of ours is to the machine, the most special first: the reason, and whether the same fails again.
-_REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
-    (HubUnreachable, "download", False),
-    (NoRoomOnDisk, "disk full", True),
-    (DownloadError, "download", True),
-    (PortTaken, "port in use", False),
-    (DevicesTaken, "devices held", False),
-    (NoPackage, "installation", True),
-    (EngineInstallError, "installation", False),
-    (NoFeasiblePlan, "no plan", True),
-    (Unsupported, "options", True),
-    (EngineStartError, "unknown", False),
-    (AutolaunchError, "options", True),
-)
-
-
 @contextlib.contextmanager
 def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
     """What fails within it is a refusal; devices that others hold are waited for only where that was asked for."""
@@ -373,22 +325,3 @@ def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
         if fault.reason == "devices held":
             fault = msgspec.structs.replace(fault, permanent=not deployment.wait_for_devices)
         raise Refusal(fault) from error
-
-
-def fault_of(error: AutolaunchError) -> Fault:
-    """An error of ours as the machine takes it."""
-    from autolaunch.daemon.health import NotReady
-
-    lines = tuple(getattr(error, "__notes__", ()))
-    if isinstance(error, NotReady):
-        told = error.diagnosis
-        if error.how == "ended" and told is not None:
-            return msgspec.structs.replace(_of_diagnosis(error.message, told, lines, serving=False), hint=error.hint)
-        known = told is not None and told.cause != "unknown"
-        reason: Reason = told.cause if known and told is not None else "stalled"
-        if error.how == "does not complete" and not known:
-            reason = "does not complete"
-        permanent = told.permanent if known and told is not None else error.how == "does not complete"
-        return Fault(reason=reason, permanent=permanent, message=error.message, hint=error.hint, lines=lines)
-    reason, permanent = next((each, kept) for kind, each, kept in _REASONS if isinstance(error, kind))
-    return Fault(reason=reason, permanent=permanent, message=error.message, hint=error.hint, lines=lines)

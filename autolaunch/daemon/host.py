@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
-from autolaunch.daemon.hands import Decided, Refusal, fault_of
+from autolaunch.daemon.faults import Refusal, fault_of
+from autolaunch.daemon.hands import Decided
 from selector.errors import AutolaunchError
 
 if TYPE_CHECKING:

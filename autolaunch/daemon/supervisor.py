@@ -16,7 +16,8 @@ import psutil
 
 from autolaunch.daemon import machine
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptDeployment
-from autolaunch.daemon.hands import Refusal, Run
+from autolaunch.daemon.faults import Refusal
+from autolaunch.daemon.hands import Run
 from autolaunch.daemon.happenings import (
     Action,
     Command,

@@ -16,7 +16,8 @@ import msgspec
 import psutil
 
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, Reason
-from autolaunch.daemon.hands import Decided, Hands, Refusal, Run
+from autolaunch.daemon.faults import Refusal
+from autolaunch.daemon.hands import Decided, Hands, Run
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from tests.fakes.machine_world import CANDIDATE

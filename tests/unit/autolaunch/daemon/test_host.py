@@ -9,7 +9,7 @@ import pytest
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
-from autolaunch.daemon.hands import Refusal
+from autolaunch.daemon.faults import Refusal
 from autolaunch.daemon.host import Host
 from autolaunch.daemon.ladder import engine_of
 from autolaunch.daemon.store import Store, where_of
