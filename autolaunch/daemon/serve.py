@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -21,12 +21,13 @@ from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import Hands, Patience
-from autolaunch.daemon.happenings import Command, Replaced, Tell
+from autolaunch.daemon.happenings import Command, Replaced
 from autolaunch.daemon.host import Host
-from autolaunch.daemon.journal import Journal, Level
+from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.lock import DaemonLock
 from autolaunch.daemon.notify import Notifier
+from autolaunch.daemon.report import Report, with_retry
 from autolaunch.daemon.state_file import StateFile, boot_id
 from autolaunch.daemon.store import Store
 from autolaunch.daemon.supervisor import Supervisor
@@ -41,8 +42,8 @@ T = TypeVar("T")
 
 #: Everything that may block at once: a few things a deployment.
 THREADS = 32
-#: How often the state is written at most, and how often a load's progress is said.
-WRITE_SECONDS, PROGRESS_SECONDS = 0.1, 60.0
+#: How often the state is written at most, and a load's progress stands in the status anew.
+WRITE_SECONDS, STATUS_SECONDS = 0.1, 1.0
 #: When somebody else has the port of a deployment that sleeps, it is tried again.
 DOOR_SECONDS = 5.0
 #: When somebody who wakes a deployment is told to come again.
@@ -73,7 +74,7 @@ class Daemon:
         self.home = home
         self.known = known
         self.notifier = notifier
-        self.journal = journal
+        self.report = Report(journal)
         self.patience = patience
         self.configuration = configuration.read(path, known)
         self.host = Host(known, probe)
@@ -85,20 +86,18 @@ class Daemon:
         self._leases = Leases(home / "leases")
         self._watch = DeviceWatch(self._trouble)
         self._doormen: dict[str, Doorman] = {}
-        self._progress: dict[str, tuple[str, float]] = {}
+        self._status_at = 0.0
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
         #: One at a time, the start as well: each deals the machine out and adds deployments.
         self._reading = asyncio.Lock()
         self._begun = False
-        #: What is wrong with the configuration as the file has it now, where an older one holds.
-        self._wrong: str | None = None
 
     async def run(self) -> None:
         """Serves until it is told to end; nothing of it runs any more when this returns."""
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(lambda _, context: self._fault_of_ours(context))
+        self._loop.set_exception_handler(lambda _, context: self.report.fault_of_ours(context))
         self._ended = asyncio.Event()
         self._hands_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="hands")
         # One thread: what is written later is newer.
@@ -116,7 +115,7 @@ class Daemon:
     async def _begin(self) -> None:
         kept, said = self._file.read(self._boot_id)
         if said is not None:
-            self._say("warning", "state", said)
+            self.report.say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
         # All at once: a start that lasts is ended by whoever waits for it, and begun again.
         ended = await asyncio.gather(*(self._end_what_is_left(*each) for each in kept.deployments.items()))
@@ -132,11 +131,13 @@ class Daemon:
             known = kept_of(deployment, left.get(deployment.name))
             if known is not None and known.latched is not None:
                 fault = known.latched
-                self._say("error", "deployment.failed", fault.message, deployment.name, hint=_with_retry(fault.hint))
+                self.report.say(
+                    "error", "deployment.failed", fault.message, deployment.name, hint=with_retry(fault.hint)
+                )
             self._add(deployment, known)
         self._ping()
         self.notifier.ready(self._status())
-        self._say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+        self.report.say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
 
     async def _end_what_is_left(self, name: str, kept: KeptDeployment) -> KeptDeployment:
         """Ends an engine that outlived its daemon; one that would not end keeps its deployment from running."""
@@ -144,7 +145,7 @@ class Daemon:
 
         if kept.run is None or not (found := await self._in_thread(survivors, kept.run)):
             return kept
-        self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
+        self.report.say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
         left = await self._in_thread(end_survivors, kept.run)
         if not left:
             return kept
@@ -154,7 +155,7 @@ class Daemon:
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
-        self._say("info", "daemon.stopping", "ending every engine")
+        self.report.say("info", "daemon.stopping", "ending every engine")
         self._watch.close()
         for doorman in self._doormen.values():
             doorman.close()
@@ -165,7 +166,7 @@ class Daemon:
             self._write_timer.cancel()
         if self._begun:
             await self._write()
-        self._say("info", "daemon.stopped", "nothing runs any more")
+        self.report.say("info", "daemon.stopped", "nothing runs any more")
         self._writer.shutdown()
         self._hands_pool.shutdown(wait=False)
         self._lock.release()
@@ -193,7 +194,7 @@ class Daemon:
             kept=kept,
             executor=self._hands_pool,
             on_change=self._changed,
-            on_tell=self._tell,
+            on_tell=self.report.tell,
         )
         self.supervisors[deployment.name] = one
         one.begin()
@@ -201,7 +202,7 @@ class Daemon:
     async def _remove(self, name: str) -> None:
         one = self.supervisors.pop(name)
         self._close_door(name)
-        self._say("info", "deployment.removed", "it is no longer in the configuration", name)
+        self.report.say("info", "deployment.removed", "it is no longer in the configuration", name)
         await one.close()
 
     async def reload(self) -> None:
@@ -219,11 +220,13 @@ class Daemon:
             before = dict(self.host.shares)
             await self._in_thread(self.host.divide, wanted.deployments, free)
         except AutolaunchError as error:
-            self._say("error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint)
-            self._wrong = error.message
+            self.report.say(
+                "error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint
+            )
+            self.report.wrong = error.message
             self.notifier.ready(self._status())
             return
-        self._wrong = None
+        self.report.wrong = None
         names = {each.name for each in wanted.deployments}
         for name in [name for name in self.supervisors if name not in names]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
@@ -247,7 +250,7 @@ class Daemon:
                 continue
             if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
                 one.post(Command(verb="restart"))  # its devices are another's from now on
-        self._say("info", "configuration.read", f"{len(names)} deployments of {self.path}")
+        self.report.say("info", "configuration.read", f"{len(names)} deployments of {self.path}")
         self.notifier.ready(self._status())
 
     # --- what is heard ----------------------------------------------------------------------------------
@@ -262,39 +265,18 @@ class Daemon:
             self._write_timer = self._loop.call_later(WRITE_SECONDS, self._write_soon)
         self.notifier.status(self._status())
 
-    def _tell(self, one: Supervisor, tell: Tell) -> None:
-        self.journal.say(
-            tell.level,
-            tell.name,
-            tell.message,
-            deployment=one.state.deployment.name,
-            run=one.state.run,
-            reason=tell.reason,
-            seconds=tell.seconds,
-            hint=_with_retry(tell.hint) if tell.name == "deployment.failed" else tell.hint,
-        )
-
     def _hear(self, name: str, event: LaunchEvent) -> None:
-        """What a launch says, from its thread: each stage once, and its progress once a minute."""
-        stage, at = self._progress.get(name, ("", 0.0))
+        """What a launch says, from its thread."""
         now = time.monotonic()
-        if event.stage == stage and now - at < PROGRESS_SECONDS:
+        if not self.report.hear(name, event) and now - self._status_at < STATUS_SECONDS:
             return
-        self._progress[name] = (event.stage, now)
-        self.journal.say(
-            "info",
-            f"launch.{event.stage}",
-            event.message,
-            deployment=name,
-            seconds=round(event.seconds, 1),
-            fraction=event.fraction,
-        )
+        self._status_at = now
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self.notifier.status(self._status()))
 
     def _trouble(self, trouble: DeviceTrouble) -> None:
         """A device is in trouble, from the thread that watches them."""
-        self._say("error" if trouble.lost else "warning", "device", trouble.message, hint=trouble.hint)
+        self.report.say("error" if trouble.lost else "warning", "device", trouble.message, hint=trouble.hint)
         if trouble.lost and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._lost, trouble)
 
@@ -307,23 +289,8 @@ class Daemon:
 
     # --- what is said and kept --------------------------------------------------------------------------
 
-    def _say(self, level: Level, event: str, message: str, name: str | None = None, *, hint: str | None = None) -> None:
-        self.journal.say(level, event, message, deployment=name, hint=hint)
-
     def _status(self) -> str:
-        wrong = () if self._wrong is None else (f"the old configuration holds, the new one is wrong: {self._wrong}",)
-        return "; ".join((*wrong, *map(self._status_of, self.supervisors.values()))) or "no deployments"
-
-    def _status_of(self, one: Supervisor) -> str:
-        state, name = one.state, one.state.deployment.name
-        phase = "asleep" if state.asleep and state.phase == "planned" else state.phase
-        if state.phase in machine.SERVING:
-            return f"{name} {phase} at {state.deployment.host}:{state.deployment.port}"
-        if state.phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
-            return f"{name} {one.run.server.progress.message}"
-        if state.phase in ("failed", "backing off") and state.fault is not None:
-            return f"{name} {phase}: {state.fault.message}"
-        return f"{name} {'stopped' if state.wanted == 'stopped' and state.at_rest else phase}"
+        return self.report.status(self.supervisors.values())
 
     def _write_soon(self) -> None:
         self._write_timer = None
@@ -336,7 +303,7 @@ class Daemon:
         kept = Kept(boot_id=self._boot_id, deployments=deployments)
         said = await self._loop.run_in_executor(self._writer, self._file.write, kept)
         if said is not None:
-            self._say("warning", "state", said)
+            self.report.say("warning", "state", said)
 
     def _ping(self) -> None:
         """This very loop turns: nothing else may say so."""
@@ -362,7 +329,7 @@ class Daemon:
             if self._doormen.get(deployment.name) is door:
                 self._close_door(deployment.name)
             message = f"nobody can wake it: {deployment.host}:{deployment.port} cannot be listened on: {error.strerror}"
-            self._say("warning", "door", message, deployment.name)
+            self.report.say("warning", "door", message, deployment.name)
             self._loop.call_later(DOOR_SECONDS, lambda: self._spawn(self._open_door(one)))
 
     def _close_door(self, name: str) -> None:
@@ -378,19 +345,7 @@ class Daemon:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fault_of_ours({"exception": error})
-
-    def _fault_of_ours(self, context: Mapping[str, object]) -> None:
-        """What nobody expected in the loop, as asyncio tells it."""
-        error = context.get("exception")
-        told = context.get("message") if error is None else f"{type(error).__name__}: {error}"
-        self._say("error", "internal", f"a fault of autolaunch, not of yours: {told}")
+            self.report.fault_of_ours({"exception": error})
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
-
-
-def _with_retry(hint: str | None) -> str:
-    """What is left to do when a deployment was given up on."""
-    again = "reading the configuration again (systemctl reload, SIGHUP) tries it again"
-    return f"{hint}; {again}" if hint else again
