@@ -164,9 +164,7 @@ def _taken(state: State, event: Event, now: float, actions: list[Action]) -> Sta
                 return state
             # Another wish has failed of nothing yet; the devices that are lost are lost for it too.
             changes = Changes(without_devices=state.changes.without_devices)
-            state = replace(
-                state, deployment=deployment, changes=changes, failures=(), tries=0, fault=None, asleep=False
-            )
+            state = replace(state, deployment=deployment, changes=changes, failures=(), tries=0, fault=None)
             actions.append(Tell(name="deployment.changed", message="the configuration of this deployment has changed"))
             return _again(state, now, actions)
         case DevicesLost():

@@ -556,13 +556,16 @@ def test_a_reload_does_not_start_what_was_stopped() -> None:
     assert world.count(Plan) == 1
 
 
-def test_a_reload_with_a_change_wakes_what_was_asleep() -> None:
-    """Who keeps its door has the old address."""
+def test_a_reload_with_a_change_leaves_what_sleeps_asleep_until_somebody_asks() -> None:
     world = World(msgspec.structs.replace(DEPLOYMENT, idle_seconds=10.0)).to("ready")
     world.passes(10.0)
     world.goes_well()
     assert world.state.asleep
-    world.happens(Replaced(deployment=msgspec.structs.replace(DEPLOYMENT, port=8001)))
+    changed = msgspec.structs.replace(DEPLOYMENT, port=8001)
+    world.happens(Replaced(deployment=changed))
+    world.passes(100_000.0)
+    assert (world.state.asleep, world.state.deployment, world.count(Plan)) == (True, changed, 1)
+    world.command("ask")
     assert world.goes_well().phase == "ready"
 
 
