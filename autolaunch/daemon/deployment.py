@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -139,3 +140,15 @@ class Kept(Value, frozen=True, kw_only=True):
     schema: Literal[1] = 1
     boot_id: str
     deployments: dict[str, KeptDeployment] = msgspec.field(default_factory=dict)
+
+
+def told_by(deployment: Deployment) -> str:
+    """What tells a deployment from another by its name."""
+    return hashlib.sha256(repr(deployment).encode()).hexdigest()[:16]
+
+
+def still_of(deployment: Deployment, kept: KeptDeployment | None) -> KeptDeployment | None:
+    """What was kept, as far as it is of this very deployment: what another one failed of says nothing of it."""
+    if kept is None or kept.of in (None, told_by(deployment)):
+        return kept
+    return KeptDeployment(wanted=kept.wanted)

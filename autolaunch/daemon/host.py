@@ -32,23 +32,33 @@ class Host:
         self.probe = probe
         self.shares: Mapping[str, Share] = {}
 
-    def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int]) -> None:
+    def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int], *, lenient: bool = False) -> None:
         """Gives each deployment its share of the machine; they are planned together.
 
         ``free`` is what was free, by UUID in bytes, on devices that have engines of ours now: that memory is not
-        others'.
+        others'. ``lenient``: a deployment whose wishes cannot be is refused when it is planned, and the others have the
+        machine.
 
         Raises:
             AutolaunchError: a deployment's wishes cannot be.
         """
-        from autolaunch.daemon.sharing import share
+        from autolaunch.daemon.sharing import check, share
 
+        dealt = []
+        for each in deployments:
+            try:
+                check(each, self.known)
+            except AutolaunchError:
+                if not lenient:
+                    raise
+                continue
+            dealt.append(each)
         report = self.probe()
         devices = tuple(
             msgspec.structs.replace(each, memory_free_bytes=free.get(each.uuid or "", each.memory_free_bytes))
             for each in report.accelerators
         )
-        self.shares = share(msgspec.structs.replace(report, accelerators=devices), deployments, self.known)
+        self.shares = share(msgspec.structs.replace(report, accelerators=devices), tuple(dealt), self.known)
 
     def __call__(self, deployment: Deployment, changes: Changes) -> Decided:
         """The plan to start.

@@ -7,7 +7,7 @@ the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the co
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
-from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment
+from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, still_of, told_by
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import Hands, Patience
@@ -46,6 +46,8 @@ THREADS = 32
 WRITE_SECONDS, PROGRESS_SECONDS = 0.1, 60.0
 #: When somebody else has the port of a deployment that sleeps, it is tried again.
 DOOR_SECONDS = 5.0
+#: What all engines, and then all other work, get to end in; of it an engine has its grace and its bound.
+END_SECONDS = 45.0
 #: When somebody who wakes a deployment is told to come again.
 RETRY_SECONDS = 15.0
 
@@ -104,7 +106,7 @@ class Daemon:
         self._set_signals()
         try:
             async with self._reading:
-                await self._begin()
+                await self._begin_unless_ended()
             if self._begun:
                 self._ping()
                 self.notifier.ready(self._status())
@@ -115,44 +117,33 @@ class Daemon:
 
     # --- begin and end ----------------------------------------------------------------------------------
 
+    async def _begin_unless_ended(self) -> None:
+        """A driver that hangs must not keep the daemon from ending; what was kept stays as it was then."""
+        begin, ended = self._loop.create_task(self._begin()), self._loop.create_task(self._ended.wait())
+        await asyncio.wait((begin, ended), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        begin.cancel()  # nothing, where it is done
+        with contextlib.suppress(asyncio.CancelledError):
+            await begin
+
     async def _begin(self) -> None:
         kept, said = self._file.read(self._boot_id)
         if said is not None:
             self._say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
-        left = await self._end_what_is_left(kept)
+        from autolaunch.daemon.survivors import end_all
+
+        left = await self._in_thread(end_all, kept, lambda name, said: self._say("warning", "engine.left", said, name))
         self.notifier.status("looking at the machine")
-        await self._in_thread(self.host.divide, self.configuration.deployments, {})
+        await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, lenient=True))
         self._watch.start()
-        if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
-            return
         self._begun = True
         for deployment in self.configuration.deployments:
-            known = left.get(deployment.name) or _of_same(deployment, kept.deployments.get(deployment.name))
+            known = left.get(deployment.name) or still_of(deployment, kept.deployments.get(deployment.name))
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self._say("error", "deployment.failed", fault.message, deployment.name, hint=fault.hint)
             self._add(deployment, known)
-
-    async def _end_what_is_left(self, kept: Kept) -> dict[str, KeptDeployment]:
-        """Ends engines that outlived their daemon; one that would not end keeps its deployment from running."""
-        from autolaunch.daemon.survivors import end_survivors, survivors
-
-        stuck = {}
-        for name, each in kept.deployments.items():
-            if each.run is None:
-                continue
-            found = await self._in_thread(survivors, each.run)
-            if not found:
-                continue
-            self._say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
-            left = await self._in_thread(end_survivors, each.run)
-            if left:
-                message = f"processes {list(left)} of an earlier daemon's engine would not end"
-                hint = "end them (or reboot), then autolaunch retry"
-                fault = Fault(reason="processes left", permanent=True, message=message, hint=hint)
-                stuck[name] = replace(each, latched=fault, run=None)
-        return stuck
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -160,15 +151,19 @@ class Daemon:
         self._watch.close()
         for doorman in self._doormen.values():
             doorman.close()
-        await asyncio.gather(*(each.close() for each in self.supervisors.values()), *self._leaving.values())
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        closing = [self._loop.create_task(each.close()) for each in self.supervisors.values()]
+        for tasks in ((*closing, *self._leaving.values()), self._tasks):
+            # What hangs in a driver or on a disk is not waited for: with the daemon go the guards, and all they have.
+            pending = (await asyncio.wait(tasks, timeout=END_SECONDS))[1] if tasks else ()
+            if pending:
+                self._say("error", "daemon.hangs", f"{len(pending)} things did not end within {END_SECONDS:g} s")
         if self._write_timer is not None:
             self._write_timer.cancel()
         if self._begun:
-            await self._write()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._write(), END_SECONDS)
         self._say("info", "daemon.stopped", "nothing runs any more")
-        self._writer.shutdown()
+        self._writer.shutdown(wait=False)
         self._hands_pool.shutdown(wait=False)
         self._lock.release()
 
@@ -201,10 +196,11 @@ class Daemon:
         one.begin()
 
     async def _remove(self, name: str) -> None:
-        one = self.supervisors.pop(name)
         self._close_door(name)
         self._say("info", "deployment.removed", "it is no longer in the configuration", name)
-        await one.close()
+        # It is kept until nothing of it runs: a daemon that is killed meanwhile leaves an engine to be found.
+        await self.supervisors[name].close()
+        del self.supervisors[name]
 
     async def reload(self) -> None:
         """Reads the configuration again; a wrong one is said, and the old one holds."""
@@ -325,7 +321,7 @@ class Daemon:
 
     async def _write(self) -> None:
         deployments = {
-            name: replace(one.kept(), of=_told_by(one.state.deployment)) for name, one in self.supervisors.items()
+            name: replace(one.kept(), of=told_by(one.state.deployment)) for name, one in self.supervisors.items()
         }
         kept = Kept(boot_id=self._boot_id, deployments=deployments)
         said = await self._loop.run_in_executor(self._writer, self._file.write, kept)
@@ -376,15 +372,3 @@ class Daemon:
 
     async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._hands_pool, call, *arguments)
-
-
-def _of_same(deployment: Deployment, kept: KeptDeployment | None) -> KeptDeployment | None:
-    """What was kept, as far as it is of this very deployment: what another one failed of says nothing of it."""
-    if kept is None or kept.of in (None, _told_by(deployment)):
-        return kept
-    return KeptDeployment(wanted=kept.wanted)
-
-
-def _told_by(deployment: Deployment) -> str:
-    """What tells a deployment from another by its name."""
-    return hashlib.sha256(repr(deployment).encode()).hexdigest()[:16]

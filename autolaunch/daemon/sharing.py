@@ -58,6 +58,15 @@ def share(report: HardwareReport, deployments: tuple[Deployment, ...], known: Ca
     return _Dealer(pool, tuple(_Wish.of(each, known) for each in deployments), known).dealt()
 
 
+def check(deployment: Deployment, known: Catalog) -> None:
+    """Refuses what :func:`share` would refuse of this deployment, whatever the machine.
+
+    Raises:
+        UsageError, EngineError, ProfileError: as :func:`share`.
+    """
+    _Wish.of(deployment, known)
+
+
 def without_share(deployment: Deployment, share: Share) -> Fault | None:
     """The fault of a deployment that got nothing; ``None`` where it has a share."""
     if share.reason is None:
