@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -63,6 +64,9 @@ class DaemonLock:
     def release(self) -> None:
         """Gives it back; again is nothing."""
         if self._descriptor >= 0:
+            # Closed alone, it would be held until a process that is just being started has closed its copy.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 

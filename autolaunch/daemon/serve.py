@@ -7,6 +7,7 @@ the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
-from autolaunch.daemon.deployment import Deployment, Fault, Kept, KeptDeployment, fingerprint, kept_of
+from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint, kept_of
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import Hands, Patience
@@ -46,6 +47,8 @@ THREADS = 32
 WRITE_SECONDS, STATUS_SECONDS = 0.1, 1.0
 #: When somebody else has the port of a deployment that sleeps, it is tried again.
 DOOR_SECONDS = 5.0
+#: What all engines, and then all other work, get to end in; of it an engine has its grace and its bound.
+END_SECONDS = 45.0
 #: When somebody who wakes a deployment is told to come again.
 RETRY_SECONDS = 15.0
 
@@ -105,21 +108,33 @@ class Daemon:
         self._set_signals()
         try:
             async with self._reading:
-                await self._begin()
+                await self._begin_unless_ended()
             await self._ended.wait()
         finally:
             await self._end()
 
     # --- begin and end ----------------------------------------------------------------------------------
 
+    async def _begin_unless_ended(self) -> None:
+        """A driver that hangs must not keep the daemon from ending; what was kept stays as it was then."""
+        begin, ended = self._loop.create_task(self._begin()), self._loop.create_task(self._ended.wait())
+        await asyncio.wait((begin, ended), return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        begin.cancel()  # nothing, where it is done
+        with contextlib.suppress(asyncio.CancelledError):
+            await begin
+
     async def _begin(self) -> None:
         kept, said = self._file.read(self._boot_id)
         if said is not None:
             self.report.say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
-        # All at once: a start that lasts is ended by whoever waits for it, and begun again.
-        ended = await asyncio.gather(*(self._end_what_is_left(*each) for each in kept.deployments.items()))
-        left = dict(zip(kept.deployments, ended, strict=True))
+        from autolaunch.daemon.survivors import end_all
+
+        def tell(name: str, said: str) -> None:
+            self.report.say("warning", "engine.left", said, name)
+
+        left = await self._in_thread(end_all, kept, tell)
         self.notifier.status("looking at the machine")
         # One whose engine is not there, for example, is no reason not to keep the others.
         await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
@@ -128,7 +143,7 @@ class Daemon:
         self._begun = True
         self._watch.start()
         for deployment in self.configuration.deployments:
-            known = kept_of(deployment, left.get(deployment.name))
+            known = left.get(deployment.name) or kept_of(deployment, kept.deployments.get(deployment.name))
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
@@ -139,35 +154,25 @@ class Daemon:
         self.notifier.ready(self._status())
         self.report.say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
 
-    async def _end_what_is_left(self, name: str, kept: KeptDeployment) -> KeptDeployment:
-        """Ends an engine that outlived its daemon; one that would not end keeps its deployment from running."""
-        from autolaunch.daemon.survivors import end_survivors, survivors
-
-        if kept.run is None or not (found := await self._in_thread(survivors, kept.run)):
-            return kept
-        self.report.say("warning", "engine.left", f"an earlier daemon left processes {list(found)}: ending them", name)
-        left = await self._in_thread(end_survivors, kept.run)
-        if not left:
-            return kept
-        message = f"processes {list(left)} of an earlier daemon's engine would not end"
-        fault = Fault(reason="processes left", permanent=True, message=message, hint="end them, or reboot")
-        return replace(kept, latched=fault, run=None)
-
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
         self.report.say("info", "daemon.stopping", "ending every engine")
         self._watch.close()
         for doorman in self._doormen.values():
             doorman.close()
-        await asyncio.gather(*(each.close() for each in self.supervisors.values()), *self._leaving.values())
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        closing = [self._loop.create_task(each.close()) for each in self.supervisors.values()]
+        for tasks in ((*closing, *self._leaving.values()), self._tasks):
+            # What hangs in a driver or on a disk is not waited for: with the daemon go the guards, and all they have.
+            pending = (await asyncio.wait(tasks, timeout=END_SECONDS))[1] if tasks else ()
+            if pending:
+                self.report.say("error", "daemon.hangs", f"{len(pending)} things did not end within {END_SECONDS:g} s")
         if self._write_timer is not None:
             self._write_timer.cancel()
         if self._begun:
-            await self._write()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._write(), END_SECONDS)
         self.report.say("info", "daemon.stopped", "nothing runs any more")
-        self._writer.shutdown()
+        self._writer.shutdown(wait=False)
         self._hands_pool.shutdown(wait=False)
         self._lock.release()
 
@@ -200,10 +205,11 @@ class Daemon:
         one.begin()
 
     async def _remove(self, name: str) -> None:
-        one = self.supervisors.pop(name)
         self._close_door(name)
         self.report.say("info", "deployment.removed", "it is no longer in the configuration", name)
-        await one.close()
+        # It is kept until nothing of it runs: a daemon that is killed meanwhile leaves an engine to be found.
+        await self.supervisors[name].close()
+        del self.supervisors[name]
 
     async def reload(self) -> None:
         """Reads the configuration again; a wrong one is said, and the old one holds."""

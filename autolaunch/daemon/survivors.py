@@ -12,11 +12,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import psutil
 
-from autolaunch.daemon.deployment import KeptRun
+from autolaunch.daemon.deployment import Fault, Kept, KeptDeployment, KeptRun
 from autolaunch.daemon.guard import FOLLOW_SECONDS, KILL_SECONDS
 from autolaunch.daemon.process import GRACE_SECONDS
 from autolaunch.launch import RUN_MARK
@@ -84,6 +86,29 @@ def end_survivors(
             sleep(0.1)
             left = survivors(run)
     return left
+
+
+def end_all(kept: Kept, say: Callable[[str, str], None]) -> dict[str, KeptDeployment]:
+    """Ends engines that outlived their daemon, all at once; gives the deployments whose did not end, given up on.
+
+    ``say`` is told of each deployment, by its name, that something was left of; from threads.
+    """
+
+    def end(name: str, each: KeptDeployment) -> tuple[str, KeptDeployment] | None:
+        found = () if each.run is None else survivors(each.run)
+        if each.run is None or not found:
+            return None
+        say(name, f"an earlier daemon left processes {list(found)}: ending them")
+        left = end_survivors(each.run)
+        if not left:
+            return None
+        message = f"processes {list(left)} of an earlier daemon's engine would not end"
+        hint = "end them, or reboot"
+        fault = Fault(reason="processes left", permanent=True, message=message, hint=hint)
+        return name, msgspec.structs.replace(each, latched=fault, run=None)
+
+    with ThreadPoolExecutor(8, thread_name_prefix="survivors") as pool:
+        return dict(filter(None, pool.map(end, kept.deployments.keys(), kept.deployments.values())))
 
 
 def _lives(pid: int) -> bool:

@@ -3,7 +3,8 @@
     python -m tests.fakes.daemon serve --config FILE …
 
 FAKE_MODES names the modes of the first, the second, … start, with commas (:mod:`tests.fakes.engine`), FAKE_OPTIONS
-more of its options. FAKE_STUCK is a process that an earlier daemon left and that would not end.
+more of its options. FAKE_STUCK is a process that an earlier daemon left and that would not end. After so many
+probes as FAKE_PROBE_HANGS_AFTER says they hang; the daemon's bound is two seconds then.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from autolaunch.cli import main
 
 def patch() -> None:
     """Everything heavy is read in here, when the command line has taken the signals as it does."""
+    import itertools
     import shlex
+    import time
     from functools import partial
 
+    from autolaunch import api
     from autolaunch.daemon import serve, survivors
     from autolaunch.daemon.deployment import KeptRun
     from autolaunch.daemon.hands import Patience
@@ -35,6 +39,11 @@ def patch() -> None:
     Environments.ensure = lambda *_, **__: made  # type: ignore[method-assign]  # a fake
     patience = Patience(grace_seconds=1.0, stall_seconds=20.0, quiet_seconds=0.5)
     serve.Daemon = partial(serve.Daemon, patience=patience)  # type: ignore[assignment,misc]  # a fake
+    hang_after = os.environ.get("FAKE_PROBE_HANGS_AFTER")
+    if hang_after is not None:
+        probe, asked = api.probe, itertools.count()
+        api.probe = lambda: probe() if next(asked) < int(hang_after) else time.sleep(3600)  # type: ignore[return-value,assignment]  # a fake
+        serve.END_SECONDS = 2.0
     if stuck := os.environ.get("FAKE_STUCK"):
         left = (int(stuck),)
 
