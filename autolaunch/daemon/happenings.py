@@ -75,9 +75,10 @@ class Probed(Value, frozen=True, kw_only=True, tag=True):
 
 
 class Used(Value, frozen=True, kw_only=True, tag=True):
-    """There were requests."""
+    """There were requests; with ``waiting`` all that is known is that somebody is connected, not that answers come."""
 
     run: int
+    waiting: bool = False
 
 
 class DevicesLost(Value, frozen=True, kw_only=True, tag=True):

@@ -206,6 +206,8 @@ def _while_serving(state: State, event: Event, now: float, actions: list[Action]
             return _failed(state, fault, changes, now, actions, running=True)
         case Probed(ok=ok, message=message) if state.probing:
             return _probed(state, now, actions, ok=ok, message=message)
+        case Used(waiting=True):
+            return replace(state, used_at=now)  # whether it answers is to be asked all the same
         case Used():
             longest = state.probed_at + LONGEST_UNPROBED_SECONDS
             at = state.probe_at if state.phase == "degraded" else min(now + PROBE_SECONDS, longest)

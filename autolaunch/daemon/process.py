@@ -275,6 +275,13 @@ class EngineProcess:
 
     def listens_on(self, port: int) -> bool | None:
         """Whether a process of the tree listens on ``port``; ``None`` where the system does not tell."""
+        return self._has_socket(port, psutil.CONN_LISTEN)
+
+    def is_asked(self, port: int) -> bool | None:
+        """Whether somebody is connected to ``port`` of the tree; ``None`` as above."""
+        return self._has_socket(port, psutil.CONN_ESTABLISHED)
+
+    def _has_socket(self, port: int, status: str) -> bool | None:
         unknown = False
         try:
             for process in self._tree():
@@ -285,7 +292,7 @@ class EngineProcess:
                 except psutil.Error:
                     unknown = True
                     continue
-                if any(c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port for c in connections):
+                if any(c.status == status and c.laddr and c.laddr.port == port for c in connections):
                     return True
         except psutil.Error:
             return None

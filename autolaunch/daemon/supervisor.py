@@ -317,6 +317,14 @@ class Supervisor:
         elif seen_bytes != self._seen_bytes:
             self._seen_bytes = seen_bytes
             self._step(Used(run=run.number))
+        elif self._is_asked(run):
+            self._step(Used(run=run.number, waiting=True))
+
+    def _is_asked(self, run: Run) -> bool:
+        """Whether a request may be under way: one that takes long prints nothing, and must not be cut off as idle."""
+        if self.state.deployment.idle_seconds is None or run.server is None:
+            return False
+        return bool(run.server.process.is_asked(run.server.address.port))
 
 
 def lives(process: psutil.Process) -> bool:

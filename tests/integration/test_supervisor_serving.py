@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +251,29 @@ def test_an_idle_engine_is_stopped_and_somebody_who_asks_wakes_it(bench: Make) -
         assert psutil.Process().children() == []
         one.post(Command(verb="ask"))
         await reach(one, lambda state: state.phase == "ready")
+        await one.close()
+
+    play(story(), made.home)
+
+
+def test_an_engine_is_not_idle_while_somebody_waits_for_an_answer(bench: Make) -> None:
+    made = bench(idle_seconds=60.0)
+
+    async def story() -> None:
+        one = made.supervisor()
+        one.begin()
+        await reach(one, lambda state: state.phase == "ready")
+        with socket.create_connection(("127.0.0.1", made.deployment.port)):
+            probe_at = one.state.probe_at
+            made.clock.skipped_seconds += 50.0
+            while not one._is_asked(one.run):  # until it has been accepted
+                await asyncio.sleep(0.02)
+            one._look(one.run)
+            made.clock.skipped_seconds += 20.0
+            one._step(None)
+            assert one.state.phase == "ready"
+            assert one.state.probing or one.state.probe_at <= probe_at, "whether it answers is asked all the same"
+        await reach(one, lambda state: not state.probing)
         await one.close()
 
     play(story(), made.home)
