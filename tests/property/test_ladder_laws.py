@@ -82,7 +82,7 @@ def _differs(chosen: Candidate, report: HardwareReport, before: Changes, after: 
     return found
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(MACHINES, DEPLOYMENTS, st.lists(FAULTS, min_size=1, max_size=14))
 def test_whatever_fails_what_was_pinned_stays_and_one_thing_is_changed_at_a_time(
     report: HardwareReport, wanted: Deployment, faults: list[Fault]
