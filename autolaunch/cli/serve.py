@@ -19,6 +19,7 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from autolaunch.daemon.configuration import Configuration
+    from autolaunch.daemon.serve import Daemon
 
 EXAMPLES = """\
   autolaunch serve                                    what the service runs
@@ -60,15 +61,22 @@ def serve(config: Path | None, check: bool, as_json: bool) -> None:
 
 
 def _serve(config: Path | None, *, as_json: bool) -> None:
-    import asyncio
+    # A signal that interrupts what is being read in may come out as any error: it waits until that is done.
+    with signals.deferred():
+        import asyncio
 
+        daemon = _daemon(config, as_json=as_json)
+    asyncio.run(daemon.run())
+
+
+def _daemon(config: Path | None, *, as_json: bool) -> Daemon:
     from autolaunch import api
+    from autolaunch.daemon import serve as daemons
     from autolaunch.daemon.journal import Journal
     from autolaunch.daemon.notify import Notifier
-    from autolaunch.daemon.serve import Daemon
 
     _take_credentials()
-    daemon = Daemon(
+    return daemons.Daemon(
         _path(config),
         home=api.home(),
         known=api.catalog(),
@@ -76,7 +84,6 @@ def _serve(config: Path | None, *, as_json: bool) -> None:
         notifier=Notifier.from_environment(os.environ),
         journal=Journal(as_json=as_json),
     )
-    asyncio.run(daemon.run())
 
 
 def _check(config: Path | None, *, as_json: bool) -> None:
