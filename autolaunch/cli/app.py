@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 from autolaunch import __version__
+from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.main import wants_json
 from autolaunch.cli.terminal import Unwritable, clean
@@ -65,7 +66,8 @@ class Autolaunch(click.Group):
         place = _COMMANDS.get(cmd_name)
         if place is None:
             return None
-        command: click.Command = getattr(import_module(place[0]), cmd_name)
+        with signals.deferred():  # as the import of this very module
+            command: click.Command = getattr(import_module(place[0]), cmd_name)
         return command
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)

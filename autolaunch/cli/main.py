@@ -40,7 +40,9 @@ def main() -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
-    from autolaunch.cli.app import run
+    # A signal that interrupts an import may come out of it as any error.
+    with signals.deferred():
+        from autolaunch.cli.app import run
 
     return run(arguments)
 

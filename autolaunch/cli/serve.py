@@ -20,6 +20,7 @@ from selector.values import Value
 
 if TYPE_CHECKING:
     from autolaunch.daemon.configuration import Configuration
+    from autolaunch.daemon.serve import Daemon
 
 EXAMPLES = """\
   autolaunch serve                                    what the service runs
@@ -61,17 +62,24 @@ def serve(config: Path | None, check: bool, as_json: bool) -> None:
 
 
 def _serve(config: Path | None, *, as_json: bool) -> None:
-    import asyncio
+    # A signal that interrupts what is being read in may come out as any error: it waits until that is done.
+    with signals.deferred():
+        import asyncio
 
+        daemon = _daemon(config, as_json=as_json)
+    asyncio.run(daemon.run())
+
+
+def _daemon(config: Path | None, *, as_json: bool) -> Daemon:
     from autolaunch import api
+    from autolaunch.daemon import serve as daemons
     from autolaunch.daemon.journal import Journal
     from autolaunch.daemon.notify import Notifier
-    from autolaunch.daemon.serve import Daemon
 
     _take_credentials()
     notifier = Notifier.from_environment(os.environ)
     try:
-        daemon = Daemon(
+        return daemons.Daemon(
             _path(config),
             home=api.home(),
             known=api.catalog(),
@@ -82,7 +90,6 @@ def _serve(config: Path | None, *, as_json: bool) -> None:
     except AutolaunchError as error:
         notifier.status(error.message)  # systemctl status shows it, without a look into the journal
         raise
-    asyncio.run(daemon.run())
 
 
 def _check(config: Path | None, *, as_json: bool) -> None:

@@ -12,8 +12,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autolaunch.cli import main
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.serve import Daemon
 
 
 def patch() -> None:
@@ -59,13 +63,13 @@ def patch() -> None:
 def run(arguments: list[str]) -> int:
     from autolaunch.cli import serve
 
-    begin = serve._serve
+    made = serve._daemon
 
-    def begin_faked(config: Path | None, *, as_json: bool) -> None:
+    def faked(config: Path | None, *, as_json: bool) -> Daemon:
         patch()
-        begin(config, as_json=as_json)
+        return made(config, as_json=as_json)
 
-    serve._serve = begin_faked
+    serve._daemon = faked
     return command_line(arguments)
 
 

