@@ -23,6 +23,8 @@ from autolaunch.daemon.machine import PROBE_SECONDS, REPROBE_SECONDS
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.store import Store
 from autolaunch.daemon.supervisor import Supervisor
+from engines.base import planned_package
+from engines.environments import Environments
 from selector.catalog import Catalog
 from selector.facts import EngineName
 from selector.hardware import HardwareReport
@@ -44,6 +46,14 @@ def borrowed(home: Path, engines_home: Path) -> Path:
 
 def without_devices() -> HardwareReport:
     return msgspec.structs.replace(api.probe(), accelerators=(), links=())
+
+
+def prepared(home: Path, engine: EngineName) -> None:
+    """The engine's environment, which takes minutes on a new machine: no test is to wait for it while it counts."""
+    known = Catalog()
+    chosen = api.plan("glm-tiny", hardware=without_devices(), pins=Pins(engine=engine), known=known).chosen
+    assert chosen is not None
+    Environments.of(home).ensure(*planned_package(known.engine(engine), chosen.engine))
 
 
 class Kept:
@@ -88,13 +98,18 @@ class Kept:
 @pytest.fixture
 def keep(tmp_path: Path, engines_home: Path) -> Iterator[Callable[..., Kept]]:
     home = borrowed(tmp_path / "home", engines_home)
-    yield lambda engine, **more: Kept(home, engine, **more)
+
+    def make(engine: EngineName, **more: object) -> Kept:
+        prepared(home, engine)
+        return Kept(home, engine, **more)
+
+    yield make
     nothing_left(home)
 
 
 @pytest.fixture
 def daemon(tmp_path: Path, engines_home: Path) -> Iterator[Served]:
-    borrowed(tmp_path / "served" / "home", engines_home)
+    prepared(borrowed(tmp_path / "served" / "home", engines_home), "mlx")
     one = Served(tmp_path / "served", real=True)
     one.configure(entry("a", one.port) + 'pinned = { engine = "mlx" }\n')
     yield one
