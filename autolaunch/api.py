@@ -16,7 +16,7 @@ import profiles
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
 from selector.catalog import Catalog
-from selector.contract import Candidate, LaunchPlan, Note
+from selector.contract import Advice, Candidate, LaunchPlan, Note
 from selector.errors import EngineInstallError, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
@@ -234,11 +234,22 @@ def _less_what_failed(
     whole: Callable[[], LaunchPlan] | None,
 ) -> LaunchPlan:
     """The plan without what failed here, and with a word where that is not known."""
+    import shlex
+
     from autolaunch.daemon.store import Store  # nothing of it is needed where nothing has failed yet
     from autolaunch.learned import with_learned
 
     store = Store(learned_path())
     decided = with_learned(decided, store.tried, replan, facts=known, whole=whole)
+    left_out = sum(each.code == "learned.failed" for each in decided.rejected)
+    if left_out:
+        forgetting = Advice(
+            kind="engine",
+            message="what failed on this machine before is left out; to have it tried again, forget it",
+            numbers={"left_out": left_out},
+            command=shlex.join(("rm", str(store.path))),
+        )
+        decided = msgspec.structs.replace(decided, advice=(*decided.advice, forgetting))
     unread = store.trouble()
     if unread is None or decided.chosen is None:
         return decided

@@ -205,10 +205,24 @@ def _check(key: str, each: Deployment, known: Catalog) -> None:
         match = known.find_model(each.model)
     _check_weights(key, each, match.model, match.repo)
     if each.engine_options:
-        from engines.options import checked_extra
+        _check_options(f"{key}.engine_options", each, known)
 
-        with _at(f"{key}.engine_options"):
-            checked_extra(each.engine_options, engine=each.pinned.engine or "an engine")
+
+def _check_options(key: str, each: Deployment, known: Catalog) -> None:
+    """That some engine may be given these options; which of them it knows is seen when one has been chosen."""
+    from engines.options import checked_extra
+
+    engines = known.engine_names() if each.pinned.engine is None else (each.pinned.engine,)
+    refused: UsageError | None = None
+    for engine in engines:
+        try:
+            checked_extra(each.engine_options, engine=engine)
+        except UsageError as error:
+            refused = error
+        else:
+            return
+    if refused is not None:
+        raise _Wrong(key, refused.message, "what autolaunch sets itself has a key of its own, such as port")
 
 
 def _check_weights(key: str, each: Deployment, model: ModelFacts, repo: str | None) -> None:

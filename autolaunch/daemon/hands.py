@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from selector.catalog import Catalog
 
 
+#: Of the memory that was free when it was planned, so much is still as planned when it starts.
+_AS_PLANNED = 0.98
+
+
 class Patience(Value, frozen=True, kw_only=True):
     """Seconds that an engine gets to end by itself, and may do nothing in while it loads and while it serves."""
 
@@ -250,22 +254,29 @@ class Hands:
             repeated=repeated,
         )
 
-    def remember(self, run: Run, fault: Fault | None) -> str | None:
-        """Keeps for later plans how the candidate of ``run`` did; what is to be said of that, if anything."""
-        if self.store is None or run.decided is None:
+    def remember(self, run: Run, deployment: Deployment, fault: Fault | None) -> str | None:
+        """Keeps for later plans how the candidate of ``run`` did; what is to be said of that, if anything.
+
+        What the user gave it says nothing of the plan: not a try with options, weights or an engine of their own.
+        """
+        own = deployment.engine_options or deployment.engine_path or deployment.model_path
+        if self.store is None or run.decided is None or own:
             return None
         from autolaunch.daemon.store import where_of
 
         candidate = run.decided.candidate
         where = where_of(candidate, run.decided.plan.hardware)
         if fault is not None:
-            return self.store.failed(where, candidate, fault)
+            return None if others_came(run) else self.store.failed(where, candidate, fault)
         # That it served says something only where something had failed.
         return self.store.served(where, candidate) if self.store.tried(where) else self.store.trouble()
 
-    def forget(self) -> str | None:
-        """Forgets what was remembered of this machine; what is to be said of that, if anything."""
-        return None if self.store is None else self.store.forget()
+    def forget(self, deployment: Deployment) -> str | None:
+        """Forgets what was remembered of this deployment's model; what is to be said of that, if anything."""
+        if self.store is None:
+            return None
+        model = self.catalog.find_model(deployment.model).model
+        return self.store.forget({each.repo for each in model.checkpoints})
 
     def _options(self, run: Run, deployment: Deployment) -> LaunchOptions:
         return LaunchOptions(
@@ -306,6 +317,15 @@ class Hands:
             run.lease = None
 
 
+def others_came(run: Run) -> bool:
+    """Whether others took memory of the devices between the plan and the start: what fails then fails of that."""
+    if run.decided is None:
+        return False
+    devices = run.decided.plan.hardware.accelerators
+    planned = {each.uuid: each.memory_free_bytes for each in devices if each.memory_free_bytes is not None}
+    return any(free < _AS_PLANNED * planned.get(uuid, 0) for uuid, free in run.free_before.items())
+
+
 def _free_memory(devices: frozenset[str]) -> Mapping[str, int]:
     if not devices:
         return {}
@@ -324,4 +344,7 @@ def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
         fault = fault_of(error)
         if fault.reason == "devices held":
             fault = msgspec.structs.replace(fault, permanent=not deployment.wait_for_devices)
+        elif fault.reason == "port in use":
+            hint = f"it starts when port {deployment.port} is free; another one is the deployment's to choose"
+            fault = msgspec.structs.replace(fault, hint=hint)
         raise Refusal(fault) from error

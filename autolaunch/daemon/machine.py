@@ -70,8 +70,8 @@ STEADY_SECONDS = 600.0
 PROBE_SECONDS, LONGEST_UNPROBED_SECONDS = 30.0, 300.0
 #: A probe that failed is repeated soon; so many in a row, and the engine hangs.
 REPROBE_SECONDS, MISSED_PROBES = 5.0, 2
-#: Waiting for others (devices that they hold, a hub that does not answer) is no crash loop: it never latches.
-WAITED_FOR = frozenset({"devices held", "download"})
+#: Waiting for others (devices or a port that they hold, a hub that does not answer) is no crash loop: it never latches.
+WAITED_FOR = frozenset({"devices held", "port in use", "download"})
 
 
 class State(Value, frozen=True, kw_only=True):
@@ -240,7 +240,7 @@ def _moved(state: State, now: float, actions: list[Action]) -> State:
 def _commanded(state: State, command: Command, now: float, actions: list[Action]) -> State:
     match command.verb:
         case "start":
-            return replace(state, wanted="running", asleep=False)
+            return replace(state, wanted="running", asleep=False, used_at=now)
         case "ask":
             return replace(state, asleep=False, used_at=now)
         case "stop":
@@ -252,9 +252,8 @@ def _commanded(state: State, command: Command, now: float, actions: list[Action]
         case "retry":
             if state.phase == "failed" or state.failures:
                 actions.append(Forget())
-            state = replace(
-                state, wanted="running", asleep=False, failures=(), tries=0, fault=None, changes=Changes(), then="again"
-            )
+            forgotten = replace(state, failures=(), tries=0, fault=None, changes=Changes(), then="again")
+            state = replace(forgotten, wanted="running", asleep=False, used_at=now)
             # A plan that is under way is one of what is forgotten now.
             rests = state.planning or state.phase in ("failed", "backing off")
             return _entered(state, "planned", now) if rests else state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -53,8 +54,15 @@ class StateFile:
         """
         empty = Kept(boot_id=boot_id)
         try:
-            with self.path.open("rb") as file:
-                content = file.read(MAXIMUM_BYTES + 1)
+            # Without waiting: a pipe in the file's place has no end of its own.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return empty, self._set_aside("is no regular file")
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    content = file.read(MAXIMUM_BYTES + 1)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return empty, None
         except OSError as error:

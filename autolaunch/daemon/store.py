@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -35,12 +35,13 @@ MESSAGE_CHARACTERS = 500
 
 #: What the configuration is to blame for as a rule: less of something, or another layout, is the cure.
 OF_CONFIGURATION: frozenset[Reason] = frozenset(
-    {"out of memory", "out of host memory", "kv cache does not fit", "missing kernel", "graph capture"}
+    {"out of memory", "kv cache does not fit", "missing kernel", "graph capture"}
 )
 #: What says nothing of the configuration, even where the same again fails the same way.
 OF_SOMETHING_ELSE: frozenset[Reason] = frozenset(
     {
         "killed",  # by whoever wanted to
+        "out of host memory",  # what other programs hold, and the limits of whoever started it
         "stopped",
         "port in use",  # another's
         "devices held",
@@ -195,16 +196,21 @@ class Store:
         self._do(read, write=False)
         return tuple(found for row in rows if (found := _tried(*row)) is not None)
 
-    def forget(self) -> str | None:
-        """Begins anew."""
+    def forget(self, repos: Collection[str]) -> str | None:
+        """Forgets what was tried with checkpoints of ``repos``, and says of how much."""
         if not os.access(self.path, os.F_OK):
             return self.trouble()
+        forgotten: list[str] = []
 
         def clear(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM tried")
+            places = [place for (place,) in connection.execute("SELECT DISTINCT place FROM tried")]
+            forgotten[:] = [place for place in places if _repo(place) in repos]
+            connection.executemany("DELETE FROM tried WHERE place = ?", [(place,) for place in forgotten])
 
         self._do(clear, write=True)
-        return self.trouble()
+        if (trouble := self.trouble()) is not None or not forgotten:
+            return trouble
+        return f"what failed here before is forgotten, of {len(forgotten)} engines and checkpoints"
 
     def trouble(self) -> str | None:
         """What is to be said of the file and was not yet said: a sentence, once."""
@@ -311,6 +317,14 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 def _key(value: Value) -> str:
     return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _repo(place: str) -> str | None:
+    """The repository of a place; of one that cannot be read, none."""
+    try:
+        return msgspec.json.decode(place, type=Where).repo
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _tried(configuration: object, served: object, reason: object, message: object, at: object) -> Tried | None:

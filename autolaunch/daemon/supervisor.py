@@ -179,9 +179,9 @@ class Supervisor:
             case End(run=number):
                 self._spawn(self._end(self.run, self._work), lambda fault: Gone(run=number, left=fault))
             case Remember():
-                self._spawn(self._keep(self.hands.remember, self.run, action.fault))
+                self._spawn(self._keep(self.hands.remember, self.run, self.state.deployment, action.fault))
             case Forget():
-                self._spawn(self._keep(self.hands.forget))
+                self._spawn(self._keep(self.hands.forget, self.state.deployment))
 
     def _spawn(
         self, work: Coroutine[object, object, object], failed: Callable[[Fault], Event] | None = None

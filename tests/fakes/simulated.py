@@ -234,11 +234,11 @@ class FakeHands(Hands):
         lost = tuple(dict.fromkeys((*changes.without_devices, *fault.devices)))
         return msgspec.structs.replace(changes, steps=(*changes.steps, "less"), without_devices=lost)
 
-    def remember(self, run: Run, fault: Fault | None) -> str | None:
+    def remember(self, run: Run, deployment: Deployment, fault: Fault | None) -> str | None:
         self.remembered += 1
         with self._may_fail("remember"):
             return None
 
-    def forget(self) -> str | None:
+    def forget(self, deployment: Deployment) -> str | None:
         self.forgotten += 1
         return None

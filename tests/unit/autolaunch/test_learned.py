@@ -85,6 +85,9 @@ def test_what_failed_here_is_left_out_and_says_so(here: Here) -> None:
     assert said == f"ran out of memory here on 2026-11-20 ({version}, TP {first.parallel.tensor}, context {context})"
     assert [each.rank for each in (plan.chosen, *plan.alternatives)] == list(range(1, len(plan.alternatives) + 2))
     assert plan.chosen.command is not None
+    forgetting = plan.advice[-1]
+    assert forgetting.command == f"rm {api.learned_path()}"
+    assert "what failed on this machine before is left out" in forgetting.message
 
 
 def test_the_next_of_all_is_taken_and_not_only_of_those_that_are_shown(here: Here) -> None:

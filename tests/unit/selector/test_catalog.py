@@ -197,7 +197,7 @@ def test_hidden_files_folders_and_other_endings_are_no_profiles(own: Path) -> No
         ("hidden_size = 5120\n", "", "architecture.hidden_size: missing"),
         ('title = "GLM-4.6"\n', "", "title: missing"),
         ("hidden_size = 5120", 'hidden_size = "5120"', "architecture.hidden_size: expected `int`, got `str`"),
-        ('format = "fp8"', 'format = "fp7"', "checkpoints[1].format: invalid enum value 'fp7'"),
+        ('format = "fp8"', 'format = "fp7"', "checkpoints[1].format: invalid enum value 'fp7', did you mean 'fp8'?"),
         ("schema = 1", "schema = 2", "schema: invalid enum value 2"),
         ('id = "glm-4.6"', 'id = "glm-4.7"', "id: is 'glm-4.7', but the file's name says 'glm-4.6'"),
         (

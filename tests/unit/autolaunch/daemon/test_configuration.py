@@ -126,6 +126,8 @@ FAULTS = [
     (ONE + "engine_path = 3", "deployments[0].engine_path: expected a path"),
     (ONE + 'engine_options = "--x"', "deployments[0].engine_options: expected `array`, got `str`"),
     (ONE + 'engine_options = ["--host", "0.0.0.0"]\npinned.engine = "vllm"', "deployments[0].engine_options: --host"),
+    (ONE + 'engine_options = ["--port", "9"]', "deployments[0].engine_options: --port"),
+    (ONE + 'pinned.engine = "vlm"', "deployments[0].pinned.engine: invalid enum value 'vlm', did you mean 'vllm'?"),
     (ONE + 'engine_options = ["--trust-remote-code"]', "deployments[0].engine_options: --trust-remote-code"),
     (ONE + "pinned.tensor_parallel = 0", "deployments[0].pinned.tensor_parallel: tensor parallel is 0"),
     (ONE + "pinned.memory_utilization = nan", "deployments[0].pinned.memory_utilization"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 import pytest
@@ -154,6 +154,25 @@ def test_the_longest_pause_is_five_minutes() -> None:
         world.fails(fault("devices held"))
     assert world.state.until is not None
     assert 240.0 <= world.state.until - world.now <= 360.0
+
+
+@pytest.mark.parametrize("reason", ["devices held", "port in use", "download"])
+def test_what_others_do_is_waited_for_and_never_given_up_on(reason: Reason) -> None:
+    world = World()
+    for _ in range(12):
+        world.goes_well(lambda state: state.planning)
+        world.fails(fault(reason))
+        assert world.state.phase == "backing off"
+        assert world.told[-1].name == "deployment.waits"
+
+
+@pytest.mark.parametrize("verb", ["start", "retry"])
+def test_who_wants_it_to_run_has_asked_for_it(verb: Literal["start", "retry"]) -> None:
+    world = World(msgspec.structs.replace(DEPLOYMENT, idle_seconds=60.0))
+    world.to("ready").passes(59.5)
+    world.command(verb)
+    world.passes(1.0)
+    assert not world.state.asleep
 
 
 def test_two_deployments_that_fail_together_do_not_try_again_together() -> None:

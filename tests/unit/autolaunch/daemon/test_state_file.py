@@ -98,12 +98,17 @@ def test_five_of_those_set_aside_are_kept_the_newest(path: Path) -> None:
     assert names(path) == sorted(f"state.json.corrupt-{second}" for second in range(100, 105))
 
 
-def test_a_file_that_may_not_be_read_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.mkdir(parents=True)
-    kept, said = StateFile(path).read("one")
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_set_aside_and_never_waited_for(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True)
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    file = StateFile(path)
+    kept, said = file.read("one")
     assert kept == Kept(boot_id="one")
     assert said is not None
-    assert "Is a directory" in said
+    assert "is no regular file" in said
+    assert file.write(FULL) is None
+    assert path.is_file()
 
 
 def test_what_has_not_changed_is_not_written(path: Path) -> None:

@@ -76,10 +76,14 @@ def test_the_last_of_each_outcome_is_kept(store: Store, candidate: Candidate) ->
 
 
 def test_what_is_forgotten_is_gone(store: Store, candidate: Candidate) -> None:
-    assert store.forget() is None
-    store.failed(WHERE, candidate, OOM)
-    assert store.forget() is None
+    elsewhere = msgspec.structs.replace(WHERE, repo="other/model")
+    assert store.forget({WHERE.repo}) is None
+    for each in (WHERE, elsewhere):
+        store.failed(each, candidate, OOM)
+    assert "is forgotten" in (store.forget({WHERE.repo}) or "")
     assert store.tried(WHERE) == ()
+    assert len(store.tried(elsewhere)) == 1, "of another model"
+    assert store.forget({WHERE.repo}) is None, "nothing more, and nothing to be said"
 
 
 def test_the_oldest_give_way(store: Store, candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
