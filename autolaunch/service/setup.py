@@ -58,7 +58,8 @@ def checked(setup: Setup) -> Setup:
     """``setup``, when all of it can stand in a file of lines.
 
     Raises:
-        UsageError: a path that is not absolute, or has line ends or other control characters in it.
+        UsageError: a path that is not absolute, or has line ends or other control characters in it, or that the
+            service could not take or see.
     """
     paths = [setup.program[0], str(setup.configuration), *setup.search_path]
     paths += [str(path) for path in (setup.hub_token_file, setup.home) if path is not None]
@@ -68,6 +69,13 @@ def checked(setup: Setup) -> Setup:
     for path in paths:
         if not path.startswith("/"):
             raise UsageError(f"{path} is no absolute path, and a service has no current folder")
+    if "$" in setup.program[0]:
+        raise UsageError(f"{setup.program[0]} has a $ in it, which systemd takes in no program's path")
+    if setup.home is None and setup.configuration.is_relative_to("/tmp"):  # noqa: S108 (refused, not used)
+        raise UsageError(
+            f"the service has a /tmp of its own, and does not see {setup.configuration}",
+            hint="keep the configuration in /etc/autolaunch",
+        )
     return setup
 
 

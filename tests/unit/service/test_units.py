@@ -181,6 +181,15 @@ def test_a_path_that_cannot_stand_in_a_file_of_lines_is_refused(path: str) -> No
     assert checked(SETUP) == SETUP
 
 
+def test_what_the_service_could_not_run_or_see_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"has a \$ in it"):
+        checked(msgspec.structs.replace(SETUP, program=("/opt/a$b/autolaunch",)))
+    hidden = msgspec.structs.replace(SETUP, configuration=Path("/tmp/autolaunch.toml"))  # noqa: S108 (nothing is written there)
+    with pytest.raises(UsageError, match="does not see"):
+        checked(hidden)
+    assert checked(msgspec.structs.replace(hidden, home=Path("/home/ann"))), "a user's own is not confined so"
+
+
 def test_every_file_begins_with_whose_it_is() -> None:
     at_home = msgspec.structs.replace(SETUP, home=Path("/home/ann"), hub_token_file=Path("/t"))
     for file in (*system_files(at_home), *user_files(at_home), *launchd_files(at_home)):
