@@ -275,14 +275,16 @@ class EngineProcess:
 
     def listens_on(self, port: int) -> bool | None:
         """Whether a process of the tree listens on ``port``; ``None`` where the system does not tell."""
-        return self._has_socket(port, psutil.CONN_LISTEN)
+        found, all_told = self._sockets(port, psutil.CONN_LISTEN)
+        return True if found else False if all_told else None
 
-    def is_asked(self, port: int) -> bool | None:
-        """Whether somebody is connected to ``port`` of the tree; ``None`` as above."""
-        return self._has_socket(port, psutil.CONN_ESTABLISHED)
+    def callers(self, port: int) -> int:
+        """How many are connected to ``port`` of the tree, as far as the system tells."""
+        return self._sockets(port, psutil.CONN_ESTABLISHED)[0]
 
-    def _has_socket(self, port: int, status: str) -> bool | None:
-        unknown = False
+    def _sockets(self, port: int, status: str) -> tuple[int, bool]:
+        """How many sockets of the tree are so, and whether the system told of all its processes."""
+        found, all_told = 0, True
         try:
             for process in self._tree():
                 try:
@@ -290,13 +292,14 @@ class EngineProcess:
                 except psutil.NoSuchProcess:
                     continue
                 except psutil.Error:
-                    unknown = True
+                    all_told = False
                     continue
-                if any(c.status == status and c.laddr and c.laddr.port == port for c in connections):
-                    return True
+                found += sum(
+                    each.status == status and bool(each.laddr) and each.laddr.port == port for each in connections
+                )
         except psutil.Error:
-            return None
-        return None if unknown else False
+            all_told = False
+        return found, all_told
 
     def _tree(self) -> list[psutil.Process]:
         return psutil.Process(self._guard.pid).children(recursive=True)

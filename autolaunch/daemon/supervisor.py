@@ -312,19 +312,18 @@ class Supervisor:
             self._failed(Ended, run, self.hands.worker_died(run, dead))
             return
         seen_bytes = run.server.process.output_bytes
-        if self.state.probing or self._clock() < self._echo_until:
-            self._seen_bytes = seen_bytes
-        elif seen_bytes != self._seen_bytes:
-            self._seen_bytes = seen_bytes
+        ours = self.state.probing or self._clock() < self._echo_until
+        if seen_bytes != self._seen_bytes and not ours:
             self._step(Used(run=run.number))
         elif self._is_asked(run):
             self._step(Used(run=run.number, waiting=True))
+        self._seen_bytes = seen_bytes
 
     def _is_asked(self, run: Run) -> bool:
         """Whether a request may be under way: one that takes long prints nothing, and must not be cut off as idle."""
         if self.state.deployment.idle_seconds is None or run.server is None:
             return False
-        return bool(run.server.process.is_asked(run.server.address.port))
+        return run.server.process.callers(run.server.address.port) > int(self.state.probing)  # one is the probe's
 
 
 def lives(process: psutil.Process) -> bool:
