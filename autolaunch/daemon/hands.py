@@ -43,6 +43,9 @@ class Patience(Value, frozen=True, kw_only=True):
     quiet_seconds: float = QUIET_SECONDS
 
 
+PATIENCE = Patience()
+
+
 class Decided(NamedTuple):
     """A candidate, the ranking that it is of, and what was chosen before any change."""
 
@@ -124,7 +127,7 @@ class Hands:
         store: Store | None = None,
         leases: Leases | None = None,
         on_event: Callable[[LaunchEvent], None] = lambda _: None,
-        patience: Patience = Patience(),  # noqa: B008 - a frozen value
+        patience: Patience = PATIENCE,
     ) -> None:
         self.home = home
         self.patience = patience

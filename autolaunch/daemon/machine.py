@@ -58,6 +58,8 @@ Phase = Literal["planned", "preparing", "loading", "ready", "degraded", "drainin
 Then = Literal["again", "back off", "failed"]
 #: In these an engine's processes, or a preparation, are there and have to be ended.
 BUSY: frozenset[Phase] = frozenset({"preparing", "loading", "ready", "degraded"})
+#: What a fault leads to where no process has to be ended first.
+_WITHOUT_ENGINE: dict[Then, Phase] = {"again": "planned", "back off": "backing off", "failed": "failed"}
 SERVING: frozenset[Phase] = frozenset({"ready", "degraded"})
 
 #: The first pause after a failure, the longest, and how far a pause is moved so that hosts do not fail in step.
@@ -331,8 +333,7 @@ def _failed(
     _tell(state, fault, changes, then, now, actions)
     if running:
         return _draining(state, then, now, actions)
-    phase: Phase = {"again": "planned", "back off": "backing off", "failed": "failed"}[then]  # type: ignore[assignment]  # a dict widens
-    return _entered(replace(state, then=then, candidate=None), phase, now)
+    return _entered(replace(state, then=then, candidate=None), _WITHOUT_ENGINE[then], now)
 
 
 def _what_follows(

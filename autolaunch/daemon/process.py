@@ -184,7 +184,7 @@ class EngineProcess:
             # Empty first, idle then: what was read before the pipe was seen empty is not idle until it was handed on.
             if not self._pending() and self._idle.is_set():
                 return
-            time.sleep(0.001)
+            time.sleep(0.001)  # the reader is about to take it in, and has no way to say that it has
 
     def _pending(self) -> bool:
         try:

@@ -21,7 +21,7 @@ from autolaunch.daemon import configuration, machine
 from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint, kept_of
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
-from autolaunch.daemon.hands import Hands, Patience
+from autolaunch.daemon.hands import PATIENCE, Hands, Patience
 from autolaunch.daemon.happenings import Command, Replaced
 from autolaunch.daemon.host import Host
 from autolaunch.daemon.journal import Journal
@@ -65,7 +65,7 @@ class Daemon:
         probe: Callable[[], HardwareReport],
         notifier: Notifier,
         journal: Journal,
-        patience: Patience = Patience(),  # noqa: B008 - a frozen value
+        patience: Patience = PATIENCE,
     ) -> None:
         """``path`` is the configuration's; ``home`` holds state, engines, logs and what was learned.
 

@@ -221,11 +221,11 @@ class Store:
         self, where: Where, candidate: Candidate, *, served: bool, reason: str | None, message: str | None
     ) -> str | None:
         row = (_key(where), _key(configuration_of(candidate)), served, reason, message, self._clock())
-        newest = f"SELECT rowid FROM tried ORDER BY at DESC, rowid DESC LIMIT {ROWS}"  # noqa: S608 (a number of ours)
+        oldest = "DELETE FROM tried WHERE rowid NOT IN (SELECT rowid FROM tried ORDER BY at DESC, rowid DESC LIMIT ?)"
 
         def insert(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO tried VALUES (?, ?, ?, ?, ?, ?)", row)
-            connection.execute(f"DELETE FROM tried WHERE rowid NOT IN ({newest})")  # noqa: S608 (as above)
+            connection.execute(oldest, (ROWS,))
 
         self._do(insert, write=True)
         return self.trouble()

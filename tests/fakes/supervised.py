@@ -197,3 +197,15 @@ def leased(home: Path) -> list[str]:
             except BlockingIOError:
                 found.append(path.stem)
     return found
+
+
+def alive(pids: Path) -> list[int]:
+    """Those of the process ids in a file that are there, and not only waiting to be buried."""
+    found = []
+    for line in pids.read_text().split():
+        try:
+            if psutil.Process(int(line)).status() != psutil.STATUS_ZOMBIE:
+                found.append(int(line))
+        except psutil.NoSuchProcess:
+            continue
+    return found

@@ -18,6 +18,7 @@ from autolaunch.daemon.output import LINE_CHARACTERS, RING_LINES, Output, printa
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.process import EngineProcess
 from selector.errors import EngineStartError
+from tests.fakes.supervised import alive
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 Start = Callable[..., EngineProcess]
@@ -52,17 +53,6 @@ def until(true: Callable[[], object], seconds: float = 20.0) -> None:
 
 def listening(process: EngineProcess) -> bool:
     return "listening" in process.tail()
-
-
-def alive(pids: Path) -> list[int]:
-    found = []
-    for line in pids.read_text().split():
-        try:
-            if psutil.Process(int(line)).status() != psutil.STATUS_ZOMBIE:
-                found.append(int(line))
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def test_an_engine_leads_a_session_of_its_own_and_ends_on_request(start: Start) -> None:

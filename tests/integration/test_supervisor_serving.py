@@ -18,7 +18,7 @@ import psutil
 from autolaunch.daemon.happenings import Command
 from autolaunch.daemon.machine import PROBE_SECONDS, REPROBE_SECONDS, STEADY_SECONDS
 from autolaunch.daemon.output import LINE_CHARACTERS
-from tests.fakes.supervised import Bench, engine_of, play, reach
+from tests.fakes.supervised import Bench, alive, engine_of, play, reach
 
 Make = Callable[..., Bench]
 
@@ -33,17 +33,6 @@ def ask(port: int, name: str = "glm-tiny", seconds: float = 10.0) -> int:
         return 0
     finally:
         connection.close()
-
-
-def alive(pids: Path) -> list[int]:
-    found = []
-    for line in pids.read_text().split():
-        try:
-            if psutil.Process(int(line)).status() != psutil.STATUS_ZOMBIE:
-                found.append(int(line))
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def test_memory_that_runs_out_while_it_serves_lowers_the_limits_after_a_pause(bench: Make) -> None:
