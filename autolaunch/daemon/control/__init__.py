@@ -1,0 +1,1 @@
+"""How a running daemon is steered: HTTP over a UNIX socket."""
