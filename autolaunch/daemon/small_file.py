@@ -1,0 +1,52 @@
+"""A small file that a person wrote: read whole, with a bound, and never waited for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from selector.values import Value
+
+
+class Unreadable(Exception):
+    """The file is not there (``missing``), is none that can be read whole, or is too large; ``reason`` says which."""
+
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.missing = reason, missing
+
+
+class Content(Value, frozen=True, kw_only=True):
+    """What the file held, and the permissions it had then."""
+
+    content: bytes
+    mode: int
+
+
+def read(path: Path, maximum_bytes: int) -> Content:
+    """The content of the regular file at ``path``; links are followed.
+
+    Raises:
+        Unreadable: as it says.
+    """
+    try:
+        # Without waiting: a pipe in the file's place has no end of its own.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Unreadable("there is no such file", missing=True) from error
+    except (OSError, ValueError) as error:
+        raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise Unreadable("is a directory" if stat.S_ISDIR(mode) else "is no regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(maximum_bytes + 1)
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
+    finally:
+        os.close(descriptor)
+    if len(content) > maximum_bytes:
+        raise Unreadable(f"larger than {maximum_bytes // 2**10} KiB")
+    return Content(content=content, mode=stat.S_IMODE(mode))
