@@ -48,5 +48,6 @@ def read(path: Path, maximum_bytes: int) -> Content:
     finally:
         os.close(descriptor)
     if len(content) > maximum_bytes:
-        raise Unreadable(f"larger than {maximum_bytes // 2**10} KiB")
+        most = maximum_bytes // 2**10
+        raise Unreadable(f"larger than {f'{most} KiB' if most < 2**10 else f'{most // 2**10} MiB'}")
     return Content(content=content, mode=stat.S_IMODE(mode))
