@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -49,17 +50,47 @@ class Configuration(Value, frozen=True, kw_only=True):
 
 def default_path() -> Path:
     """The system's file for root, and for others where they have none of their own; else the user's."""
-    if os.geteuid() == 0:
+    folder = own_folder()
+    if folder is None:
         return SYSTEM_PATH
+    own = folder / "autolaunch.toml"
+    # Not by the paths' own exists, which raises where a folder may not be looked into.
+    return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
+
+
+def own_folder() -> Path | None:
+    """Where this user's settings lie; ``None`` for root, and for a user without a home."""
+    if os.geteuid() == 0:
+        return None
     folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not folder.is_absolute():  # a relative path there is none, says XDG
         try:
             folder = Path.home() / ".config"
         except RuntimeError:  # a user without a home
-            return SYSTEM_PATH
-    own = folder / "autolaunch" / "autolaunch.toml"
-    # Not by the paths' own exists, which raises where a folder may not be looked into.
-    return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
+            return None
+    return folder / "autolaunch"
+
+
+def keys_file_of(path: Path) -> Path | None:
+    """The file of keys that a configuration names, whatever else in it may be wrong; ``None``: none is, or no file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or what it names is no file's path.
+    """
+    with _told_of(path):
+        try:
+            content = small_file.read(path, MAXIMUM_BYTES).content
+        except small_file.Unreadable as error:
+            if error.missing:
+                return None
+            raise WrongKey("", error.reason) from error
+        table = _parsed(content).get("gateway")
+        named = table.get("keys_file") if isinstance(table, dict) else None
+        if named is None:
+            return None
+        if not isinstance(named, str) or "\0" in named or not Path(named).is_absolute():
+            raise WrongKey("gateway.keys_file", "is no absolute path")
+        return Path(named)
 
 
 def read(path: Path, known: Catalog) -> Configuration:
@@ -69,9 +100,15 @@ def read(path: Path, known: Catalog) -> Configuration:
         ConfigurationError: the file cannot be read, or a key is wrong; the message holds the file and the key's path.
         ProfileError: a profile of a model that is named is wrong.
     """
+    with _told_of(path):
+        return _configuration(_parsed(_content(path)), known)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Tells a fault by the file and its key."""
     try:
-        document = _parsed(_content(path))
-        return _configuration(document, known)
+        yield
     except WrongKey as wrong:
         place = f"{path}: {wrong.key}" if wrong.key else str(path)
         raise ConfigurationError(f"{place}: {wrong.reason}", hint=wrong.hint) from wrong

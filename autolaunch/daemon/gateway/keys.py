@@ -72,18 +72,13 @@ class Keys(Value, frozen=True, kw_only=True):
             ConfigurationError: it cannot be read, others may write it, a line is wrong, or there is no key in it. The
                 message has the file and the line's number, and nothing that the line says: it may be a secret.
         """
-        keys = _read(path)
+        keys = parsed(path, content_of(path).content)
         if not keys.entries:
             raise ConfigurationError(
                 f"{path}: there is no key in it, and nobody could use the gateway",
                 hint=f"autolaunch keys add NAME --file {path}",
             )
         return keys
-
-    @classmethod
-    def read_to_change(cls, path: Path) -> Keys:
-        """As :meth:`read`, for who adds or removes some: there may be none, and no file."""
-        return _read(path, missing_is_empty=True)
 
     def name_of(self, presented: str | bytes | None) -> str | None:
         """Whose key was presented; ``None``: nobody's.
@@ -170,23 +165,39 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _read(path: Path, *, missing_is_empty: bool = False) -> Keys:
+def content_of(path: Path) -> small_file.Content:
+    """The file of keys as it is.
+
+    Raises:
+        ConfigurationError: it cannot be read, or others than its owner may write it.
+    """
     try:
         read = small_file.read(path, MAXIMUM_BYTES)
     except small_file.Unreadable as error:
-        if error.missing and missing_is_empty:
-            return Keys(entries=())
-        hint = f"autolaunch keys add NAME --file {path} makes it" if error.missing else None
+        hint = None
+        if error.missing:
+            hint = f"autolaunch keys add NAME --file {path} makes it"
+        elif error.denied:
+            hint = f"the user that the daemon runs as reads it: chgrp autolaunch {path}; chmod 640 {path}"
         raise ConfigurationError(f"{path}: {error.reason}", hint=hint) from error
     if read.mode & _GROUP_OR_OTHERS_WRITE:
         raise ConfigurationError(
             f"{path}: others than its owner may write it (mode {read.mode:04o}), and could let themselves in",
             hint=f"chmod go-w {path}",
         )
+    return read
+
+
+def parsed(path: Path, content: bytes) -> Keys:
+    """The keys in what the file at ``path`` holds; there may be none.
+
+    Raises:
+        ConfigurationError: a line is wrong; see :meth:`Keys.read`.
+    """
     try:
-        text = read.content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
-        number = 1 + read.content.count(b"\n", 0, error.start)
+        number = 1 + content.count(b"\n", 0, error.start)
         # Without the error: it holds the file's content.
         raise ConfigurationError(f"{path}: line {number} is not UTF-8", hint=_HOW) from None
     return Keys(entries=_entries(path, text))
@@ -195,7 +206,7 @@ def _read(path: Path, *, missing_is_empty: bool = False) -> Keys:
 def _entries(path: Path, text: str) -> tuple[Key, ...]:
     entries: list[Key] = []
     seen: dict[str | bytes, int] = {}
-    for number, line in enumerate((each.strip() for each in text.split("\n")), start=1):
+    for number, line in enumerate((each.strip(" \t\r") for each in text.split("\n")), start=1):
         if not line or line.startswith("#"):
             continue
         name, kind, written = (*line.split(":", 2), "", "")[:3]
