@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import msgspec
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.wrong_key import WrongKey
-from autolaunch.given import PORTS, is_loopback
+from autolaunch.given import PORTS, address, is_loopback
 from selector.catalog import shown
 from selector.errors import ConfigurationError
 
@@ -63,7 +62,7 @@ def _check_address(section: str, options: GatewayOptions) -> None:
         raise WrongKey(f"{section}.port", f"{options.port} is no port from 1 to 65535")
     if is_loopback(options.host):
         return
-    if _address(options.host) is None:
+    if address(options.host) is None:
         raise WrongKey(
             f"{section}.host",
             f"{shown(options.host)} is no address",
@@ -83,23 +82,13 @@ def _each(key: str, texts: tuple[str, ...], form: Callable[[str, str], str]) -> 
     return tuple(form(f"{key}[{index}]", text) for index, text in enumerate(texts))
 
 
-def _address(text: str) -> str | None:
-    """An IP address as it is written in full; ``None`` where it is none. A zone (``%eth0``) is not taken."""
-    if "%" in text:
-        return None
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return None
-
-
 def _is_host_name(text: str) -> bool:
     return len(text) <= _HOST_CHARACTERS and _HOST_NAME.fullmatch(text) is not None
 
 
 def _host(key: str, text: str) -> str:
-    if (address := _address(text)) is not None:
-        return address
+    if (found := address(text)) is not None:
+        return found
     if not _is_host_name(text):
         raise WrongKey(
             key, f"{shown(text)} is no name of a host", "the name alone, as models.example.com: no scheme, port or *"
@@ -109,7 +98,7 @@ def _host(key: str, text: str) -> str:
 
 def _origin(key: str, text: str) -> str:
     match = _ORIGIN.fullmatch(text.lower())
-    host = match and (_address(match[2][1:-1]) if match[2].startswith("[") else match[2])
+    host = match and (address(match[2][1:-1]) if match[2].startswith("[") else match[2])
     port = int(match[3]) if match and match[3] else None
     if match is None or not host or not (":" in host or _is_host_name(host)) or port not in (None, *PORTS):
         raise WrongKey(
