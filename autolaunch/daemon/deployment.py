@@ -45,7 +45,7 @@ Rung = Literal[
 class Deployment(Value, frozen=True, kw_only=True):
     """One model to be kept up: an entry of the configuration, or what a launch in the foreground asks for.
 
-    ``name`` is the served name and the key by which everything speaks of it. ``idle_seconds``: so long without a
+    ``name`` is the served name. ``port`` is its engine's (``None``: any free one). ``idle_seconds``: so long without a
     request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold
     the memory, wait for it rather than fail. ``lower_accuracy``: what is tried when a plan fails may have a smaller
     quantization than the first one; without it never.
@@ -54,7 +54,7 @@ class Deployment(Value, frozen=True, kw_only=True):
     name: str
     model: str
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int | None = None
     objective: Objective = "balanced"
     context_tokens: int | None = None
     concurrency: int | None = None
