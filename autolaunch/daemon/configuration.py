@@ -37,7 +37,7 @@ _WORDS = ("repo", "quantization", "revision", "engine_version")
 
 
 class Configuration(Value, frozen=True, kw_only=True):
-    """What is to be kept up. Names and ports are unique among the deployments."""
+    """What is to be kept up. Names are unique among the deployments, and so are the ports that are given."""
 
     schema: Literal[1] = 1
     deployments: tuple[Deployment, ...]
@@ -192,8 +192,12 @@ def _check(key: str, each: Deployment, known: Catalog) -> None:
             f"{shown(each.host)} would open an engine to the network",
             "engines listen on loopback, as 127.0.0.1; the gateway is what others reach",
         )
-    if each.port not in PORTS:
+    if each.port is not None and each.port not in PORTS:
         raise _Wrong(f"{key}.port", f"{each.port} is no port from 1 to 65535")
+    if each.port is not None and (each.pinned.data_parallel or 1) > 1:
+        raise _Wrong(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
+    if each.replica is not None:
+        raise _Wrong(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
     if each.idle_seconds is not None and not (each.idle_seconds > 0 and math.isfinite(each.idle_seconds)):
         raise _Wrong(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
     _check_figures(key, each)
@@ -284,5 +288,5 @@ def _check_unique(deployments: tuple[Deployment, ...]) -> None:
     for name, of in keys.items():
         seen: dict[object, int] = {}
         for index, each in enumerate(deployments):
-            if (first := seen.setdefault(of(each), index)) != index:
+            if of(each) is not None and (first := seen.setdefault(of(each), index)) != index:
                 raise _Wrong(f"deployments[{index}].{name}", f"{getattr(each, name)} is taken by deployments[{first}]")
