@@ -49,7 +49,9 @@ def device_readings(nvml: Nvml) -> tuple[DeviceReading, ...]:
 
 def _of_gpu(nvml: Nvml, gpu: Gpu) -> tuple[DeviceReading, ...]:
     ailment = ailment_of(nvml, gpu)
-    lost = DeviceReading(device=str(gpu.number), uuid=gpu.uuid, name=gpu.name, lost=ailment is not None and ailment.lost)
+    lost = DeviceReading(
+        device=str(gpu.number), uuid=gpu.uuid, name=gpu.name, lost=ailment is not None and ailment.lost
+    )
     if lost.lost or gpu.handle is None:
         return (lost,)
     try:

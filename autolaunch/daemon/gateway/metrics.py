@@ -1,6 +1,15 @@
 """What Prometheus is told: a registry of the daemon's own, and what a scrape of it is answered.
 
-``docs/metrics.md`` lists the metrics. Of requests: :mod:`autolaunch.daemon.gateway.metrics_requests`.
+The parts: requests (:mod:`autolaunch.daemon.gateway.metrics_requests`), deployments
+(:mod:`autolaunch.daemon.gateway.metrics_state`), devices (:mod:`autolaunch.daemon.gateway.metrics_devices`).
+``docs/metrics.md`` lists the metrics. So they are put together::
+
+    registry, happened = new_registry(), Happened()
+    requests = RequestMetrics(registry, models=names, keys=key_names)
+    StateMetrics(registry, lambda: snapshot_of(tuple(supervisors.values()), happened, now=time.monotonic()))
+    devices = DeviceMetrics(registry, lambda: engines_of(tuple(supervisors.values())))
+    # on_tell of the supervisors: happened.tell; on_trouble of the watch: devices.trouble
+    body, content_type = await loop.run_in_executor(None, render, registry, accept)
 """
 
 from __future__ import annotations
@@ -11,9 +20,25 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
+from autolaunch.daemon.gateway.metrics_devices import DeviceMetrics, engines_of
 from autolaunch.daemon.gateway.metrics_requests import Reason, RequestMetrics, Route, Seen
+from autolaunch.daemon.gateway.metrics_snapshot import Happened, Snapshot, snapshot_of
+from autolaunch.daemon.gateway.metrics_state import StateMetrics
 
-__all__ = ["Reason", "RequestMetrics", "Route", "Seen", "new_registry", "render"]
+__all__ = [
+    "DeviceMetrics",
+    "Happened",
+    "Reason",
+    "RequestMetrics",
+    "Route",
+    "Seen",
+    "Snapshot",
+    "StateMetrics",
+    "engines_of",
+    "new_registry",
+    "render",
+    "snapshot_of",
+]
 
 #: So much of an ``Accept`` header is looked at.
 ACCEPT_CHARACTERS = 1024

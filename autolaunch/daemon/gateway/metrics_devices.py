@@ -9,16 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from autolaunch.daemon import machine
 from autolaunch.daemon.devices import DeviceTrouble
-from autolaunch.daemon.process import EngineProcess
 from selector.probe.nvidia_readings import DeviceReading, device_readings
 from selector.probe.nvml import Nvml, NvmlFailure
 from selector.values import Value
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.supervisor import Supervisor
 
 #: A look is good for so long; one that is older than the second is not told any more.
 FRESH_SECONDS, STALE_SECONDS = 5.0, 60.0
@@ -44,11 +47,22 @@ class Look(Value, frozen=True, kw_only=True):
     engines: tuple[Engine, ...] = ()
 
 
-def engine_of(model: str, replica: int, process: EngineProcess) -> Engine:
-    """What there is to tell of an engine's processes; walks the process tree, so not on the loop."""
-    return Engine(
-        model=model, replica=replica, ids=process.process_ids(), resident_bytes=process.resident_bytes() or None
-    )
+def engines_of(supervisors: Iterable[Supervisor]) -> tuple[Engine, ...]:
+    """The processes of those that have an engine; walks the process table, so not on the loop."""
+    found = []
+    for one in supervisors:
+        server, deployment = one.run.server, one.state.deployment
+        if server is None or one.state.phase not in machine.BUSY:
+            continue
+        found.append(
+            Engine(
+                model=deployment.name,
+                replica=deployment.replica or 1,
+                ids=server.process.process_ids(),
+                resident_bytes=server.process.resident_bytes() or None,
+            )
+        )
+    return tuple(found)
 
 
 def nvidia_devices() -> tuple[DeviceReading, ...]:
@@ -100,7 +114,10 @@ class DeviceMetrics(Collector):
         if known is not None and self._clock() - known.at < FRESH_SECONDS:
             return
         if self._looking.acquire(blocking=False):  # given back by the thread
-            threading.Thread(target=self._look_now, name="device-metrics", daemon=True).start()
+            try:
+                threading.Thread(target=self._look_now, name="device-metrics", daemon=True).start()
+            except RuntimeError:  # no thread to be had: the next scrape tries again
+                self._looking.release()
 
     def _look_now(self) -> None:
         try:
@@ -128,9 +145,7 @@ class DeviceMetrics(Collector):
 
 
 def _of_devices(devices: tuple[DeviceReading, ...]) -> Iterator[Metric]:
-    info = GaugeMetricFamily(
-        "autolaunch_device_info", "A device; its name is the driver's.", labels=(*_DEVICE, "name")
-    )
+    info = GaugeMetricFamily("autolaunch_device_info", "A device; its name is the driver's.", labels=(*_DEVICE, "name"))
     lost = GaugeMetricFamily(
         "autolaunch_device_lost", "1 where a device cannot be used until it is reset.", labels=_DEVICE
     )
