@@ -41,7 +41,10 @@ _WORDS = ("repo", "quantization", "revision", "engine_version")
 
 
 class Configuration(Value, frozen=True, kw_only=True):
-    """What is to be kept up, and where clients reach it. Names and ports are unique among the deployments."""
+    """What is to be kept up, and where clients reach it.
+
+    Names are unique among the deployments, and so are the ports that are given.
+    """
 
     schema: Literal[1] = 1
     gateway: GatewayOptions = GatewayOptions()
@@ -205,6 +208,10 @@ def _check(key: str, each: Deployment, known: Catalog) -> None:
         )
     if each.port is not None and each.port not in PORTS:
         raise WrongKey(f"{key}.port", f"{each.port} is no port from 1 to 65535")
+    if each.port is not None and (each.pinned.data_parallel or 1) > 1:
+        raise WrongKey(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
+    if each.replica is not None:
+        raise WrongKey(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
     if each.idle_seconds is not None and not (each.idle_seconds > 0 and math.isfinite(each.idle_seconds)):
         raise WrongKey(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
     _check_figures(key, each)

@@ -174,7 +174,7 @@ class Hands:
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
         with _refusing(run, deployment):
             if self.leases is not None:
-                run.lease = self.leases.take(deployment.name, run.devices)
+                run.lease = self.leases.take(deployment.key, run.devices)
             try:
                 run.free_before = _free_memory(run.devices)
                 run.server = start(run.prepared, options=self._options(run, deployment), on_event=self.on_event)

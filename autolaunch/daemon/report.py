@@ -91,7 +91,7 @@ def _status_of(one: Supervisor) -> str:
     state, name = one.state, one.state.deployment.name
     phase = "asleep" if state.asleep and state.phase == "planned" else state.phase
     if state.phase in machine.SERVING:
-        return f"{name} {phase} at {state.deployment.host}:{state.deployment.port}"
+        return f"{name} {phase}"
     if state.phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
         return f"{name} {one.run.server.progress.message}"
     if state.phase in ("failed", "backing off") and state.fault is not None:

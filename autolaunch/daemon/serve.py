@@ -262,7 +262,7 @@ class Daemon:
     # --- what is heard ----------------------------------------------------------------------------------
 
     def _changed(self, one: Supervisor) -> None:
-        name = one.state.deployment.name
+        name = one.state.deployment.key
         if one.state.asleep and one.state.phase == "planned":
             self._spawn(self._open_door(one))
         elif name in self._doormen:
@@ -321,21 +321,23 @@ class Daemon:
 
     async def _open_door(self, one: Supervisor) -> None:
         deployment = one.state.deployment
-        door = self._doormen.get(deployment.name)
+        door = self._doormen.get(deployment.key)
         if door is not None and (door.host, door.port) == (deployment.host, deployment.port):
             return
-        self._close_door(deployment.name)
+        self._close_door(deployment.key)
+        if deployment.port is None:  # nobody knows an address of it
+            return
         if self._ended.is_set() or not (one.state.asleep and one.state.phase == "planned"):
             return
         door = Doorman(deployment.host, deployment.port, lambda: one.post(Command(verb="ask")))
-        self._doormen[deployment.name] = door
+        self._doormen[deployment.key] = door
         try:
             await door.open(RETRY_SECONDS)
         except OSError as error:
-            if self._doormen.get(deployment.name) is door:
-                self._close_door(deployment.name)
+            if self._doormen.get(deployment.key) is door:
+                self._close_door(deployment.key)
             message = f"nobody can wake it: {deployment.host}:{deployment.port} cannot be listened on: {error.strerror}"
-            self.report.say("warning", "door", message, deployment.name)
+            self.report.say("warning", "door", message, deployment.key)
             self._loop.call_later(DOOR_SECONDS, lambda: self._spawn(self._open_door(one)))
 
     def _close_door(self, name: str) -> None:

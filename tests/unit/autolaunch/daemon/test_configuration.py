@@ -154,6 +154,8 @@ FAULTS = [
     ),
     (ONE + "port = 8000", "deployments[0].port: 8000 is the gateway's"),
     (ONE + "port = 9000\n[gateway]\nport = 9000", "deployments[0].port: 9000 is the gateway's"),
+    (ONE + "port = 8001\npinned.data_parallel = 2", "deployments[0].port: is one, and pinned.data_parallel asks for"),
+    (ONE + "replica = 2", "deployments[0].replica: is counted by itself"),
     ("[[deployments]", "not TOML"),
     ("a = " + "[" * 5000, "nested too deeply"),
     ("a = " + "1" * 5000, "not TOML"),
