@@ -1,4 +1,4 @@
-"""The daemon: the deployments of one configuration, each with a supervisor, on one loop.
+"""The daemon: the deployments of one configuration, each engine of theirs with a supervisor, on one loop.
 
 It begins by ending what an earlier daemon left and by dealing the machine out; from then on it is ready, however long
 the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the configuration again.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
-from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint, kept_of
+from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import PATIENCE, Hands, Patience
@@ -28,6 +28,7 @@ from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.lock import DaemonLock
 from autolaunch.daemon.notify import Notifier
+from autolaunch.daemon.replicas import kept_for
 from autolaunch.daemon.report import Report, with_retry
 from autolaunch.daemon.state_file import StateFile, boot_id
 from autolaunch.daemon.store import Store
@@ -81,6 +82,7 @@ class Daemon:
         self.patience = patience
         self.configuration = configuration.read(path, known)
         self.host = Host(known, probe)
+        #: By the keys of their deployments: a deployment with replicas has one for each.
         self.supervisors: dict[str, Supervisor] = {}
         self._lock = DaemonLock(home / "daemon")
         self._file = StateFile(home / "daemon" / "state.json")
@@ -142,17 +144,20 @@ class Daemon:
             return
         self._begun = True
         self._watch.start()
-        for deployment in self.configuration.deployments:
-            known = left.get(deployment.name) or kept_of(deployment, kept.deployments.get(deployment.name))
+        for deployment in self.host.engines:
+            known = left.get(deployment.key) or kept_for(deployment, kept.deployments)
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
-                    "error", "deployment.failed", fault.message, deployment.name, hint=with_retry(fault.hint)
+                    "error", "deployment.failed", fault.message, deployment.key, hint=with_retry(fault.hint)
                 )
             self._add(deployment, known)
+        for key, gone in left.items():
+            if key not in self.supervisors and gone.latched is not None:
+                self.report.say("error", "engine.left", gone.latched.message, key, hint=gone.latched.hint)
         self._ping()
         self.notifier.ready(self._status())
-        self.report.say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+        self.report.say("info", "daemon.ready", f"{len(self.configuration.deployments)} deployments of {self.path}")
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -190,7 +195,7 @@ class Daemon:
             planner=self.host,
             store=self._store,
             leases=self._leases,
-            on_event=lambda event: self._hear(deployment.name, event),
+            on_event=lambda event: self._hear(deployment.key, event),
             patience=self.patience,
         )
         one = Supervisor(
@@ -201,12 +206,18 @@ class Daemon:
             on_change=self._changed,
             on_tell=self.report.tell,
         )
-        self.supervisors[deployment.name] = one
+        self.supervisors[deployment.key] = one
         one.begin()
 
     async def _remove(self, name: str) -> None:
         self._close_door(name)
-        self.report.say("info", "deployment.removed", "it is no longer in the configuration", name)
+        served = {each.name for each in self.host.engines}
+        why = (
+            "the plan has fewer replicas"
+            if name.partition("#")[0] in served
+            else "it is no longer in the configuration"
+        )
+        self.report.say("info", "deployment.removed", why, name)
         # It is kept until nothing of it runs: a daemon that is killed meanwhile leaves an engine to be found.
         await self.supervisors[name].close()
         del self.supervisors[name]
@@ -233,8 +244,8 @@ class Daemon:
             self.notifier.ready(self._status())
             return
         self.report.wrong = None
-        names = {each.name for each in wanted.deployments}
-        for name in [name for name in self.supervisors if name not in names]:
+        keys = {each.key for each in self.host.engines}
+        for name in [name for name in self.supervisors if name not in keys]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
         if self._leaving:
             await asyncio.gather(*self._leaving.values())
@@ -242,21 +253,22 @@ class Daemon:
         if self._ended.is_set():  # meanwhile: nothing is begun any more
             return
         self.configuration = wanted
-        for deployment in wanted.deployments:
-            one = self.supervisors.get(deployment.name)
+        for deployment in self.host.engines:
+            one = self.supervisors.get(deployment.key)
             if one is None:
-                self._add(deployment)
+                now = {key: each.kept() for key, each in self.supervisors.items()}
+                self._add(deployment, kept_for(deployment, now))
                 continue
             one.post(Replaced(deployment=deployment))
             if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
                 one.post(Command(verb="retry"))
-            share = self.host.shares[deployment.name]
+            share = self.host.shares[deployment.key]
             candidate = one.state.candidate
-            if candidate is None or share == before.get(deployment.name):
+            if candidate is None or share == before.get(deployment.key):
                 continue
             if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
                 one.post(Command(verb="restart"))  # its devices are another's from now on
-        self.report.say("info", "configuration.read", f"{len(names)} deployments of {self.path}")
+        self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
         self.notifier.ready(self._status())
 
     # --- what is heard ----------------------------------------------------------------------------------
