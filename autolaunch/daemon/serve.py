@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
+from autolaunch.daemon.control.of_daemon import control_of
 from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
@@ -84,6 +85,8 @@ class Daemon:
         self.host = Host(known, probe)
         #: By the keys of their deployments: a deployment with replicas has one for each.
         self.supervisors: dict[str, Supervisor] = {}
+        self.doing: dict[str, LaunchEvent] = {}
+        self._control = control_of(self)
         self._lock = DaemonLock(home / "daemon")
         self._file = StateFile(home / "daemon" / "state.json")
         self._boot_id = boot_id()
@@ -93,7 +96,7 @@ class Daemon:
         self._doormen: dict[str, Doorman] = {}
         self._status_at = 0.0
         self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
         #: One at a time, the start as well: each deals the machine out and adds deployments.
         self._reading = asyncio.Lock()
@@ -142,6 +145,8 @@ class Daemon:
         await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
+        # From here to READY nothing waits: whoever is answered finds all deployments.
+        await self._control.start()
         self._begun = True
         self._watch.start()
         for deployment in self.host.engines:
@@ -173,6 +178,7 @@ class Daemon:
                 self.report.say("error", "daemon.hangs", f"{len(pending)} things did not end within {END_SECONDS:g} s")
         if self._write_timer is not None:
             self._write_timer.cancel()
+        await self._control.close()
         if self._begun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._write(), END_SECONDS)
@@ -222,13 +228,12 @@ class Daemon:
         await self.supervisors[name].close()
         del self.supervisors[name]
 
-    async def reload(self) -> None:
-        """Reads the configuration again; a wrong one is said, and the old one holds."""
+    async def reload(self) -> str | None:
+        """Reads the configuration again; a wrong one is said, returned, and the old one holds."""
         async with self._reading:
-            if not self._ended.is_set():
-                await self._reload()
+            return "it is ending" if self._ended.is_set() else await self._reload()
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> str | None:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
@@ -242,7 +247,7 @@ class Daemon:
             )
             self.report.wrong = error.message
             self.notifier.ready(self._status())
-            return
+            return error.message
         self.report.wrong = None
         keys = {each.key for each in self.host.engines}
         for name in [name for name in self.supervisors if name not in keys]:
@@ -251,7 +256,7 @@ class Daemon:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
         if self._ended.is_set():  # meanwhile: nothing is begun any more
-            return
+            return "it is ending"
         self.configuration = wanted
         for deployment in self.host.engines:
             one = self.supervisors.get(deployment.key)
@@ -270,6 +275,7 @@ class Daemon:
                 one.post(Command(verb="restart"))  # its devices are another's from now on
         self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
         self.notifier.ready(self._status())
+        return None
 
     # --- what is heard ----------------------------------------------------------------------------------
 
@@ -286,6 +292,7 @@ class Daemon:
     def _hear(self, name: str, event: LaunchEvent) -> None:
         """What a launch says, from its thread."""
         now = time.monotonic()
+        self.doing[name] = event
         if not self.report.hear(name, event) and now - self._status_at < STATUS_SECONDS:
             return
         self._status_at = now
@@ -357,12 +364,12 @@ class Daemon:
         if door is not None:
             door.close()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, object]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.report.fault_of_ours({"exception": error})
