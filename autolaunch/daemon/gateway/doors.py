@@ -1,8 +1,8 @@
 """Who may speak to the gateway: programs with a key, under an address that is ours, and the pages that were allowed.
 
-A browser sends what any page tells it to, with the page's address in ``Origin``, and to whatever address the page's name
-points at. So a request from a page that nobody allowed is refused, and so is one to a name (``Host``) that is not ours:
-addresses are no names, and cannot be pointed elsewhere.
+A browser sends what any page tells it to, with the page's address in ``Origin``, and to whatever address the page's
+name points at. So a request from a page that nobody allowed is refused, and so is one to a name (``Host``) that is not
+ours: addresses are no names, and cannot be pointed elsewhere.
 """
 
 from __future__ import annotations

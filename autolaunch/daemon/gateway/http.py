@@ -1,7 +1,7 @@
 """HTTP/1.1 for clients, on asyncio's transports: requests in, answers out, with a bound on everything.
 
-llhttp parses (by httptools, strictly). It is not aiohttp's server because of what that one costs a request, which is more
-than all the rest of the gateway: ``scripts/bench_gateway`` holds the gateway to three times what nginx takes.
+llhttp parses (by httptools, strictly). It is not aiohttp's server because of what that one costs a request, which is
+more than all the rest of the gateway: ``scripts/bench_gateway`` holds the gateway to three times what nginx takes.
 
 A request's handler begins when its head is there, and is cancelled when its client leaves. Requests that are sent ahead
 (pipelined) wait for their turn. What is bounded: connections, the head (bytes, headers, seconds), the pieces of a body

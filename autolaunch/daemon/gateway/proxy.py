@@ -12,7 +12,8 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
-from autolaunch.daemon.gateway.mending import Dialect, Mender
+from autolaunch.daemon.gateway.documents import Dialect
+from autolaunch.daemon.gateway.mending import Mender
 from autolaunch.daemon.gateway.refusal import Refusal
 from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
 
@@ -34,7 +35,7 @@ TRIES = 3
 _PASSED = frozenset(
     {b"accept", b"anthropic-version", b"anthropic-beta", b"traceparent", b"tracestate", b"x-request-id"}
 )
-_NOT_HELD_BACK = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_NOT_HELD_BACK = ((b"x-accel-buffering", b"no"),)
 
 
 class Route(NamedTuple):
@@ -94,6 +95,7 @@ class Proxy:
                     served=endpoint.served_name,
                     dialect=route.dialect,
                     streamed=streamed,
+                    request=body,
                 )
                 await _Passing(request, model, replica, upstream, connection, mender, seen).passed()
                 return
@@ -181,7 +183,7 @@ class _Passing:
         connection = self.connection
         try:
             status, headers = self.mender.head(connection.status, connection.headers)
-            if _is_stream(connection.headers) and connection.status < 300:
+            if self.mender.streams:
                 await self._streamed(status, headers)
             else:
                 await self._whole(status, headers)
@@ -205,7 +207,7 @@ class _Passing:
 
     async def _streamed(self, status: int, headers: list[Header]) -> None:
         request, mender, seen, traffic = self.request, self.mender, self.seen, self.replica.traffic
-        # nginx in front of us would collect events, a cache keep them.
+        # nginx in front of us would collect events.
         request.begin(status, (*headers, *_NOT_HELD_BACK))
         reason: Reason = "ok"
         tokens = sent = 0
@@ -220,8 +222,6 @@ class _Passing:
                     tokens = mender.tokens_seen
                 sent += len(passed)
                 await request.write(passed)
-            if self.connection.ends_with_connection and not mender.finished:
-                raise Broken("the connection ended", begun=True)
             last = mender.end()
         except Broken:
             reason = "engine_died"
@@ -234,10 +234,6 @@ class _Passing:
     def _count(self) -> None:
         prompt, completion = self.mender.usage
         self.seen.usage(prompt=prompt, completion=completion)
-
-
-def _is_stream(headers: list[Header]) -> bool:
-    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)
 
 
 def _died(model: Model) -> Refusal:

@@ -1,8 +1,8 @@
 """Which engine answers a request: by the model's name, then the replica with the least to do.
 
-Requests of one conversation go to one replica as long as it has not much more to do than another: its KV cache holds the
-beginning of the prompt already. What makes a conversation is what the client says (``prompt_cache_key``, ``user``), or
-how its messages begin.
+Requests of one conversation go to one replica as long as it has not much more to do than another: its KV cache holds
+the beginning of the prompt already. What makes a conversation is what the client says (``prompt_cache_key``, ``user``),
+or how its messages begin.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from autolaunch.daemon.ports import Address
 
 if TYPE_CHECKING:
     from autolaunch.daemon.gateway.keys import Keys
-    from autolaunch.daemon.gateway.metrics import MetricRoute
+    from autolaunch.daemon.gateway.metrics import Route as MetricRoute
     from autolaunch.daemon.gateway.options import GatewayOptions
 
 #: Where engines are asked. What an engine does not have it says itself, and that is put into the client's form.
@@ -147,38 +147,41 @@ class Gateway:
     # --- a request ------------------------------------------------------------------------------------------
 
     async def _handle(self, request: Request) -> None:
-        path = request.path
-        route = ROUTES.get(path)
-        seen: Seen | None = None
+        began = _Began()
         try:
-            self._doors.address(request)
-            if request.method == "OPTIONS":
-                request.respond(204, self._doors.preflight(request), b"")
-                return
-            key = None if path in self.options.open_paths else self._doors.key(request)
-            if route is None:
-                await self._answer(request, path)
-                return
-            if request.method != "POST":
-                raise _wrong_method("POST")
-            since = time.monotonic()
-            body = await self._body(request)
-            name, streamed = _read(body)
-            seen = self._metrics.begun(model=name, route=route.name, key=key, since=since)
-            model = self.models.get(name)
-            if model is None:
-                raise self._unknown(name)
-            await self._proxy.answer(request, route, model, body, seen, streamed=streamed)
+            await self._serve(request, began)
         except Refusal as refusal:
-            self._refuse(request, refusal, seen)
+            self._refuse(request, refusal, began.seen)
         except (ConnectionError, asyncio.CancelledError):
-            if seen is not None:
-                seen.ended(status=_LEFT, reason="client_left")
+            if began.seen is not None:
+                began.seen.ended(status=_LEFT, reason="client_left")
             raise
         except Exception as error:  # noqa: BLE001 - whatever fails in one request is one request's
             self._on_fault(error)
             fault = Refusal(500, "a fault of the gateway, not of yours", code="internal", reason="internal", close=True)
-            self._refuse(request, fault, seen)
+            self._refuse(request, fault, began.seen)
+
+    async def _serve(self, request: Request, began: _Began) -> None:
+        path = request.path
+        route = ROUTES.get(path)
+        self._doors.address(request)
+        if request.method == "OPTIONS":
+            request.respond(204, self._doors.preflight(request), b"")
+            return
+        key = None if path in self.options.open_paths else self._doors.key(request)
+        if route is None:
+            await self._answer(request, path)
+            return
+        if request.method != "POST":
+            raise _wrong_method("POST")
+        since = time.monotonic()
+        body = await self._body(request)
+        name, streamed = _read(body)
+        seen = began.seen = self._metrics.begun(model=name, route=route.name, key=key, since=since)
+        model = self.models.get(name)
+        if model is None:
+            raise self._unknown(name)
+        await self._proxy.answer(request, route, model, body, seen, streamed=streamed)
 
     def _refuse(self, request: Request, refusal: Refusal, seen: Seen | None) -> None:
         route = ROUTES.get(request.path)
@@ -269,6 +272,15 @@ class Gateway:
 
 
 _METRIC_ROUTES: dict[str, MetricRoute] = {"/health": "health", "/ready": "ready", "/metrics": "metrics"}
+
+
+class _Began:
+    """What is counted of a request, as soon as it is known for which model it is."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: Seen | None = None
 
 
 class _Health(msgspec.Struct):

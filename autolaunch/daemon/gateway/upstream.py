@@ -1,8 +1,8 @@
 """Requests to engines: keep-alive connections on the loopback, one request at a time on each.
 
-The parser is httptools (llhttp, strict). An engine that closes an idle connection just as a request is sent on it has not
-read the request: it is sent once more on a new one. Everything else that breaks is :class:`Broken`, which says whether
-anything had come.
+The parser is httptools (llhttp, strict). An engine that closes an idle connection just as a request is sent on it has
+not read the request: it is sent once more on a new one. Everything else that breaks is :class:`Broken`, which says
+whether anything had come.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ HEAD_BYTES, WAITING_BYTES = 65_536, 262_144
 CONNECT_SECONDS = 5.0
 #: Connections that are kept for later requests.
 KEPT = 128
-_WITHOUT_BODY = frozenset({204, 304})
 
 
 class Broken(Exception):
@@ -54,8 +53,6 @@ class Connection(asyncio.Protocol):
         self.used = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        #: The answer ends where the connection does: nothing tells a whole one from one that was cut off.
-        self.ends_with_connection = False
 
     # --- a request ----------------------------------------------------------------------------------------
 
@@ -65,7 +62,6 @@ class Connection(asyncio.Protocol):
             self._parser = httptools.HttpResponseParser(self)
         self._answers, self._framed, self._keeps = "head", False, False
         self.headers, self._head_bytes, self.status = [], 0, 0
-        self.ends_with_connection = False
         if self._transport is not None and self._closed is None:
             self._transport.write(head + body if len(body) < WAITING_BYTES else head)
             if len(body) >= WAITING_BYTES:
@@ -196,7 +192,6 @@ class Connection(asyncio.Protocol):
             self._framed = False
             return
         self._keeps = self._parser.should_keep_alive()
-        self.ends_with_connection = not self._framed and self.status not in _WITHOUT_BODY
         self._answers = "body"
 
     def on_body(self, body: bytes) -> None:
