@@ -39,8 +39,8 @@ def _file(function: _Function) -> _Function:
         "--file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="The file of keys. Without it the one that the configuration names as gateway.keys_file; else "
-        "/etc/autolaunch/keys for root, and autolaunch/keys among the user's own settings.",
+        help="The file of keys. Without it the one that the configuration names as gateway.keys_file, else keys beside "
+        "the configuration: /etc/autolaunch/keys for root, autolaunch/keys in the user's own.",
     )(function)
 
 
@@ -124,8 +124,7 @@ def _place(file: Path | None) -> Place:
     named = configuration.keys_file_of(path)
     if named is not None:
         return Place(named, None)
-    folder = configuration.own_folder() or configuration.SYSTEM_PATH.parent
-    return Place(folder / "keys", path)
+    return Place(path.with_name("keys"), path)
 
 
 def _given() -> str:

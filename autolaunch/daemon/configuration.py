@@ -53,25 +53,17 @@ class Configuration(Value, frozen=True, kw_only=True):
 
 def default_path() -> Path:
     """The system's file for root, and for others where they have none of their own; else the user's."""
-    folder = own_folder()
-    if folder is None:
-        return SYSTEM_PATH
-    own = folder / "autolaunch.toml"
-    # Not by the paths' own exists, which raises where a folder may not be looked into.
-    return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
-
-
-def own_folder() -> Path | None:
-    """Where this user's settings lie; ``None`` for root, and for a user without a home."""
     if os.geteuid() == 0:
-        return None
+        return SYSTEM_PATH
     folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     if not folder.is_absolute():  # a relative path there is none, says XDG
         try:
             folder = Path.home() / ".config"
         except RuntimeError:  # a user without a home
-            return None
-    return folder / "autolaunch"
+            return SYSTEM_PATH
+    own = folder / "autolaunch" / "autolaunch.toml"
+    # Not by the paths' own exists, which raises where a folder may not be looked into.
+    return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
 
 
 def keys_file_of(path: Path) -> Path | None:
@@ -87,13 +79,7 @@ def keys_file_of(path: Path) -> Path | None:
             if error.missing:
                 return None
             raise WrongKey("", error.reason) from error
-        table = _parsed(content).get("gateway")
-        named = table.get("keys_file") if isinstance(table, dict) else None
-        if named is None:
-            return None
-        if not isinstance(named, str) or "\0" in named or not Path(named).is_absolute():
-            raise WrongKey("gateway.keys_file", "is no absolute path")
-        return Path(named)
+        return _keys_file(_parsed(content))
 
 
 def read(path: Path, known: Catalog) -> Configuration:
@@ -148,6 +134,7 @@ def _parsed(content: bytes) -> dict[str, object]:
 def _configuration(document: dict[str, object], known: Catalog) -> Configuration:
     if document.get("schema", 1) != 1:
         raise WrongKey("schema", f"is {shown(str(document['schema']))}, and this release reads 1")
+    _keys_file(document)
     entries = document.get("deployments", [])
     if not isinstance(entries, list):
         raise WrongKey("deployments", "is no list of tables", "each deployment begins with a line [[deployments]]")
@@ -171,6 +158,21 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
             raise WrongKey(f"deployments[{index}].port", f"{each.port} is the gateway's", _NO_PORT)
     _check_unique(found.deployments)
     return msgspec.structs.replace(found, gateway=gateway)
+
+
+def _keys_file(document: dict[str, object]) -> Path | None:
+    """The file of keys that is named. What else stands in its place is not repeated: it may be a key."""
+    table = document.get("gateway")
+    named = table.get("keys_file") if isinstance(table, dict) else None
+    if named is None:
+        return None
+    if not isinstance(named, str) or "\0" in named or not Path(named).is_absolute():
+        raise WrongKey(
+            "gateway.keys_file",
+            "is no absolute path of a file",
+            "autolaunch keys add NAME makes a key and its file; a key itself never stands here",
+        )
+    return Path(named)
 
 
 def _fill_in(key: str, entry: dict[str, object], known: Catalog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import stat
 import subprocess
@@ -26,15 +27,21 @@ _AS_NOBODY = f"""
 import os, sys
 from pathlib import Path
 import grp, tempfile
+from autolaunch import api
+from autolaunch.daemon import configuration
 from autolaunch.daemon.gateway import key_file
 from autolaunch.daemon.gateway.keys import Keys, key_of, made
 from selector.errors import AutolaunchError
+known = api.catalog()
+known.find_model("glm-tiny")
 group = int(sys.argv[2])
 os.setgroups([])
 os.setgid(group)
 os.setuid({NOBODY})
 path = Path(sys.argv[1])
 try:
+    if sys.argv[3] == "check":
+        configuration.read(path.with_name("autolaunch.toml"), known)
     if sys.argv[3] == "add":
         key_file.add(path, key_of("other", made()))
     print(Keys.read(path).names)
@@ -44,8 +51,12 @@ except AutolaunchError as error:
 
 
 def autolaunch(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return command("keys", *arguments, stdin=stdin)
+
+
+def command(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        (sys.executable, "-m", "autolaunch", "keys", *arguments),
+        (sys.executable, "-m", "autolaunch", *arguments),
         cwd=ROOT,
         input=stdin,
         capture_output=True,
@@ -92,6 +103,42 @@ def test_a_key_is_made_used_and_taken_away(tmp_path: Path) -> None:
     assert autolaunch("remove", "web", "--file", str(path)).returncode == 0
     assert Keys.read(path).name_of(secret) is None
     assert Keys.read(path).name_of("a-key-of-my-own-that-is-long") == "mine"
+
+
+def configured(folder: Path) -> Path:
+    path = folder / "autolaunch.toml"
+    path.write_text(
+        f'[[deployments]]\nmodel = "glm-tiny"\n[gateway]\nhost = "::"\nport = 8123\nkeys_file = "{folder / "keys"}"\n'
+    )
+    return path
+
+
+def test_a_check_of_the_configuration_tells_who_may_and_finds_what_is_wrong_with_their_keys(tmp_path: Path) -> None:
+    check = ("serve", "--check", "--config", str(configured(tmp_path)))
+    missing = command(*check)
+    assert missing.returncode == 78
+    assert b"gateway.keys_file" in missing.stderr
+    assert autolaunch("add", "web", "--file", str(tmp_path / "keys")).returncode == 0
+    assert command(*check).stdout.endswith(b"is right: glm-tiny at http://[::]:8123, for 1 key\n")
+    document = json.loads(command(*check, "--json").stdout)
+    assert (document["gateway"], document["keys"]) == ("http://[::]:8123", ["web"])
+    (tmp_path / "keys").write_text("a-key-that-somebody-pasted\n")
+    wrong = command(*check)
+    assert wrong.returncode == 78
+    assert b"line 1" in wrong.stderr
+    assert b"pasted" not in wrong.stdout + wrong.stderr
+
+
+@as_root
+def test_keys_that_the_daemons_user_cannot_read_are_a_fault_of_the_configuration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_file, "SERVICE", "no-such-group")
+    configured(folder)
+    key_file.add(folder / "keys", key_of("web", made()))
+    told = as_nobody(folder / "keys", "check")
+    assert told.startswith(f"78 {folder / 'autolaunch.toml'}: gateway.keys_file: {folder / 'keys'}: Permission denied")
+    assert f"chmod 640 {folder / 'keys'}" in told
 
 
 def test_the_command_needs_nothing_of_the_gateway_to_be_loaded() -> None:

@@ -102,7 +102,9 @@ FAULTS = [
     ('host = "0.0.0.0"', "gateway.host: 0.0.0.0 is open to the network"),
     ('host = "::"', "gateway.host: :: is open to the network"),
     ('host = "192.0.2.1"', "gateway.host: 192.0.2.1 is open to the network"),
-    ('keys_file = "keys"', "gateway.keys_file: 'keys' is no absolute path"),
+    ('keys_file = "keys"', "gateway.keys_file: is no absolute path of a file"),
+    ("keys_file = 3", "gateway.keys_file: is no absolute path"),
+    ('keys_file = "/a\\u0000b"', "gateway.keys_file: is no absolute path"),
     ('keys_file = "/nowhere/keys"', "gateway.keys_file: /nowhere/keys: there is no such file"),
     ('keys_file = "/dev/zero"', "gateway.keys_file: /dev/zero: is no regular file"),
     ('allowed_hosts = "a"', "gateway.allowed_hosts: expected `array`, got `str`"),
@@ -183,6 +185,15 @@ def test_a_wrong_file_of_keys_is_a_fault_of_the_configuration_and_not_repeated(
     assert told.hint is not None
     assert "autolaunch keys add" in told.hint
     assert SENTINEL not in told.message + told.hint
+
+
+@pytest.mark.parametrize("name", ["keys_file", "keys", "api_key"])
+def test_a_key_that_stands_in_the_configuration_itself_is_not_repeated(
+    name: str, tmp_path: Path, catalog: Catalog
+) -> None:
+    told = refused(tmp_path, catalog, f'{name} = "{SENTINEL}"')
+    assert f"gateway.{name}: " in told.message
+    assert SENTINEL not in told.message + (told.hint or "")
 
 
 def test_a_file_of_keys_that_others_may_write_is_a_fault_of_the_configuration(
