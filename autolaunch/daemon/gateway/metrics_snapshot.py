@@ -135,6 +135,10 @@ class Happened:
     def __init__(self) -> None:
         self._heard: WeakKeyDictionary[Supervisor, _Heard] = WeakKeyDictionary()
 
+    def __len__(self) -> int:
+        """Of how many supervisors there is something; of one that is gone there is nothing."""
+        return len(self._heard)
+
     def tell(self, one: Supervisor, tell: Tell) -> None:
         """Takes in what a supervisor says (its ``on_tell``)."""
         heard = self._heard.setdefault(one, _Heard())
