@@ -15,7 +15,7 @@ from autolaunch.daemon.deployment import Fault
 from autolaunch.daemon.gateway.metrics import Happened, Snapshot, StateMetrics, snapshot_of
 from autolaunch.daemon.gateway.metrics_snapshot import PHASES, ShownPhase, shown_phase
 from autolaunch.daemon.happenings import Command
-from autolaunch.daemon.machine import Phase, State
+from autolaunch.daemon.machine import LATCH_SECONDS, Phase, State
 from autolaunch.daemon.supervisor import Supervisor
 from engines.logs import Figures, LoadProgress
 from tests.fakes.machine_world import CANDIDATE, DEPLOYMENT
@@ -99,6 +99,7 @@ def test_what_was_predicted_stands_beside_what_was_measured(tmp_path: Path) -> N
     assert ready.value("measured_memory_bytes", use="weights") == 123
     assert ready.value("predicted_kv_cache_tokens") == CANDIDATE.memory.kv_cache_tokens
     assert ready.value("measured_kv_cache_tokens") == 4567
+    assert ready.value("replica_max_sequences") == CANDIDATE.limits.max_sequences
     assert ready.value("measured_load_seconds") == SECONDS["launch"]
     assert ready.value("measured_memory_bytes", use="graphs") is None  # the engine has not said
 
@@ -134,6 +135,7 @@ def test_one_failure_is_counted_once_though_it_is_told_twice(tmp_path: Path) -> 
     assert told.phase() == ["backing_off"]
     assert told.value("replica_failures_total", reason="out_of_memory") == 1
     assert told.value("replica_recent_failures") == 1
+    assert told.value("replica_max_sequences") is None  # nothing is planned
     assert told.value("engine_starts_total") == 1
 
 
@@ -185,6 +187,14 @@ def test_a_daemon_tells_whether_its_configuration_holds_and_a_launch_says_nothin
         return Told(Snapshot(configuration_ok=ok)).registry.get_sample_value("autolaunch_configuration_ok")
 
     assert [told(True), told(False), told(None)] == [1, 0, None]
+
+
+def test_failures_that_no_longer_count_are_not_told(tmp_path: Path) -> None:
+    """One that was given up keeps them in its state; a crash loop of yesterday is none of today."""
+    one = Supervisor(DEPLOYMENT, FakeHands(tmp_path), clock=lambda: 0.0)
+    one.state = replace(one.state, phase="failed", failures=(0.0, 100.0, 200.0))
+    seen = [Told(snapshot_of((one,), Happened(), now=now)) for now in (300.0, LATCH_SECONDS + 150.0)]
+    assert [each.value("replica_recent_failures") for each in seen] == [3, 1]
 
 
 def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def everything() -> CollectorRegistry:
         failures=(("out of memory", 1),),
         starts=1,
         running=1,
+        max_sequences=8,
         load_stage="weights",
         load_fraction=0.5,
         engine=engine,
