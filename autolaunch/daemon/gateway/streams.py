@@ -13,11 +13,18 @@ from autolaunch.daemon.gateway.documents import Dialect
 DONE = b"data: [DONE]\n\n"
 DONE_LINE = re.compile(rb"(?m)^data: ?\[DONE\][ \t]*$")
 #: The key cannot be in a text: there its quotes would be escaped.
-MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+MODEL = re.compile(rb'(?<!\\)"model": ?("(?:[^"\\]|\\.)*")')
+MODEL_KEYS = (b'"model":', b'"model": ')
 #: A piece of an answer: text, reasoning under either name, or a call's arguments.
-PIECE = re.compile(rb'"(?:content|reasoning_content|reasoning|text|arguments|thinking|partial_json|delta)": ?"[^"]')
-ERROR = re.compile(rb'"error"\s*:\s*(?!null)|(?m:^event: ?error)|"type": ?"error"')
-FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+PIECES: Mapping[Dialect, re.Pattern[bytes]] = {
+    "chat": re.compile(rb'"(?:content|reasoning_content|reasoning|arguments)": ?"[^"]'),
+    "completions": re.compile(rb'"text": ?"[^"]'),
+    "responses": re.compile(rb'"delta": ?"[^"]'),
+    "messages": re.compile(rb'"(?:text|thinking|partial_json)": ?"[^"]'),
+}
+ERROR = re.compile(rb'"error"\s*:\s*(?!null)|(?m:^event: ?error)|"(?:type|object)": ?"error"')
+#: Why a choice ended, in the two ways that JSON is written.
+FINISHED = (b'"finish_reason":"', b'"finish_reason": "')
 ENDS: Mapping[Dialect, re.Pattern[bytes]] = {
     "responses": re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"'),
     "messages": re.compile(rb'"type"\s*:\s*"message_stop"'),
@@ -25,6 +32,8 @@ ENDS: Mapping[Dialect, re.Pattern[bytes]] = {
 USAGE = re.compile(rb'"usage"\s*:\s*\{')
 ASKED_TOKENS = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,15})')
 GIVEN_TOKENS = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,15})')
+#: llama.cpp's own account, which it sends where nobody asked for the usage.
+TIMINGS = re.compile(rb'"cache_n": ?(\d{1,15}), ?"prompt_n": ?(\d{1,15}),.{0,400}?"predicted_n": ?(\d{1,15})')
 SEQUENCE = re.compile(rb'"sequence_number"\s*:\s*(\d{1,15})')
 TYPE = re.compile(rb'"type"\s*:\s*"(response\.[a-z_.]+)"')
 
