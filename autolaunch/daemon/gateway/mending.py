@@ -26,6 +26,8 @@ from selector.facts import EngineName
 
 #: The longest event that is waited for to its end. A longer one is passed on in pieces, as it is.
 EVENT_BYTES = 2**20
+#: How many kinds of events are learnt in one stream: one whose events all differ is looked through, each of them.
+KINDS = 16
 #: What a client is told when its answer ends before it is finished.
 BROKE_OFF = "the engine ended this answer before it was finished"
 
@@ -65,6 +67,8 @@ class Mender:
         self._events = streamed
         self._held = b""
         self._spilling = False
+        self._usual: streams.Usual | None = None
+        self._to_learn = KINDS
         self._renamed: tuple[tuple[bytes, bytes], ...] = ()
         self._named = False
         self._last = b""
@@ -164,10 +168,13 @@ class Mender:
 
     def feed(self, chunk: bytes) -> bytes:
         """What is to be passed on of ``chunk`` and of what was held back before it: every event that is whole."""
-        if self._opaque:
-            return chunk
-        if self._finished:
-            return b""  # an end is an end: a second [DONE] would be one too many
+        if self._usual is not None and not self._held:
+            piece = self._usual.piece(chunk)
+            if piece is not None:
+                self._tokens += 1
+                return self._usual.told(chunk, piece)
+        if self._opaque or self._finished:
+            return chunk if self._opaque else b""  # an end is an end: a second [DONE] would be one too many
         if self._held:
             chunk = self._held + chunk
             self._held = b""
@@ -178,18 +185,25 @@ class Mender:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._spilling:
             return self._spill(chunk)
-        if not chunk.endswith(b"\n\n"):
-            cut = chunk.rfind(b"\n\n") + 2
-            if cut < 2:
-                cut = 0
-            chunk, held = chunk[:cut], chunk[cut:]
-            self._held = held + self._held
-            if len(held) > EVENT_BYTES:
-                told = self._block(chunk) if chunk else b""
-                self._held = held[-1:] + self._held[len(held) :] if held.endswith(b"\n") else self._held[len(held) :]
-                self._spilling = True
-                return told + (held[:-1] if held.endswith(b"\n") else held)
-        return self._block(chunk) if chunk else b""
+        cut = len(chunk) if chunk.endswith(b"\n\n") else chunk.rfind(b"\n\n") + 2
+        if cut < 2:
+            cut = 0
+        half = chunk[cut:]
+        self._held = half + self._held
+        told = self._whole_events(chunk[:cut]) if cut else b""
+        if len(half) <= EVENT_BYTES or self._finished:
+            return told
+        self._held = self._held[len(half) :]
+        self._spilling, self._usual = True, None
+        return told + self._spill(half)
+
+    def _whole_events(self, events: bytes) -> bytes:
+        told = self._block(events)
+        self._usual = None
+        if self._to_learn and self._pieces is not None and not self._finished:
+            self._to_learn -= 1
+            self._usual = streams.usual(self._pieces, events, told)
+        return told
 
     def _spill(self, chunk: bytes) -> bytes:
         """The rest of an event that is too long to be waited for."""

@@ -94,6 +94,20 @@ def test_what_needs_no_change_is_not_changed() -> None:
     assert one.feed(event) == event.replace(b":  ", b": ")
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=12), max_size=24), st.booleans())
+def test_events_that_are_like_those_before_are_passed_on_like_those_looked_through(
+    texts: list[str], renamed: bool
+) -> None:
+    """Most events of a stream differ in their text alone, and are not looked through again."""
+    asked = "mine" if renamed else "theirs"
+    one, pieces = mender(asked=asked), [chunk(text) for text in texts]
+    told = b"".join(one.feed(piece) for piece in (*pieces, LAST, DONE))
+    assert told == b"".join((*pieces, LAST, DONE)).replace(b"theirs", asked.encode())
+    assert one.tokens_seen == sum(bool(text) for text in texts)
+    assert one.finished
+
+
 def test_a_text_that_looks_like_a_field_or_an_end_stays_a_text() -> None:
     tricky = '"model": "theirs" data: [DONE]\ndata: data: {"error": "x"} finish_reason'
     told = streamed(mender(), (chunk("a"), chunk(tricky), LAST, DONE))
