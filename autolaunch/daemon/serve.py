@@ -152,7 +152,11 @@ class Daemon:
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
-                    "error", "deployment.failed", fault.message, deployment.name, hint=with_retry(fault.hint)
+                    "error",
+                    "deployment.failed",
+                    fault.message,
+                    deployment.name,
+                    hint=with_retry(fault.hint, deployment.name),
                 )
             self._add(deployment, known)
         self._ping()
@@ -253,9 +257,9 @@ class Daemon:
                 self._add(deployment)
                 continue
             one.post(Replaced(deployment=deployment))
-            if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
-                one.post(Command(verb="retry"))
             share = self.host.shares[deployment.name]
+            if one.state.phase == "failed" and share != before.get(deployment.name):
+                one.post(Command(verb="retry"))  # with another share of the machine it has failed of nothing yet
             candidate = one.state.candidate
             if candidate is None or share == before.get(deployment.name):
                 continue
