@@ -156,7 +156,11 @@ class Daemon:
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
-                    "error", "deployment.failed", fault.message, deployment.key, hint=with_retry(fault.hint)
+                    "error",
+                    "deployment.failed",
+                    fault.message,
+                    deployment.key,
+                    hint=with_retry(fault.hint, deployment.name),
                 )
             self._add(deployment, known)
         for key, gone in left.items():
@@ -269,9 +273,9 @@ class Daemon:
                 self._add(deployment, kept_for(deployment, now))
                 continue
             one.post(Replaced(deployment=deployment))
-            if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
-                one.post(Command(verb="retry"))
             share = self.host.shares[deployment.key]
+            if one.state.phase == "failed" and share != before.get(deployment.key):
+                one.post(Command(verb="retry"))  # with another share of the machine it has failed of nothing yet
             candidate = one.state.candidate
             if candidate is None or share == before.get(deployment.key):
                 continue
