@@ -24,8 +24,16 @@ HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_di
 INSTALL_SECONDS = 600.0
 
 
+class NotInstalled(AssertionError):
+    """uv could not; what it said."""
+
+
 def programs(name: str) -> Path:
-    """The folder of programs of the environment of ``requirements/clients/NAME.txt``, made whole or not at all."""
+    """The folder of programs of the environment of ``requirements/clients/NAME.txt``, made whole or not at all.
+
+    Raises:
+        NotInstalled: uv could not.
+    """
     pins = ROOT / "requirements" / "clients" / f"{name}.txt"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()[:12]
@@ -51,7 +59,7 @@ def uv(*arguments: str) -> None:
         check=False,
     )
     if done.returncode != 0:
-        raise AssertionError(f"uv {' '.join(arguments)}: {done.stderr[-4000:]}")
+        raise NotInstalled(f"uv {' '.join(arguments)}: {done.stderr[-4000:]}")
 
 
 if __name__ == "__main__":
