@@ -365,8 +365,9 @@ def _refuse_what_is_not_started(candidate: Candidate) -> None:
     if candidate.parallel.nodes > 1:
         raise Unsupported("this release starts engines on one machine", hint=hint)
     if candidate.parallel.data > 1:
+        # Each replica is an engine of its own (autolaunch.daemon.replicas.one_replica).
         raise Unsupported(
-            f"this release starts one replica, and the plan has {candidate.parallel.data}",
+            f"a launch starts one replica, and the plan has {candidate.parallel.data}",
             hint="--data-parallel 1 plans for one" + (f"; {hint}" if hint else ""),
         )
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     "serve": ("autolaunch.cli.serve", "The daemon: keeps the models of a configuration up."),
     "service": ("autolaunch.cli.service", "Have systemd or launchd keep the daemon up; install, uninstall, show."),
+    "keys": ("autolaunch.cli.keys", "The keys of the gateway's clients: add, list, remove."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
 _LATER = frozenset(

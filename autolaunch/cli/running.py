@@ -14,6 +14,7 @@ import msgspec
 from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, wrapped, write
+from autolaunch.given import is_loopback
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError, UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from autolaunch.chat import AskResult
-    from autolaunch.cli.options import Asked
+    from autolaunch.cli.asked import Asked
     from autolaunch.daemon.deployment import Deployment
     from autolaunch.daemon.hands import Hands
     from autolaunch.daemon.happenings import Tell
@@ -42,13 +43,14 @@ _SAID_WHILE_SERVING = frozenset(
 
 
 class How(Value, frozen=True, kw_only=True):
-    """The options that only a launch has."""
+    """The options that only a launch has. ``host``, ``port`` and ``api_key_file`` are the gateway's."""
 
     model_path: Path | None = None
     engine_path: Path | None = None
     offline: bool = False
     host: str = "127.0.0.1"
     port: int = 8000
+    api_key_file: Path | None = None
     ask: str | None = None
     images: tuple[Path, ...] = ()
     rehearse: Literal["miniature", "dummy"] | None = None
@@ -132,12 +134,14 @@ def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
     from autolaunch.daemon.deployment import Deployment
     from autolaunch.daemon.ports import free_port
 
+    # The address that others reach is the gateway's: an engine never listens beyond loopback.
+    host = how.host if is_loopback(how.host) else "127.0.0.1"
     return Deployment(
         name=decided.model,
         model=asked.model,
-        host=how.host,
+        host=host,
         # The same one for every start: the address is printed once.
-        port=free_port(how.host, how.port),
+        port=free_port(host, how.port),
         objective=asked.objective,
         context_tokens=asked.context_tokens,
         concurrency=asked.concurrency,

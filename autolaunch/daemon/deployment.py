@@ -45,16 +45,20 @@ Rung = Literal[
 class Deployment(Value, frozen=True, kw_only=True):
     """One model to be kept up: an entry of the configuration, or what a launch in the foreground asks for.
 
-    ``name`` is the served name and the key by which everything speaks of it. ``idle_seconds``: so long without a
+    ``name`` is the served name. ``port`` is its engine's (``None``: any free one). ``idle_seconds``: so long without a
     request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold
     the memory, wait for it rather than fail. ``lower_accuracy``: what is tried when a plan fails may have a smaller
     quantization than the first one; without it never.
+
+    One that is served by several engines is as many deployments of one name (:mod:`autolaunch.daemon.replicas`):
+    ``replica`` is 2 for the second, and so on. ``None`` is the first or only one, so that nothing changes for it when
+    others come and go.
     """
 
     name: str
     model: str
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int | None = None
     objective: Objective = "balanced"
     context_tokens: int | None = None
     concurrency: int | None = None
@@ -69,6 +73,15 @@ class Deployment(Value, frozen=True, kw_only=True):
     idle_seconds: float | None = None
     wait_for_devices: bool = True
     lower_accuracy: bool = False
+    replica: int | None = None
+
+    @property
+    def key(self) -> str:
+        """By this everything tells it from others: ``glm-4.6``, and ``glm-4.6#2`` for its second replica.
+
+        A served name has no ``#`` in it.
+        """
+        return self.name if self.replica is None else f"{self.name}#{self.replica}"
 
 
 class Fault(Value, frozen=True, kw_only=True):

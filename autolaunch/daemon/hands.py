@@ -174,7 +174,7 @@ class Hands:
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
         with _refusing(run, deployment):
             if self.leases is not None:
-                run.lease = self.leases.take(deployment.name, run.devices)
+                run.lease = self.leases.take(deployment.key, run.devices)
             try:
                 run.free_before = _free_memory(run.devices)
                 run.server = start(run.prepared, options=self._options(run, deployment), on_event=self.on_event)
@@ -285,7 +285,7 @@ class Hands:
         return LaunchOptions(
             home=self.home,
             host=deployment.host,
-            port=deployment.port,
+            port=deployment.port or 0,
             served_name=deployment.name,
             offline=deployment.offline,
             model_path=deployment.model_path,
@@ -347,7 +347,7 @@ def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
         fault = fault_of(error)
         if fault.reason == "devices held":
             fault = msgspec.structs.replace(fault, permanent=not deployment.wait_for_devices)
-        elif fault.reason == "port in use":
+        elif fault.reason == "port in use" and deployment.port is not None:
             hint = f"it starts when port {deployment.port} is free; another one is the deployment's to choose"
             fault = msgspec.structs.replace(fault, hint=hint)
         raise Refusal(fault) from error

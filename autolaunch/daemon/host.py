@@ -26,18 +26,22 @@ class Host:
     Args:
         known: the catalogue.
         probe: asks the machine what it is, at every plan anew.
-        first: a plan that was made just now, for the first time that an unchanged one is asked for.
+        first: a plan that was made just now, for the first time that an unchanged one is asked for (of each engine).
     """
 
     def __init__(self, known: Catalog, probe: Callable[[], HardwareReport], *, first: LaunchPlan | None = None) -> None:
         self.known = known
         self.probe = probe
         self._first = first
+        self._begun: set[str] = set()
+        #: What is to be started, and what each may use, by its key.
+        self.engines: tuple[Deployment, ...] = ()
         self.shares: Mapping[str, Share] = {}
+        self._memory_bytes: int | None = None
         self._uuids: dict[str, frozenset[str]] = {}
 
     def divide(self, deployments: tuple[Deployment, ...], free: Mapping[str, int], *, tolerant: bool = False) -> None:
-        """Gives each deployment its share of the machine; they are planned together.
+        """Gives each deployment its share of the machine, and each of its engines a part; they are planned together.
 
         ``free`` is what was free, by UUID in bytes, on devices that have engines of ours now: that memory is not
         others'. ``tolerant``: a deployment whose wishes cannot be is not dealt anything, and the others are.
@@ -45,25 +49,60 @@ class Host:
         Raises:
             AutolaunchError: a deployment's wishes cannot be.
         """
+        from autolaunch.daemon.replicas import divided, settled
         from autolaunch.daemon.sharing import share
 
-        report = self.probe()
+        report = self._without_ours(self.probe())
         devices = tuple(
             msgspec.structs.replace(each, memory_free_bytes=free.get(each.uuid or "", each.memory_free_bytes))
             for each in report.accelerators
         )
         report = msgspec.structs.replace(report, accelerators=devices)
-        self.shares = share(report, deployments, self.known, tolerant=tolerant)
+        shares = share(report, deployments, self.known, tolerant=tolerant)
+        found = [
+            each
+            for one in deployments
+            for each in settled(divided(one, shares[one.name], report, self.known), self.shares)
+        ]
+        self.engines = tuple(one for one, _ in found)
+        self.shares = {one.key: part for one, part in found}
         self._uuids = {
-            name: frozenset(
-                each.uuid for each in devices if each.uuid is not None and each.index in (one.devices or ())
-            )
-            for name, one in self.shares.items()
+            key: frozenset(each.uuid for each in devices if each.uuid is not None and each.index in (one.devices or ()))
+            for key, one in self.shares.items()
         }
 
-    def share_of(self, name: str, report: HardwareReport) -> Share | None:
-        """A deployment's share by the indices of ``report``: a driver may count anew when it has lost a device."""
-        share, uuids = self.shares.get(name), self._uuids.get(name, frozenset())
+    def deal(self, deployment: Deployment, decided: LaunchPlan) -> tuple[Deployment, ...]:
+        """Gives ``deployment`` alone the machine, as its plan that was made just now divides it; returns its engines.
+
+        The first that each of them is planned as, unchanged, is its replica of that plan.
+        """
+        from autolaunch.daemon.planning import Share
+        from autolaunch.daemon.replicas import replicas_of
+
+        found = replicas_of(deployment, Share(), decided.chosen)
+        self._first, self._begun = decided, set()
+        self.engines = tuple(one for one, _ in found)
+        self.shares = {one.key: part for one, part in found}
+        by_index = {each.index: each.uuid for each in decided.hardware.accelerators}
+        self._uuids = {
+            key: frozenset(uuid for index in part.devices or () if (uuid := by_index.get(index)) is not None)
+            for key, part in self.shares.items()
+        }
+        return self.engines
+
+    def _without_ours(self, report: HardwareReport) -> HardwareReport:
+        """Main memory as it was when nothing of ours was in it: the most that was ever seen free."""
+        now = report.host.memory_available_bytes
+        if now is None:
+            return report
+        self._memory_bytes = max(now, self._memory_bytes or 0)
+        return msgspec.structs.replace(
+            report, host=msgspec.structs.replace(report.host, memory_available_bytes=self._memory_bytes)
+        )
+
+    def share_of(self, key: str, report: HardwareReport) -> Share | None:
+        """An engine's share by the indices of ``report``: a driver may count anew when it has lost a device."""
+        share, uuids = self.shares.get(key), self._uuids.get(key, frozenset())
         if share is None or share.devices is None or len(uuids) != len(share.devices):
             return share
         now = frozenset(each.index for each in report.accelerators if each.uuid in uuids)
@@ -75,21 +114,27 @@ class Host:
         Raises:
             Refusal: nothing fits, others hold the devices, or what is wished cannot be.
         """
-        made, self._first = self._first, None
+        made = self._first if deployment.key not in self._begun else None
+        self._begun.add(deployment.key)
         if made is not None and made.chosen is not None and changes == Changes():
-            return Decided(made, made.chosen, made.chosen)
+            own = made.chosen
+            if len(self.engines) > 1:
+                from autolaunch.daemon.replicas import one_replica
+
+                own = one_replica(own, deployment.replica or 1)
+            return Decided(made, own, own)
         # Not before the first engine is started: that one has its plan.
         from autolaunch.daemon.ladder import choose
         from autolaunch.daemon.planning import devices_held, infeasible, plan_for
         from autolaunch.daemon.sharing import without_share
 
-        share = self.shares.get(deployment.name)
+        share = self.shares.get(deployment.key)
         refused = None if share is None else without_share(deployment, share)
         if refused is not None:
             raise Refusal(refused)
         try:
             report = self.probe()
-            share = self.share_of(deployment.name, report)
+            share = self.share_of(deployment.key, report)
             decided = plan_for(deployment, report, changes, known=self.known, share=share)
             first = decided.chosen
             if changes.pinned or changes.avoid or any(each.code.startswith("learned.") for each in decided.rejected):

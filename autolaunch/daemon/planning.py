@@ -7,6 +7,7 @@ another device.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,16 +46,17 @@ def plan_for(
     share: Share | None = None,
     taken: frozenset[str | int] = frozenset(),
     learned: bool = True,
+    whole: bool = False,
 ) -> LaunchPlan:
     """The plan of a deployment, as one of this machine; see :func:`autolaunch.daemon.ladder.choose` for what to take.
 
-    One replica is planned for where the user pinned no number: no more are started. The plan's ``hardware`` is the
-    whole ``report``.
+    One engine is planned for where the user pinned no number. The plan's ``hardware`` is the whole ``report``.
 
     Args:
         share: what of the machine is this deployment's.
         taken: devices of others, by index or UUID.
         learned: leave out what failed on this machine before (:mod:`autolaunch.learned`).
+        whole: plan as many replicas as are best (:mod:`autolaunch.daemon.replicas`), where no number was pinned.
 
     Raises:
         DevicesTaken: a device that the user pinned is another's.
@@ -74,7 +76,7 @@ def plan_for(
         input_tokens=deployment.input_tokens,
         output_tokens=deployment.output_tokens,
         workload=deployment.workload,
-        pins=pins_for(deployment, changes, usable),
+        pins=pins_for(deployment, changes, usable, whole=whole),
         known=known,
         keep_all=bool(changes.avoid),
         engine_path=deployment.engine_path,
@@ -83,15 +85,15 @@ def plan_for(
     return api.with_commands(msgspec.structs.replace(decided, hardware=report), known.model(decided.model))
 
 
-def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport) -> Pins:
-    """What is pinned: the user's pins and one replica, or the configuration that was changed.
+def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport, *, whole: bool = False) -> Pins:
+    """What is pinned: the user's pins, and one replica unless it is of the ``whole``; or the changed configuration.
 
     The devices of such a configuration are ours, not the user's: where they are no longer to be had, as many others do.
     """
     pins = changes.pinned
     if pins is None:
         pins = deployment.pinned
-        return pins if pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
+        return pins if whole or pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
     have = {device.index for device in usable.accelerators}
     if deployment.pinned.gpus is None and pins.gpus and not have.issuperset(pins.gpus):
         count = min(len(pins.gpus), len(have))
@@ -156,7 +158,9 @@ def limited(report: HardwareReport, memory_bytes: int | None) -> HardwareReport:
 
 def infeasible(plan: LaunchPlan, report: HardwareReport) -> Fault:
     """What is to be said of a plan without a candidate: the refusal that came nearest to fitting."""
-    nearest = min(plan.rejected, key=_shortage, default=None)
+    # Where a number of replicas was pinned, too few devices for them say more than how one would fit.
+    several = tuple(each for each in plan.rejected if each.code == "layout.devices" and _pinned_replicas(plan) > 1)
+    nearest = min(several or plan.rejected, key=_shortage, default=None)
     if nearest is None:
         why = f"nothing of {len(report.accelerators)} devices can serve it"
     else:
@@ -190,6 +194,39 @@ def devices_held(
         plan: what :func:`plan_for` gave for the same arguments.
         ours: processes of autolaunch's own engines, whose memory is not held by others.
     """
+    freed = planned_if_freed(plan, deployment, report, changes, known=known, share=share, taken=taken, ours=ours)
+    if freed is None:
+        return None
+    wait = deployment.wait_for_devices
+    return Fault(
+        reason="devices held",
+        permanent=not wait,
+        message=f"others hold the memory that {deployment.name} needs: "
+        + "; ".join(_holding(each, ours) for each in freed.held),
+        hint="it starts when they have freed it" if wait else "end them, or choose other devices with --gpus",
+    )
+
+
+class Freed(NamedTuple):
+    """What would be planned, were the memory that others have of the devices ``held`` free."""
+
+    candidate: Candidate
+    held: tuple[Accelerator, ...]
+
+
+def planned_if_freed(
+    plan: LaunchPlan,
+    deployment: Deployment,
+    report: HardwareReport,
+    changes: Changes,
+    *,
+    known: Catalog,
+    share: Share | None = None,
+    taken: frozenset[str | int] = frozenset(),
+    ours: frozenset[int] = frozenset(),
+    whole: bool = False,
+) -> Freed | None:
+    """The better plan that others keep a deployment from (:func:`devices_held`); ``None`` where they do not."""
     usable = available(report, deployment, changes, share=share, taken=taken)
     only = deployment.pinned.gpus
     held = tuple(
@@ -207,17 +244,10 @@ def devices_held(
             for each in report.accelerators
         ),
     )
-    better = plan_for(deployment, freed, changes, known=known, share=share, taken=taken).chosen
+    better = plan_for(deployment, freed, changes, known=known, share=share, taken=taken, whole=whole).chosen
     if better is None or (plan.chosen is not None and not _for_their_sake(plan.chosen, better)):
         return None
-    wait = deployment.wait_for_devices
-    return Fault(
-        reason="devices held",
-        permanent=not wait,
-        message=f"others hold the memory that {deployment.name} needs: "
-        + "; ".join(_holding(each, ours) for each in held),
-        hint="it starts when they have freed it" if wait else "end them, or choose other devices with --gpus",
-    )
+    return Freed(better, held)
 
 
 def _for_their_sake(chosen: Candidate, better: Candidate) -> bool:
@@ -256,8 +286,16 @@ def _holding(device: Accelerator, ours: frozenset[int]) -> str:
 
 
 def _shortage(each: Rejection) -> float:
+    """How far it is from fitting: in memory, or in the number of devices (more replicas than there is room for)."""
     needed, usable = each.numbers.get("needed_bytes"), each.numbers.get("usable_bytes")
+    if needed is None:
+        needed, usable = each.numbers.get("needed_devices"), each.numbers.get("devices")
     return float("inf") if needed is None or not usable else needed / usable
+
+
+def _pinned_replicas(plan: LaunchPlan) -> int:
+    pinned = plan.request.pinned.get("data_parallel")
+    return pinned if isinstance(pinned, int) else 1
 
 
 def _laid(each: Rejection) -> str:

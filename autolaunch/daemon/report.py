@@ -10,7 +10,7 @@ from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.journal import Journal, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
@@ -45,7 +45,7 @@ class Report:
             tell.level,
             tell.name,
             tell.message,
-            deployment=one.state.deployment.name,
+            deployment=one.state.deployment.key,
             run=one.state.run,
             url=None if server is None else server.base_url,
             reason=tell.reason,
@@ -77,9 +77,13 @@ class Report:
         self.say("error", "internal", f"a fault of autolaunch, not of yours: {told}")
 
     def status(self, supervisors: Iterable[Supervisor]) -> str:
-        """``glm-4.6 ready at 127.0.0.1:8000; glm-4.5v loading the weights, 10 of 22``."""
+        """``glm-4.6 ready, 3 of 4 replicas; glm-4.6#2 backing off: …; glm-4.5v loading the weights, 10 of 22``."""
         wrong = () if self.wrong is None else (f"the old configuration holds, the new one is wrong: {self.wrong}",)
-        return "; ".join((*wrong, *map(_status_of, supervisors))) or "no deployments"
+        named: dict[str, list[Supervisor]] = {}
+        for one in supervisors:
+            named.setdefault(one.state.deployment.name, []).append(one)
+        found = (said for name, engines in named.items() for said in _statuses(name, engines))
+        return "; ".join((*wrong, *found)) or "no deployments"
 
 
 def with_retry(hint: str | None) -> str:
@@ -87,13 +91,31 @@ def with_retry(hint: str | None) -> str:
     return f"{hint}; {_AGAIN}" if hint else _AGAIN
 
 
-def _status_of(one: Supervisor) -> str:
-    state, name = one.state, one.state.deployment.name
-    phase = "asleep" if state.asleep and state.phase == "planned" else state.phase
-    if state.phase in machine.SERVING:
-        return f"{name} {phase} at {state.deployment.host}:{state.deployment.port}"
-    if state.phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
-        return f"{name} {one.run.server.progress.message}"
+def _statuses(name: str, engines: list[Supervisor]) -> Iterator[str]:
+    """Of the replicas of one name those that are in one phase together, the ones that serve first."""
+    by_phase: dict[str, list[Supervisor]] = {}
+    for one in sorted(engines, key=lambda each: each.state.phase not in machine.SERVING):
+        by_phase.setdefault(_phase(one), []).append(one)
+    for phase, alike in by_phase.items():
+        if len(alike) == 1 and (len(engines) == 1 or phase not in machine.SERVING):
+            yield _status_of(alike[0])
+        else:
+            yield f"{name} {phase}, {len(alike)} of {len(engines)} replicas"
+
+
+def _phase(one: Supervisor) -> str:
+    state = one.state
     if state.phase in ("failed", "backing off") and state.fault is not None:
+        return state.phase
+    if state.wanted == "stopped" and state.at_rest:
+        return "stopped"
+    return "asleep" if state.asleep and state.phase == "planned" else state.phase
+
+
+def _status_of(one: Supervisor) -> str:
+    state, name, phase = one.state, one.state.deployment.key, _phase(one)
+    if phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
+        return f"{name} {one.run.server.progress.message}"
+    if phase in ("failed", "backing off") and state.fault is not None:
         return f"{name} {phase}: {state.fault.message}"
-    return f"{name} {'stopped' if state.wanted == 'stopped' and state.at_rest else phase}"
+    return f"{name} {phase}"

@@ -1,4 +1,4 @@
-"""The daemon: the deployments of one configuration, each with a supervisor, on one loop.
+"""The daemon: the deployments of one configuration, each engine of theirs with a supervisor, on one loop.
 
 It begins by ending what an earlier daemon left and by dealing the machine out; from then on it is ready, however long
 the models take. SIGTERM and SIGINT end everything in order, SIGHUP reads the configuration again.
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
-from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint, kept_of
+from autolaunch.daemon.control.of_daemon import control_of
+from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.doorman import Doorman
 from autolaunch.daemon.hands import PATIENCE, Hands, Patience
@@ -28,6 +29,7 @@ from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.lock import DaemonLock
 from autolaunch.daemon.notify import Notifier
+from autolaunch.daemon.replicas import kept_for
 from autolaunch.daemon.report import Report, with_retry
 from autolaunch.daemon.state_file import StateFile, boot_id
 from autolaunch.daemon.store import Store
@@ -81,7 +83,10 @@ class Daemon:
         self.patience = patience
         self.configuration = configuration.read(path, known)
         self.host = Host(known, probe)
+        #: By the keys of their deployments: a deployment with replicas has one for each.
         self.supervisors: dict[str, Supervisor] = {}
+        self.doing: dict[str, LaunchEvent] = {}
+        self._control = control_of(self)
         self._lock = DaemonLock(home / "daemon")
         self._file = StateFile(home / "daemon" / "state.json")
         self._boot_id = boot_id()
@@ -91,7 +96,7 @@ class Daemon:
         self._doormen: dict[str, Doorman] = {}
         self._status_at = 0.0
         self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
         #: One at a time, the start as well: each deals the machine out and adds deployments.
         self._reading = asyncio.Lock()
@@ -140,19 +145,24 @@ class Daemon:
         await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
+        # From here to READY nothing waits: whoever is answered finds all deployments.
+        await self._control.start()
         self._begun = True
         self._watch.start()
-        for deployment in self.configuration.deployments:
-            known = left.get(deployment.name) or kept_of(deployment, kept.deployments.get(deployment.name))
+        for deployment in self.host.engines:
+            known = left.get(deployment.key) or kept_for(deployment, kept.deployments)
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
-                    "error", "deployment.failed", fault.message, deployment.name, hint=with_retry(fault.hint)
+                    "error", "deployment.failed", fault.message, deployment.key, hint=with_retry(fault.hint)
                 )
             self._add(deployment, known)
+        for key, gone in left.items():
+            if key not in self.supervisors and gone.latched is not None:
+                self.report.say("error", "engine.left", gone.latched.message, key, hint=gone.latched.hint)
         self._ping()
         self.notifier.ready(self._status())
-        self.report.say("info", "daemon.ready", f"{len(self.supervisors)} deployments of {self.path}")
+        self.report.say("info", "daemon.ready", f"{len(self.configuration.deployments)} deployments of {self.path}")
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
@@ -168,6 +178,7 @@ class Daemon:
                 self.report.say("error", "daemon.hangs", f"{len(pending)} things did not end within {END_SECONDS:g} s")
         if self._write_timer is not None:
             self._write_timer.cancel()
+        await self._control.close()
         if self._begun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._write(), END_SECONDS)
@@ -190,7 +201,7 @@ class Daemon:
             planner=self.host,
             store=self._store,
             leases=self._leases,
-            on_event=lambda event: self._hear(deployment.name, event),
+            on_event=lambda event: self._hear(deployment.key, event),
             patience=self.patience,
         )
         one = Supervisor(
@@ -201,23 +212,28 @@ class Daemon:
             on_change=self._changed,
             on_tell=self.report.tell,
         )
-        self.supervisors[deployment.name] = one
+        self.supervisors[deployment.key] = one
         one.begin()
 
     async def _remove(self, name: str) -> None:
         self._close_door(name)
-        self.report.say("info", "deployment.removed", "it is no longer in the configuration", name)
+        served = {each.name for each in self.host.engines}
+        why = (
+            "the plan has fewer replicas"
+            if name.partition("#")[0] in served
+            else "it is no longer in the configuration"
+        )
+        self.report.say("info", "deployment.removed", why, name)
         # It is kept until nothing of it runs: a daemon that is killed meanwhile leaves an engine to be found.
         await self.supervisors[name].close()
         del self.supervisors[name]
 
-    async def reload(self) -> None:
-        """Reads the configuration again; a wrong one is said, and the old one holds."""
+    async def reload(self) -> str | None:
+        """Reads the configuration again; a wrong one is said, returned, and the old one holds."""
         async with self._reading:
-            if not self._ended.is_set():
-                await self._reload()
+            return "it is ending" if self._ended.is_set() else await self._reload()
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> str | None:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
@@ -231,38 +247,40 @@ class Daemon:
             )
             self.report.wrong = error.message
             self.notifier.ready(self._status())
-            return
+            return error.message
         self.report.wrong = None
-        names = {each.name for each in wanted.deployments}
-        for name in [name for name in self.supervisors if name not in names]:
+        keys = {each.key for each in self.host.engines}
+        for name in [name for name in self.supervisors if name not in keys]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
         if self._leaving:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
         if self._ended.is_set():  # meanwhile: nothing is begun any more
-            return
+            return "it is ending"
         self.configuration = wanted
-        for deployment in wanted.deployments:
-            one = self.supervisors.get(deployment.name)
+        for deployment in self.host.engines:
+            one = self.supervisors.get(deployment.key)
             if one is None:
-                self._add(deployment)
+                now = {key: each.kept() for key, each in self.supervisors.items()}
+                self._add(deployment, kept_for(deployment, now))
                 continue
             one.post(Replaced(deployment=deployment))
             if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
                 one.post(Command(verb="retry"))
-            share = self.host.shares[deployment.name]
+            share = self.host.shares[deployment.key]
             candidate = one.state.candidate
-            if candidate is None or share == before.get(deployment.name):
+            if candidate is None or share == before.get(deployment.key):
                 continue
             if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
                 one.post(Command(verb="restart"))  # its devices are another's from now on
-        self.report.say("info", "configuration.read", f"{len(names)} deployments of {self.path}")
+        self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
         self.notifier.ready(self._status())
+        return None
 
     # --- what is heard ----------------------------------------------------------------------------------
 
     def _changed(self, one: Supervisor) -> None:
-        name = one.state.deployment.name
+        name = one.state.deployment.key
         if one.state.asleep and one.state.phase == "planned":
             self._spawn(self._open_door(one))
         elif name in self._doormen:
@@ -274,6 +292,7 @@ class Daemon:
     def _hear(self, name: str, event: LaunchEvent) -> None:
         """What a launch says, from its thread."""
         now = time.monotonic()
+        self.doing[name] = event
         if not self.report.hear(name, event) and now - self._status_at < STATUS_SECONDS:
             return
         self._status_at = now
@@ -321,21 +340,23 @@ class Daemon:
 
     async def _open_door(self, one: Supervisor) -> None:
         deployment = one.state.deployment
-        door = self._doormen.get(deployment.name)
+        door = self._doormen.get(deployment.key)
         if door is not None and (door.host, door.port) == (deployment.host, deployment.port):
             return
-        self._close_door(deployment.name)
+        self._close_door(deployment.key)
+        if deployment.port is None:  # nobody knows an address of it
+            return
         if self._ended.is_set() or not (one.state.asleep and one.state.phase == "planned"):
             return
         door = Doorman(deployment.host, deployment.port, lambda: one.post(Command(verb="ask")))
-        self._doormen[deployment.name] = door
+        self._doormen[deployment.key] = door
         try:
             await door.open(RETRY_SECONDS)
         except OSError as error:
-            if self._doormen.get(deployment.name) is door:
-                self._close_door(deployment.name)
+            if self._doormen.get(deployment.key) is door:
+                self._close_door(deployment.key)
             message = f"nobody can wake it: {deployment.host}:{deployment.port} cannot be listened on: {error.strerror}"
-            self.report.say("warning", "door", message, deployment.name)
+            self.report.say("warning", "door", message, deployment.key)
             self._loop.call_later(DOOR_SECONDS, lambda: self._spawn(self._open_door(one)))
 
     def _close_door(self, name: str) -> None:
@@ -343,12 +364,12 @@ class Daemon:
         if door is not None:
             door.close()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, object]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.report.fault_of_ours({"exception": error})

@@ -3,8 +3,11 @@
 Devices that the user pinned (``--gpus``) are dealt first. Every other deployment gets the fewest devices that make it
 feasible (1, 2, 4, 8 and so on, or all that are left), together in an island of fast links where one has room, of the
 kind with the least memory that will do. Where the first choice of one leaves nothing for another, its next ones are
-tried, until all have something or nothing is left to try; then the later ones go without. What is spare goes to the
-first deployment, as long as its plan gets better by it, then to the second.
+tried, until all have something or nothing is left to try; then the later ones go without.
+
+What is spare is dealt in turns, the first deployment first: each takes its next number of devices if its plan gets
+better by it. A plan may have several replicas (:mod:`autolaunch.daemon.replicas`), and gets better by every further
+one: would one deployment take all that helps it before the next has its turn, that one would stay with the least.
 
 A deployment that would lie wholly on devices, had it all of them, is dealt as many as that takes: with fewer an engine
 keeps layers in main memory, or serves from the processor, and is slow. Where that does not work out for all, such a
@@ -25,7 +28,7 @@ import msgspec
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Deployment, Fault
-from autolaunch.daemon.planning import Share, wholly_on_devices
+from autolaunch.daemon.planning import Share, limited, wholly_on_devices
 from autolaunch.daemon.pools import Devices, Memory, Pool, Units
 from selector.catalog import Catalog
 from selector.contract import Candidate
@@ -98,7 +101,7 @@ class _Wish(NamedTuple):
 
     @classmethod
     def of(cls, deployment: Deployment, known: Catalog) -> _Wish:
-        """As :func:`autolaunch.api.plan` does, with one replica where no number is pinned."""
+        """As :func:`autolaunch.api.plan` does, with as many replicas as are best where no number is pinned."""
         match, pins = known.find_model(deployment.model), deployment.pinned
         if match.repo is not None:
             pins = msgspec.structs.replace(pins, repo=match.repo)
@@ -115,8 +118,6 @@ class _Wish(NamedTuple):
         if deployment.engine_path is not None:
             found = api.installation_at(deployment.engine_path, match.model, known, pins)
             pins = msgspec.structs.replace(pins, engine=found.engine, engine_version=found.version)
-        if pins.data_parallel is None:
-            pins = msgspec.structs.replace(pins, data_parallel=1)
         named, concurrency = WORKLOADS[deployment.workload or "chat"], deployment.concurrency
         request = PlanRequest(
             model=match.model.id,
@@ -253,24 +254,29 @@ class _Dealer:
         return self._tried[key]
 
     def _decided(self, place: int, units: Units) -> Candidate | None:
-        request = self._wishes[place].request
-        found = decide(self._known.model(request.model), self._pool.report(units), request, self._known).ranked
+        """The best candidate; from main memory that of one replica, with its part of it."""
+        request, report = self._wishes[place].request, self._pool.report(units)
+        replicas, free_bytes = request.pins.data_parallel or 1, report.host.memory_available_bytes
+        if replicas > 1 and not report.accelerators:
+            report = limited(report, None if free_bytes is None else free_bytes // replicas)
+            request = msgspec.structs.replace(request, pins=msgspec.structs.replace(request.pins, data_parallel=1))
+        found = decide(self._known.model(request.model), report, request, self._known).ranked
         return found[0] if found else None
 
     def _spare(self, spare: Units, given: dict[int, Units]) -> None:
-        """Deals what is left, in order, as long as it makes a plan better."""
-        for place, units in tuple(given.items()):
-            wish, reach = self._wishes[place], units | spare
-            if wish.request.pins.gpu_count is not None or not units:
-                continue
-            for count in wish.counts(len(reach)):
-                if count > len(given[place]):
-                    more = next(self._pool.sets(reach, count), None)
-                    if more is None or not self._better(place, given[place], more):
-                        break
-                    given[place] = more
-            given[place] = self._used(place, given[place])
-            spare = reach - given[place]
+        """Deals what is left, a step for each in turn, as long as it makes a plan better."""
+        hungry = [place for place in sorted(given) if given[place]]
+        hungry = [place for place in hungry if self._wishes[place].request.pins.gpu_count is None]
+        for _ in self._pool.units:  # more turns than anybody can take
+            for place in tuple(hungry):
+                reach = given[place] | spare
+                count = next((each for each in self._wishes[place].counts(len(reach)) if each > len(given[place])), 0)
+                more = next(self._pool.sets(reach, count), None) if count else None
+                if more is None or not self._better(place, given[place], more):
+                    hungry.remove(place)
+                    continue
+                given[place] = self._used(place, more)
+                spare = reach - given[place]
 
     def _tidied(self, free: Units, given: dict[int, Units]) -> dict[int, Units]:
         """As much for each, side by side: what was added later lies next to the rest, where that is as good."""

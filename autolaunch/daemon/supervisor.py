@@ -43,7 +43,7 @@ from autolaunch.daemon.happenings import (
 from autolaunch.daemon.machine import State
 
 if TYPE_CHECKING:
-    from autolaunch.daemon.hands import Hands
+    from autolaunch.daemon.hands import Decided, Hands
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class Supervisor:
     Attributes:
         state: the machine's, replaced at every step.
         run: the present try, or the last.
+        ran: the last try before it that had an engine.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Supervisor:
         """
         self.state: State = machine.restored(deployment, kept or KeptDeployment(), clock())
         self.run = Run(0)
+        self.ran = self.run
         self._decided = self.run
         self.hands = hands
         self._executor = executor
@@ -132,6 +134,11 @@ class Supervisor:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    @property
+    def decided(self) -> Decided | None:
+        """The present plan; the one before, while there is none."""
+        return self.run.decided or self._decided.decided
+
     def kept(self) -> KeptDeployment:
         """What a later daemon has to know."""
         from msgspec.structs import replace
@@ -168,6 +175,7 @@ class Supervisor:
     def _do(self, action: Action) -> None:
         match action:
             case Plan(run=number):
+                self.ran = self.run if self.run.server is not None else self.ran
                 self.run = Run(number)
                 self._work = self._spawn(self._plan(self.run, action), lambda fault: Refused(run=number, fault=fault))
             case Prepare(run=number):

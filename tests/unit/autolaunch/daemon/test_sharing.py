@@ -61,6 +61,19 @@ def test_two_deployments_share_eight_devices_and_both_are_served() -> None:
     assert [chosen(report, *each).parallel.tensor for each in zip(wanted, parts, strict=True)] == [4, 4]
 
 
+def test_what_is_spare_is_dealt_in_turns_and_not_all_to_the_first() -> None:
+    """Every further replica of the first would make its plan better, and leave the second with the least."""
+    parts = dealt(recorded("8xh200"), deployments("glm-4.5v", "glm-4.5-air"))
+    assert [len(each.devices or ()) for each in parts] == [4, 4]
+
+
+def test_replicas_that_were_pinned_are_dealt_devices_for_all_of_them() -> None:
+    first, second = deployments("glm-4.5v", "glm-4.5-air")
+    first = msgspec.structs.replace(first, pinned=Pins(data_parallel=3, tensor_parallel=2))
+    parts = dealt(recorded("8xh200"), (first, second))
+    assert [len(each.devices or ()) for each in parts] == [6, 2]
+
+
 def test_devices_that_were_pinned_are_dealt_first() -> None:
     first, second, third = deployments("glm-4.6", "glm-4.6", "glm-4.5v")
     second = msgspec.structs.replace(second, pinned=Pins(gpus=(0, 1, 2, 3)))
