@@ -147,6 +147,7 @@ def targets(
         written.write_text(LITELLM.format(fake=fake))
         place = ("--host", "127.0.0.1", "--port", str(lite), "--num_workers", "1", "--telemetry", "False")
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
-        argv = (str(installed / "litellm"), "--config", str(written), *place)
-        started = children.start(argv, lite, measured=True, **quiet)
+        started = children.start(
+            (str(installed / "litellm"), "--config", str(written), *place), lite, measured=True, **quiet
+        )
         yield Target("litellm", lite, None, started)

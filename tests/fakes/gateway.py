@@ -1,6 +1,6 @@
 """The gateway over upstreams that are there already, as the daemon runs it: nothing but the engines is fake.
 
-python -m tests.fakes.gateway --port N --upstream MODEL=PORT… [--keys FILE]
+python -m tests.fakes.gateway --port N --upstream MODEL=PORT…
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import asyncio
 import signal
 
 import uvloop
-from prometheus_client import CollectorRegistry
 
-from autolaunch.daemon.gateway.metrics import RequestMetrics
+from autolaunch.daemon.gateway.metrics import RequestMetrics, new_registry, render
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.gateway.routing import Endpoint, Standing, Traffic
 from autolaunch.daemon.gateway.serve import Gateway, listening_socket
@@ -38,10 +37,11 @@ class There:
 
 
 async def serve(port: int, replicas: list[There]) -> None:
-    metrics = RequestMetrics(registry=CollectorRegistry())
+    registry = new_registry()
+    metrics = RequestMetrics(registry)
 
     async def page(accepted: str) -> tuple[bytes, str]:
-        return b"", "text/plain"
+        return await asyncio.get_running_loop().run_in_executor(None, render, registry, accepted)
 
     gateway = Gateway(GatewayOptions(port=port), metrics=metrics, metrics_page=page)
     gateway.route(replicas)
