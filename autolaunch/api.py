@@ -12,7 +12,7 @@ import msgspec
 
 import engines.registry
 import profiles
-from autolaunch.home import home as home  # noqa: PLC0414 - it is asked for here
+from autolaunch.home import home as home  # noqa: PLC0414 - it is a name of this API, too
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
 from selector.catalog import Catalog

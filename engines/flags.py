@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from selector.errors import ProfileError, UsageError
-from selector.values import Value
+from selector.values import Value, readable
 
 #: How a parser reads a name. ``argparse`` takes shortened ones; ``vllm`` is argparse that also takes underscores for
 #: dashes, and what stands after a dot as a key of a JSON value; ``click`` and ``llama.cpp`` take whole names, and
@@ -80,7 +80,7 @@ def recorded(package: str, version: str) -> Flags | None:
     if not name.replace("-", "").replace(".", "").isalnum() or not file.is_file():
         return None
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Flags)
+        return msgspec.json.decode(file.read_bytes(), type=readable(Flags))
     except msgspec.MsgspecError as error:
         raise ProfileError(f"profiles/flags/{name}: {error}") from error
 

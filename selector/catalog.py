@@ -19,6 +19,7 @@ from selector.errors import ProfileError, UnknownModel, UsageError
 from selector.facts import AcceleratorFacts, AcceleratorFile, ModelFacts
 from selector.hardware import Accelerator, Vendor
 from selector.sound import Fault, accelerator_faults, engine_faults, model_faults
+from selector.values import readable
 
 #: The vendors whose accelerators are described, in the order in which they are looked through.
 VENDORS: tuple[Vendor, ...] = ("nvidia", "amd", "apple")
@@ -281,7 +282,7 @@ def read_profile(path: Path, kind: type[_T]) -> _T:
     except RecursionError as error:
         raise ProfileError(f"{place_of(path)}: nested too deeply") from error
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, readable(kind))
     except msgspec.ValidationError as error:
         from selector.mismatch import explain
 

@@ -11,6 +11,7 @@ from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.request import OBJECTIVES, WORKLOADS, Pins, Workload
 from selector.search import names
+from selector.values import readable
 
 
 def _is_version(text: str) -> bool:
@@ -34,7 +35,7 @@ def checked_figures(
         UsageError: the first that cannot.
     """
     try:
-        msgspec.convert(msgspec.to_builtins(pins), Pins)
+        msgspec.convert(msgspec.to_builtins(pins), readable(Pins))
     except msgspec.ValidationError as error:
         raise UsageError(f"a pin cannot be: {error}") from error
     if objective not in OBJECTIVES:

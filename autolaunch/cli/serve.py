@@ -71,8 +71,12 @@ def _serve(config: Path | None, *, as_json: bool) -> None:
     with signals.deferred():
         import asyncio
 
+        from autolaunch.daemon.loop import new_loop
+
         daemon = _daemon(config, as_json=as_json)
-    asyncio.run(daemon.run())
+        loop = new_loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(daemon.run())
 
 
 def _daemon(config: Path | None, *, as_json: bool) -> Daemon:

@@ -20,7 +20,7 @@ from typing import Self
 import msgspec
 
 from selector.errors import DevicesTaken, EngineStartError
-from selector.values import Value
+from selector.values import Value, readable
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9-]")
 #: The holder's line is short; more is not ours.
@@ -104,6 +104,6 @@ class Leases:
 def _holder(lock: int) -> Holder | None:
     """What the file says; ``None`` for nothing, or nothing of ours (the holder may be about to write it)."""
     try:
-        return msgspec.json.decode(os.pread(lock, _LINE_BYTES, 0), type=Holder)
+        return msgspec.json.decode(os.pread(lock, _LINE_BYTES, 0), type=readable(Holder))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -21,7 +21,7 @@ from autolaunch.given import without_secrets
 from selector.contract import Candidate, Limits
 from selector.hardware import HardwareReport
 from selector.request import KvDtype
-from selector.values import Value
+from selector.values import Value, readable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -322,7 +322,7 @@ def _key(value: Value) -> str:
 def _repo(place: str) -> str | None:
     """The repository of a place; of one that cannot be read, none."""
     try:
-        return msgspec.json.decode(place, type=Where).repo
+        return msgspec.json.decode(place, type=readable(Where)).repo
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -330,10 +330,10 @@ def _repo(place: str) -> str | None:
 def _tried(configuration: object, served: object, reason: object, message: object, at: object) -> Tried | None:
     """A row, if it is one that this release can read."""
     try:
-        found = msgspec.json.decode(str(configuration), type=Configuration)
+        found = msgspec.json.decode(str(configuration), type=readable(Configuration))
         known = reason if reason in _reasons() else None if served else "unknown"
         row = {"configuration": found, "served": bool(served), "reason": known, "message": message, "at": at}
-        return msgspec.convert(row, Tried)
+        return msgspec.convert(row, readable(Tried))
     except msgspec.DecodeError:
         return None
 

@@ -24,7 +24,7 @@ from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineError, UsageError
 from selector.facts import EngineName, ModelFacts
 from selector.legality import too_old
-from selector.values import Value
+from selector.values import Value, readable
 from selector.versions import version_key
 
 #: How long a program may take to tell its version. A Python on a cold network disk takes seconds.
@@ -334,7 +334,7 @@ def _version(facts: EngineFacts, package: Package, installed: Mapping[str, str],
 def _ask_python(folder: Path, python: Path) -> _Answer:
     out, told, code = _run(folder, (str(python), "-c", _QUESTION))
     try:
-        return msgspec.json.decode(out, type=_Answer)
+        return msgspec.json.decode(out, type=readable(_Answer))
     except msgspec.MsgspecError:
         why = f"its Python ended with exit code {code}" if code else "its Python does not answer"
         raise EngineError(f"{folder} is broken: {why}" + (f": {told}" if told else "")) from None

@@ -19,7 +19,7 @@ import msgspec
 
 from engines.beside import shared_place
 from selector.engine_facts import EngineFacts, Package
-from selector.values import Value
+from selector.values import Value, readable
 
 if TYPE_CHECKING:
     from threading import Event
@@ -230,7 +230,7 @@ def folder_name(engine_name: str, version: str, package: Package, python: str, *
 def read_manifest(directory: Path) -> Manifest | None:
     """What a folder says that it is; ``None`` where nothing finished lies there."""
     try:
-        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=readable(Manifest))
     except (OSError, msgspec.MsgspecError):
         return None
 

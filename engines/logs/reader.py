@@ -13,7 +13,7 @@ import msgspec
 
 from engines.logs.cause import Diagnosis, classify, is_suspect
 from engines.logs.patterns import LINE_CHARACTERS, Figure, Gauge, LoadStage, Unit, known
-from selector.values import Value
+from selector.values import Value, readable
 
 #: Lines that told a failure and may have left the engine's last lines by the time it ends: so many are kept.
 SUSPECTS = 32
@@ -124,7 +124,7 @@ class LogReader:
             figures = {name: dict(ranks) for name, ranks in self._figures.items()}
         told = {name: (min if name in _LEAST else max)(ranks.values()) for name, ranks in figures.items()}
         whole = {name: int(value) if value.is_integer() else value for name, value in told.items()}
-        return msgspec.convert(whole, Figures)
+        return msgspec.convert(whole, readable(Figures))
 
     def by_rank(self, figure: Figure) -> dict[str, float]:
         """One figure as each rank (or device) told it, under the name that the engine's lines give it."""

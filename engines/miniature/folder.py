@@ -20,7 +20,7 @@ import msgspec
 from engines.miniature.layout import File, Layout
 from selector.errors import DownloadError, NoRoomOnDisk
 from selector.facts import CheckpointFacts, ModelFacts
-from selector.values import Value
+from selector.values import Value, readable
 
 MANIFEST = "miniature.json"
 
@@ -107,7 +107,7 @@ def _manifest_json(manifest: Manifest) -> bytes:
 def _is_whole(directory: Path, recipe: str) -> bool:
     """Whether every file is there as it was made. Reads them all: some milliseconds."""
     try:
-        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=readable(Manifest))
         if manifest.recipe != recipe:
             return False
         for entry in manifest.files:

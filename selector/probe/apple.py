@@ -9,6 +9,7 @@ import msgspec
 from selector.hardware import Accelerator, Driver, Finding, Host, Metal
 from selector.probe.system import Probed, System
 from selector.probe.text import printable, whole_number
+from selector.values import readable
 
 SYSCTL = "/usr/sbin/sysctl"
 DISPLAYS = ("/usr/sbin/system_profiler", "SPDisplaysDataType", "-json")
@@ -80,7 +81,7 @@ def _display(system: System) -> tuple[_Display | None, str | None]:
     """Apple's GPU, and why it could not be asked. Neither: macOS has none."""
     answer = system.run(DISPLAYS)
     try:
-        displays = msgspec.json.decode(answer.output, type=_Displays).SPDisplaysDataType
+        displays = msgspec.json.decode(answer.output, type=readable(_Displays)).SPDisplaysDataType
     except msgspec.DecodeError:
         return (
             None,

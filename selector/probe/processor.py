@@ -12,7 +12,7 @@ import msgspec
 from selector.hardware import Cpu
 from selector.probe.system import System
 from selector.probe.text import printable, read_text
-from selector.values import Value
+from selector.values import Value, readable
 
 _CACHE_FILE = "processor.json"
 _FEATURES_LIMIT = 1024
@@ -72,7 +72,7 @@ def _from_cpuinfo(system: System) -> Cpu | None:
     # In a process of its own: it starts programs and raises bare Exception where it does not know the machine.
     answer = system.run((sys.executable, "-m", "cpuinfo", "--json"))
     try:
-        told = msgspec.json.decode(answer.output, type=_CpuInfo)
+        told = msgspec.json.decode(answer.output, type=readable(_CpuInfo))
     except msgspec.DecodeError:
         return None
     flags = (printable(flag, 40) for flag in told.flags[:_FEATURES_LIMIT])
@@ -87,7 +87,7 @@ def _boot(system: System) -> str | None:
 def _read(path: Path) -> _Kept | None:
     text = read_text(path)
     try:
-        return None if text is None else msgspec.json.decode(text, type=_Kept)
+        return None if text is None else msgspec.json.decode(text, type=readable(_Kept))
     except msgspec.DecodeError:  # half written or from another version: asked anew and replaced
         return None
 

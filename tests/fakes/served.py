@@ -22,13 +22,13 @@ from tests.fakes.supervised import leased
 ROOT = Path(__file__).parents[2]
 
 
-def entry(name: str, port: int, **more: object) -> str:
+def entry(name: str, port: int | None, **more: object) -> str:
     """A deployment of the miniature, as the configuration has it."""
-    flat: dict[str, object] = {}
+    flat: dict[str, object] = {} if port is None else {"port": port}
     for key, value in more.items():
         flat |= {f"{key}.{below}": one for below, one in value.items()} if isinstance(value, dict) else {key: value}
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in flat.items()]
-    return f'[[deployments]]\nmodel = "glm-tiny"\nname = "{name}"\nport = {port}\n{"".join(lines)}'
+    return f'[[deployments]]\nmodel = "glm-tiny"\nname = "{name}"\n{"".join(lines)}'
 
 
 class Served:

@@ -68,7 +68,6 @@ class EngineDocument(Document, frozen=True, kw_only=True):
 
     pid: int
     address: str
-    log_path: str
 
 
 class LoadDocument(Document, frozen=True, kw_only=True):
@@ -102,6 +101,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
         changes: what differs from the plan that would be made of the deployment alone, a sentence a step.
         measured: what the engine said of itself, by the names of ``Server.figures``; only what it has said.
         requests: under way now.
+        log_path: what the engine prints, or the last one printed.
     """
 
     unit: str
@@ -118,6 +118,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
     changes: tuple[str, ...] = ()
     measured: dict[str, int | float] = field(default_factory=dict)
     requests: int | None = None
+    log_path: str | None = None
 
 
 class DeploymentDocument(Document, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ class Lines:
                     older, _ = self._from_the_end(before, count - len(lines))
             except OSError:
                 older = b""
-            lines = [*older.decode(errors="replace").rstrip("\n").split("\n"), *lines]
+            lines = [*_lines(older), *lines]
         return self._clean(lines[max(0, len(lines) - count) :] if count else [])
 
     def more(self, source: Source) -> list[str]:
@@ -119,3 +119,7 @@ class Lines:
             lines += blocks[-1].count(b"\n")
         file.seek(end)
         return b"".join(reversed(blocks)), at == 0
+
+
+def _lines(data: bytes) -> list[str]:
+    return data.decode(errors="replace").removesuffix("\n").split("\n") if data else []

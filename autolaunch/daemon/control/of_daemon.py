@@ -44,10 +44,11 @@ class SteeredDaemon:
 
     @property
     def gateway_url(self) -> str | None:
-        return None
+        return self._daemon.face.base_url
 
-    def requests(self, unit: str) -> int | None:  # noqa: ARG002 - nobody counts them yet
-        return None
+    def requests(self, unit: str) -> int | None:
+        one = self._daemon.supervisors.get(unit)
+        return None if one is None else one.traffic.under_way
 
     def doing(self, unit: str) -> LaunchEvent | None:
         return self._daemon.doing.get(unit)

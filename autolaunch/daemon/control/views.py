@@ -129,6 +129,7 @@ def replica(unit: str, one: Supervisor, requests: int | None, doing: LaunchEvent
         changes=state.changes.steps,
         measured=_measured(run) if busy else {},
         requests=requests,
+        log_path=next((str(each.server.log_path) for each in (run, one.ran) if each.server is not None), None),
     )
 
 
@@ -166,9 +167,7 @@ def _engine(run: Run) -> EngineDocument | None:
     server = run.server
     if server is None:
         return None
-    return EngineDocument(
-        pid=server.pid, address=f"{server.address.host}:{server.address.port}", log_path=str(server.log_path)
-    )
+    return EngineDocument(pid=server.pid, address=f"{server.address.host}:{server.address.port}")
 
 
 def _load(run: Run, doing: LaunchEvent | None) -> LoadDocument | None:

@@ -45,7 +45,7 @@ _NO_MODEL = "the model {asked!r} is not served here"
 COMMON: tuple[Known, ...] = (
     Known(
         words=re.compile(
-            r"context[ _](?:size|length|window)|maximum (?:model|input|prompt) len|longer than the maximum",
+            r"context[ _](?:size|length|window|budget)|maximum (?:model|input|prompt) len|longer than the maximum",
             re.IGNORECASE,
         ),
         status=400,
@@ -76,6 +76,13 @@ _BY_ENGINE: Mapping[EngineName, Manners] = {
         refusals=(
             # mlx-lm 0.32 answers 404 to whatever fails before the first token, be it a prompt that no template takes.
             *COMMON,
+            # Both look for a model that they were not started with on the hub, and tell of its settings.
+            Known(
+                words=re.compile(r"^Failed to load model|cached snapshot folder"),
+                status=404,
+                code="model_not_found",
+                message=_NO_MODEL,
+            ),
             Known(words=re.compile(r""), with_status=404, status=400, code="invalid_request"),
         ),
     ),

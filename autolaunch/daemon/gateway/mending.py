@@ -15,27 +15,21 @@ that keep nothing alive (:attr:`autolaunch.daemon.gateway.manners.Manners.idle_c
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from autolaunch.daemon.gateway import refusals, streams
+from autolaunch.daemon.gateway import heads, refusals, streams
 from autolaunch.daemon.gateway.documents import Dialect, error_document, error_event
 from autolaunch.daemon.gateway.manners import of
 from selector.facts import EngineName
 
 #: The longest event that is waited for to its end. A longer one is passed on in pieces, as it is.
 EVENT_BYTES = 2**20
+#: How many kinds of events are learnt in one stream: one whose events all differ is looked through, each of them.
+KINDS = 16
 #: What a client is told when its answer ends before it is finished.
 BROKE_OFF = "the engine ended this answer before it was finished"
-
-#: What belongs to one connection (RFC 9110, 7.6.1), is counted anew, tells of the engine's server, or answers for the
-#: engine where the gateway does: browsers' pages, cookies, keys.
-_OF_ONE_HOP = frozenset(
-    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
-    b" upgrade content-length server date via alt-svc set-cookie www-authenticate location strict-transport-security"
-    b" allow x-powered-by vary".split()
-)
-
-Headers = list[tuple[bytes, bytes]]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -73,11 +67,16 @@ class Mender:
         self._events = streamed
         self._held = b""
         self._spilling = False
-        self._renamed: tuple[bytes, bytes] | None = None
+        self._usual: streams.Usual | None = None
+        self._to_learn = KINDS
+        self._renamed: tuple[tuple[bytes, bytes], ...] = ()
         self._named = False
         self._last = b""
+        self._ending = False
+        self._pieces = streams.PIECES.get(dialect)
         self._first_usage = b""
         self._last_usage = b""
+        self._timings = b""
         self._tokens = 0
         self._failed = False
         self._finished = False
@@ -92,9 +91,16 @@ class Mender:
     @property
     def usage(self) -> tuple[int | None, int | None]:
         """Tokens of the prompt and of the answer, as the engine counted them. ``None`` where it told none."""
-        last, first = self._last_usage, self._first_usage
+        first, last = self._first_usage, self._last_usage
+        if not last:
+            timed = streams.TIMINGS.search(self._timings)
+            if timed is None:
+                return None, None
+            kept, read, written = map(int, timed.groups())
+            return kept + read, written
+        told = streams.number(streams.ASKED_TOKENS, last)
         return (
-            streams.number(streams.ASKED_TOKENS, last) or streams.number(streams.ASKED_TOKENS, first),
+            streams.number(streams.ASKED_TOKENS, first) if told is None else told,
             streams.number(streams.GIVEN_TOKENS, last),
         )
 
@@ -110,26 +116,9 @@ class Mender:
 
     # --- heads and whole answers --------------------------------------------------------------------
 
-    def head(self, status: int, headers: Headers) -> tuple[int, Headers]:
+    def head(self, status: int, headers: heads.Headers) -> tuple[int, heads.Headers]:
         """The status and headers for the client. ``whole`` may put the status right once more."""
-        named = {
-            token.strip().lower()
-            for name, value in headers
-            if name.lower() == b"connection"
-            for token in value.split(b",")
-        }
-        kept: Headers = []
-        kind = b""
-        for name, value in headers:
-            lower = name.lower()
-            if lower in _OF_ONE_HOP or lower in named or lower.startswith(b"access-control-"):
-                continue
-            if lower == b"content-type":
-                kind = value.partition(b";")[0].strip().lower()
-                continue
-            if lower == b"content-encoding" and value.strip().lower() != b"identity":
-                self._opaque = True
-            kept.append((name, value))
+        kept, kind, self._opaque = heads.passed_on(headers)
         events = kind == b"text/event-stream"
         self._events = self._streamed and events and status < 400
         if self._events:
@@ -159,13 +148,14 @@ class Mender:
             )
         if skimmed.error is not None and not bytes(skimmed.choices) and self._dialect != "responses":
             return self._refusal(status, body)
+        if self._dialect == "responses" and skimmed.error is not None:
+            body = _encode(self._failed_response(_decode(body)))
         self._note_usage(body)
+        self._learn_name(body)
         return status, self._rename(body)
 
     def _refusal(self, status: int, body: bytes) -> tuple[int, bytes]:
-        refusal = refusals.read(
-            self._manners, status, body, asked=self._asked, served=self._served, dialect=self._dialect
-        )
+        refusal = self._read(status, body)
         if refusal.status >= 500 and self._request is not None:
             fault = refusals.fault_of(self._dialect, self._request)
             if fault is not None:
@@ -178,10 +168,13 @@ class Mender:
 
     def feed(self, chunk: bytes) -> bytes:
         """What is to be passed on of ``chunk`` and of what was held back before it: every event that is whole."""
-        if self._opaque:
-            return chunk
-        if self._finished:
-            return b""  # an end is an end: a second [DONE] would be one too many
+        if self._usual is not None and not self._held:
+            piece = self._usual.piece(chunk)
+            if piece is not None:
+                self._tokens += 1
+                return self._usual.told(chunk, piece)
+        if self._opaque or self._finished:
+            return chunk if self._opaque else b""  # an end is an end: a second [DONE] would be one too many
         if self._held:
             chunk = self._held + chunk
             self._held = b""
@@ -192,18 +185,25 @@ class Mender:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if self._spilling:
             return self._spill(chunk)
-        if not chunk.endswith(b"\n\n"):
-            cut = chunk.rfind(b"\n\n") + 2
-            if cut < 2:
-                cut = 0
-            chunk, held = chunk[:cut], chunk[cut:]
-            self._held = held + self._held
-            if len(held) > EVENT_BYTES:
-                told = self._block(chunk) if chunk else b""
-                self._held = held[-1:] + self._held[len(held) :] if held.endswith(b"\n") else self._held[len(held) :]
-                self._spilling = True
-                return told + (held[:-1] if held.endswith(b"\n") else held)
-        return self._block(chunk) if chunk else b""
+        cut = len(chunk) if chunk.endswith(b"\n\n") else chunk.rfind(b"\n\n") + 2
+        if cut < 2:
+            cut = 0
+        half = chunk[cut:]
+        self._held = half + self._held
+        told = self._whole_events(chunk[:cut]) if cut else b""
+        if len(half) <= EVENT_BYTES or self._finished:
+            return told
+        self._held = self._held[len(half) :]
+        self._spilling, self._usual = True, None
+        return told + self._spill(half)
+
+    def _whole_events(self, events: bytes) -> bytes:
+        told = self._block(events)
+        self._usual = None
+        if self._to_learn and self._pieces is not None and not self._finished:
+            self._to_learn -= 1
+            self._usual = streams.usual(self._pieces, events, told)
+        return told
 
     def _spill(self, chunk: bytes) -> bytes:
         """The rest of an event that is too long to be waited for."""
@@ -218,28 +218,43 @@ class Mender:
 
     def _block(self, block: bytes) -> bytes:
         """Whole events, one or several, with ``\\n`` at the ends of their lines."""
-        if not block.startswith((b"data: {", b"event: ")) or b"\ndata:{" in block or b": data:" in block:
+        if (
+            not block.startswith((b"data: {", b"event: "))
+            or b"\n:" in block
+            or b"\ndata:{" in block
+            or b": data:" in block
+        ):
             block = self._framed(block)
-        if b'"error"' in block and streams.ERROR.search(block) is not None:
+        if b"error" in block and streams.ERROR.search(block) is not None:
             block = b"".join(self._error(event) for event in streams.split(block))
         if not self._named:
             self._learn_name(block)
-        if self._renamed is not None:
-            block = block.replace(*self._renamed)
-        self._tokens += len(streams.PIECE.findall(block))
+        if self._renamed:
+            block = self._rename(block)
+        if self._pieces is not None:
+            if block.count(b"\n\n") == 1:
+                self._tokens += self._pieces.search(block) is not None
+            else:
+                self._tokens += sum(self._pieces.search(event) is not None for event in streams.split(block))
         if b'"usage"' in block:
             self._note_usage(block)
+        if not self._ending and (streams.FINISHED[0] in block or streams.FINISHED[1] in block):
+            self._ending = True
+        if self._ending and b'"timings"' in block:
+            self._timings = block[block.rfind(b'"timings"') :][:2048]
         if b"[DONE]" in block:
             block = self._done(block)
-        ends = streams.ENDS.get(self._dialect)
-        if ends is not None:
-            if ends.search(block) is not None:
-                self._finished = True
-            if self._dialect == "responses":
-                block = streams.with_names(block)
-        if block:
-            # The usage comes in an event of its own, after the one that tells why the answer ended.
-            self._last = self._last[-4096:] + block if len(block) < 4096 else block
+        if self._dialect in streams.ENDS:
+            block = self._named_events(block)
+        return block
+
+    def _named_events(self, block: bytes) -> bytes:
+        """Events of the dialects whose streams end with an event of their own."""
+        if streams.ENDS[self._dialect].search(block) is not None:
+            self._finished = True
+        if self._dialect == "responses":
+            block = streams.with_names(block)
+            self._last = block or self._last
         return block
 
     def _framed(self, block: bytes) -> bytes:
@@ -276,24 +291,38 @@ class Mender:
             return event
         error = value.get("error")
         typed = value.get("type")
-        if typed != "error" and (error is None or "choices" in value or self._dialect in ("responses", "messages")):
+        if self._dialect == "responses" and typed == "response.failed":
+            return b"event: response.failed\ndata: " + _encode(self._failed_response(value)) + b"\n\n"
+        if "error" not in (typed, value.get("object")) and (
+            error is None or "choices" in value or self._dialect in streams.ENDS
+        ):
             return event
         self._failed = True
         status = refusals.status_told(value) or 500
-        refusal = refusals.read(
-            self._manners, status, data, asked=self._asked, served=self._served, dialect=self._dialect
-        )
-        if self._dialect in ("responses", "messages"):
+        refusal = self._read(status, data)
+        if self._dialect in streams.ENDS:
             self._finished = True
         return error_event(self._dialect, refusal.status, refusal.message, code=refusal.code, sequence=self._sequence())
+
+    def _failed_response(self, value: dict[str, Any]) -> dict[str, Any]:
+        """A response that failed, and why, in words for clients."""
+        response = value.get("response", value)
+        if isinstance(response, dict) and isinstance(response.get("error"), dict):
+            refusal = self._read(500, _encode({"error": response["error"]}))
+            response["error"] = {"code": response["error"].get("code"), "message": refusal.message}
+        return value
+
+    def _read(self, status: int, body: bytes) -> refusals.Refusal:
+        return refusals.read(self._manners, status, body, asked=self._asked, served=self._served, dialect=self._dialect)
 
     def _done(self, block: bytes) -> bytes:
         found = streams.DONE_LINE.search(block)
         if found is None:
             return block  # it is part of a text
+        if self._dialect in streams.ENDS:
+            return block[: found.start()] + block[found.end() :].lstrip(b"\n")  # no end of theirs
         self._finished = True
-        before = block[: found.start()]
-        return before if self._dialect in streams.ENDS else before + streams.DONE
+        return block[: found.start()] + streams.DONE
 
     def end(self) -> bytes:
         """What is missing when the engine has ended its answer in order."""
@@ -307,7 +336,7 @@ class Mender:
             told = self._block(held.replace(b"\r", b"\n").rstrip(b"\n") + b"\n\n")
         if self.finished:
             return told
-        if self._dialect in streams.ENDS or not (self._failed or streams.FINISHED.search(self._last)):
+        if self._dialect in streams.ENDS or not (self._failed or self._ending):
             return told + self._break(BROKE_OFF, "engine_error")
         self._finished = True
         return told + streams.DONE
@@ -341,14 +370,15 @@ class Mender:
         if found is None:
             return
         self._named = True
-        key, name = found.group(0), found.group(1)
-        wanted = _encode(self._asked)
+        name, wanted = found.group(1), _encode(self._asked)
         if name != wanted:
-            self._renamed = key, key[: -len(name)] + wanted
+            # mlx-vlm 0.7.10 writes some events of one stream with blanks and some without.
+            self._renamed = tuple((key + name, key + wanted) for key in streams.MODEL_KEYS)
 
-    def _rename(self, body: bytes) -> bytes:
-        self._learn_name(body)
-        return body if self._renamed is None else body.replace(*self._renamed)
+    def _rename(self, block: bytes) -> bytes:
+        for named, wanted in self._renamed:
+            block = block.replace(named, wanted)
+        return block
 
     def _note_usage(self, block: bytes) -> None:
         places = [found.start() for found in streams.USAGE.finditer(block)]

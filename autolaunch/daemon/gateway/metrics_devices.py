@@ -80,6 +80,7 @@ class DeviceMetrics(Collector):
     Args:
         engines: called in a thread: the engines that run.
         look: called in a thread, one at a time: the devices.
+        known: what has been found before.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class DeviceMetrics(Collector):
         engines: Callable[[], Iterable[Engine]] = tuple,
         *,
         look: Callable[[], tuple[DeviceReading, ...]] = nvidia_devices,
+        known: Look | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engines = engines
         self._read = look
         self._clock = clock
-        self._look: Look | None = None
+        self._look = known
         self._looking = threading.Lock()
         self._troubles: dict[tuple[str, str, str], int] = {}
         self._counting = threading.Lock()

@@ -354,10 +354,12 @@ def _counted(series: _Many) -> Iterator[Metric]:
 
 def _under_way(series: _Many) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
-        "autolaunch_requests_waiting", "Requests that wait for an engine.", labels=("model", "route")
+        "autolaunch_requests_waiting", "Requests that wait in the gateway for an engine.", labels=("model", "route")
     )
     running = GaugeMetricFamily(
-        "autolaunch_requests_running", "Requests that an engine works at.", labels=("model", "route")
+        "autolaunch_requests_running",
+        "Requests that were sent to an engine and have not ended.",
+        labels=("model", "route"),
     )
     for place, each in series:
         waiting.add_metric(place, each.waiting)

@@ -85,7 +85,8 @@ class ReplicaFacts(Value, frozen=True, kw_only=True):
         failures: how often it failed since the daemon began, by reason.
         recent_failures: those that count towards giving up (:data:`autolaunch.daemon.machine.LATCH_FAILURES`).
         starts: how often an engine of it came to serve.
-        running: requests that it works at, where whoever routes them tells.
+        running: requests that were sent to it, where whoever routes them tells.
+        max_sequences: so many its engine works at together; more wait in the engine.
         load_stage, load_fraction: where a load is; the fraction is of this stage, 0 to 1.
     """
 
@@ -98,6 +99,7 @@ class ReplicaFacts(Value, frozen=True, kw_only=True):
     recent_failures: int = 0
     starts: int = 0
     running: int | None = None
+    max_sequences: int | None = None
     load_stage: str | None = None
     load_fraction: float | None = None
     engine: Engine | None = None
@@ -134,6 +136,10 @@ class Happened:
 
     def __init__(self) -> None:
         self._heard: WeakKeyDictionary[Supervisor, _Heard] = WeakKeyDictionary()
+
+    def __len__(self) -> int:
+        """Of how many supervisors there is something; of one that is gone there is nothing."""
+        return len(self._heard)
 
     def tell(self, one: Supervisor, tell: Tell) -> None:
         """Takes in what a supervisor says (its ``on_tell``)."""
@@ -192,9 +198,10 @@ def _facts(one: Supervisor, happened: Happened, now: float, running: int | None)
         phase_seconds=max(0.0, now - state.since),
         wanted=state.wanted == "running",
         failures=failures,
-        recent_failures=len(state.failures),
+        recent_failures=sum(now - each < machine.LATCH_SECONDS for each in state.failures),
         starts=starts,
         running=running,
+        max_sequences=None if candidate is None else candidate.limits.max_sequences,
         load_stage=None if progress is None else progress.stage,
         load_fraction=None if progress is None else progress.fraction,
         engine=None if candidate is None else _engine(candidate),

@@ -66,6 +66,11 @@ def _states(replicas: tuple[ReplicaFacts, ...]) -> Iterator[Metric]:
             lambda each: each.recent_failures,
         ),
         ("requests_running", "Requests that were sent to a replica and have not ended.", lambda each: each.running),
+        (
+            "max_sequences",
+            "Requests that a replica's engine works at together; more wait in the engine.",
+            lambda each: each.max_sequences,
+        ),
     )
     for name, meaning, part in gauges:
         family = GaugeMetricFamily(f"autolaunch_replica_{name}", meaning, labels=_PLACE)
@@ -116,7 +121,7 @@ def _load(replicas: tuple[ReplicaFacts, ...]) -> Iterator[Metric]:
 
 _NUMBERS: Final[tuple[tuple[str, str, Callable[[ReplicaFacts], Numbers | None]], ...]] = (
     ("predicted", "as the plan predicts", lambda each: each.predicted),
-    ("measured", "as the engine reported", lambda each: each.measured),
+    ("measured", "as it was measured", lambda each: each.measured),
 )
 _PARTS: Final = ("weights", "kv_cache", "activations", "graphs")
 _SINGLE: Final = (

@@ -34,6 +34,9 @@ READ_BYTES = 2**16
 _PATH = re.compile(r"(?<![\w/:.])(?!/v\d/)/(?:[\w.@+~-]+/)+[\w.@+~-]*")
 _TRACE = re.compile(r"Traceback \(most recent call last\)|^\s*File \"|\bat 0x[0-9a-f]{6,}", re.MULTILINE)
 
+#: vLLM 0.32 writes FastAPI's list as Python would print it.
+_LISTED = re.compile(r"'loc': '(?:body\.?)?([^']{0,200})', 'msg': [\"']([^\"]{1,300}?)[\"'](?:, '|})")
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -96,7 +99,7 @@ def shown(words: str, *, asked: str, served: str) -> str | None:
         return None
     if served != asked and ("/" in served or "\\" in served):
         words = words.replace(f"{served}@main", asked).replace(served, asked)
-    return _PATH.sub("[path]", words.strip()[:MESSAGE_CHARACTERS]).strip() or None
+    return _PATH.sub("[path]", " ".join(words[:MESSAGE_CHARACTERS].split())) or None
 
 
 def _told(body: bytes) -> tuple[dict[str, Any] | None, str, str | None]:
@@ -116,6 +119,8 @@ def _told(body: bytes) -> tuple[dict[str, Any] | None, str, str | None]:
     param = place.get("param")
     for key in ("message", "detail", "error", "msg"):
         value = place.get(key)
+        if isinstance(value, str) and value[:32].find("validation error") >= 0:
+            return document, *_validation([{"loc": ["body", at], "msg": said} for at, said in _LISTED.findall(value)])
         if isinstance(value, str):
             return document, value, param if isinstance(param, str) else None
         if isinstance(value, list):
@@ -132,7 +137,8 @@ def _validation(faults: list[Any]) -> tuple[str, str | None]:
         location = fault.get("loc")
         steps = (location if isinstance(location, list) else ())[1:]
         # What is no JSON at all is told the place of a character there.
-        field = ".".join(str(step) for step in steps) if fault.get("type") != "json_invalid" else ""
+        field = ".".join(str(step) for step in steps)
+        field = "" if field.isdecimal() else field
         first = first or field or None
         told.append(": ".join(part for part in (field, str(fault.get("msg", ""))) if part))
     return "; ".join(told), first

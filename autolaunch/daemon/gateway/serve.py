@@ -115,6 +115,21 @@ class Gateway:
             await self._listener.close(CLOSE_SECONDS)
         self._proxy.close()
 
+    async def reload(self, options: GatewayOptions, keys: Keys | None, listening: socket.socket | None) -> None:
+        """These options and keys from now on, for connections that are there too; ``listening``: at another address."""
+        self.options = self._proxy.options = options
+        self._doors = Doors(options, keys)
+        self._known()
+        if self._listener is not None:
+            self._listener.options = options
+        if listening is not None and self._listener is not None:
+            before = self._server
+            self._server = await asyncio.get_running_loop().create_server(
+                self._listener, sock=listening, backlog=BACKLOG
+            )
+            if before is not None:
+                before.close()
+
     # --- what it routes to ----------------------------------------------------------------------------------
 
     def route(self, replicas: Iterable[Replica]) -> None:
@@ -134,11 +149,6 @@ class Gateway:
         """A replica of a model is in another state now."""
         if (model := self.models.get(name)) is not None:
             model.changed()
-
-    def admit(self, keys: Keys | None) -> None:
-        """These are the keys from now on."""
-        self._doors = Doors(self.options, keys)
-        self._known()
 
     def _known(self) -> None:
         keys = self._doors.keys
