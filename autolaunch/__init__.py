@@ -3,6 +3,8 @@
     report = autolaunch.probe()
     plan = autolaunch.plan("glm-4.6", hardware=report, objective="throughput")
     print(plan.explain())
+    with autolaunch.Client() as client:
+        client.wait("glm-4.6")
 
 Names are imported when they are used, so that ``import autolaunch`` costs next to nothing.
 """
@@ -17,11 +19,12 @@ TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every impo
 
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
+    from autolaunch.client import Client
     from selector.contract import LaunchPlan
     from selector.errors import AutolaunchError
     from selector.hardware import HardwareReport
 
-__all__ = ["AutolaunchError", "HardwareReport", "LaunchPlan", "__version__", "plan", "probe"]
+__all__ = ["AutolaunchError", "Client", "HardwareReport", "LaunchPlan", "__version__", "plan", "probe"]
 
 __version__ = "0.1.0"
 
@@ -29,6 +32,7 @@ _PLACES = {
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
     "AutolaunchError": "selector.errors",
+    "Client": "autolaunch.client",
     "HardwareReport": "selector.hardware",
     "LaunchPlan": "selector.contract",
 }

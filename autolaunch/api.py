@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 
 import engines.registry
 import profiles
+from autolaunch.home import home as home  # noqa: PLC0414 - it is a name of this API, too
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
 from selector.catalog import Catalog
@@ -27,28 +27,6 @@ from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, 
 if TYPE_CHECKING:
     from engines.environments.installations import Installation
     from selector.case import Shelf
-
-
-def home() -> Path:
-    """Where environments, miniatures and logs are kept: ``AUTOLAUNCH_HOME``, or the user's data folder.
-
-    Raises:
-        UsageError: neither is known.
-    """
-    named = os.environ.get("AUTOLAUNCH_HOME")
-    if named:
-        return Path(named).expanduser().absolute()
-    # As platformdirs has it, which would be a twentieth of a cold plan. A relative path there is none, says XDG.
-    data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if data.is_absolute():
-        return data / "autolaunch"
-    try:
-        user = Path.home()
-    except RuntimeError as error:
-        raise UsageError(
-            "this user has no home folder", hint="set AUTOLAUNCH_HOME to a folder for what is kept"
-        ) from error
-    return user / ("Library/Application Support" if sys.platform == "darwin" else ".local/share") / "autolaunch"
 
 
 def catalog() -> Catalog:

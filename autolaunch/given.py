@@ -59,6 +59,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def address(text: str) -> str | None:
+    """An IP address in its shortest form; ``None`` where it is none. A zone (``%eth0``) is not taken."""
+    import ipaddress
+
+    if "%" in text:
+        return None
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
 def without_secrets(text: str) -> str:
     """``text`` of others with the names of this process's tokens where they stood."""
     for name in SECRETS:

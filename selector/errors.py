@@ -3,7 +3,8 @@
     AutolaunchError                 code, exit code, hint
     ├── UsageError             2    options that are wrong or contradict each other
     │   ├── UnknownModel            a model nobody described (with the nearest names)
-    │   └── UnknownHardware         a --hardware that is no machine (with the nearest names)
+    │   ├── UnknownHardware         a --hardware that is no machine (with the nearest names)
+    │   └── UnknownDeployment       a name of nothing that is kept up (with the nearest)
     ├── NoFeasiblePlan         3    nothing that is allowed fits this machine
     ├── ProbeError             4    the machine could not be asked
     ├── EngineError            5    an engine could not be prepared, started or kept
@@ -13,10 +14,15 @@
     │   │   └── Unsupported         this release cannot start it at all
     │   ├── PortTaken               the address asked for is in use
     │   ├── DevicesTaken            devices are those of another deployment
-    │   └── DaemonRunning           another daemon keeps them already
+    │   ├── DaemonRunning           another daemon keeps them already
+    │   ├── NotServing              a deployment that was waited for does not come by itself
+    │   └── NotSteered              who keeps engines up could not be asked
+    │       ├── NotRunning          neither a daemon nor a launch is there
+    │       └── NotAllowed          there is one, and not for this user
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
     │   └── NoRoomOnDisk            known before the first byte
+    ├── WaitTimedOut         124    what was waited for did not come in time
     └── ConfigurationError    78    a file of ours or of the user's is wrong
         └── ProfileError            a profile, with the path of the key
 
@@ -58,6 +64,10 @@ class UnknownModel(UsageError):
 
 class UnknownHardware(UsageError):
     code = "usage.hardware"
+
+
+class UnknownDeployment(UsageError):
+    code = "usage.deployment"
 
 
 class NoFeasiblePlan(AutolaunchError):
@@ -105,6 +115,22 @@ class DaemonRunning(EngineError):
     code = "engine.daemon"
 
 
+class NotServing(EngineError):
+    code = "engine.not_serving"
+
+
+class NotSteered(EngineError):
+    code = "control"
+
+
+class NotRunning(NotSteered):
+    code = "control.not_running"
+
+
+class NotAllowed(NotSteered):
+    code = "control.not_allowed"
+
+
 class DownloadError(AutolaunchError):
     code = "download"
     exit_code = 6
@@ -116,6 +142,13 @@ class HubUnreachable(DownloadError):
 
 class NoRoomOnDisk(DownloadError):
     code = "download.disk"
+
+
+class WaitTimedOut(AutolaunchError):
+    """Its exit code is that of ``timeout(1)``."""
+
+    code = "timeout"
+    exit_code = 124
 
 
 class ConfigurationError(AutolaunchError):

@@ -8,7 +8,8 @@ from typing import Any
 import click
 import msgspec
 
-from autolaunch.cli.options import SHOWN, Asked, Command, hardware_option, option, pin_options, wanted_options
+from autolaunch.cli.asked import Asked
+from autolaunch.cli.options import SHOWN, Command, hardware_option, option, pin_options, wanted_options
 from autolaunch.cli.plan import planned, refuse_unasked
 from autolaunch.cli.terminal import Terminal, write
 from selector.errors import NoFeasiblePlan

@@ -24,14 +24,17 @@ _COMMANDS = {
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     "serve": ("autolaunch.cli.serve", "The daemon: keeps the models of a configuration up."),
     "service": ("autolaunch.cli.service", "Have systemd or launchd keep the daemon up; install, uninstall, show."),
+    "keys": ("autolaunch.cli.keys", "The keys of the gateway's clients: add, list, remove."),
+    "ps": ("autolaunch.cli.ps", "What is kept up here."),
+    "status": ("autolaunch.cli.status", "The daemon, or everything of one deployment."),
+    "wait": ("autolaunch.cli.wait", "Wait until a deployment serves, or say why it will not."),
+    "logs": ("autolaunch.cli.logs", "What a deployment's engine prints, and what happens to it."),
+    "stop": ("autolaunch.cli.steer", "End deployments, until they are restarted."),
+    "restart": ("autolaunch.cli.steer", "End deployments, plan anew and start."),
+    "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
-_LATER = frozenset(
-    (
-        *("bench", "doctor", "export", "logs", "ps", "pull", "restart", "retry"),
-        *("status", "stop", "wait"),
-    )
-)
+_LATER = frozenset(("bench", "doctor", "export", "pull"))
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\

@@ -9,9 +9,9 @@ from typing import Any
 import click
 import msgspec
 
+from autolaunch.cli.asked import Asked
 from autolaunch.cli.options import (
     HOW,
-    Asked,
     Command,
     Port,
     Word,
@@ -25,7 +25,7 @@ from autolaunch.cli.options import (
 from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_plan
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
-from autolaunch.given import is_loopback
+from autolaunch.given import address, is_loopback
 from selector.contract import LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError
 
@@ -76,14 +76,28 @@ class Launch(Command):
     help="The checkpoint's files, when they are here already; nothing is fetched.",
 )
 @option(HOW, "--offline", is_flag=True, help="Fetch no weights; use what the hub's cache holds.")
-@option(HOW, "--host", type=Word(), default="127.0.0.1", metavar="ADDRESS", help="A loopback address (127.0.0.1).")
+@option(
+    HOW,
+    "--host",
+    type=Word(),
+    default="127.0.0.1",
+    metavar="ADDRESS",
+    help="Where clients reach it (127.0.0.1, this machine alone); 0.0.0.0 is every address, and takes --api-key-file.",
+)
 @option(
     HOW,
     "--port",
     type=Port(),
     default=8000,
     metavar="PORT",
-    help="Where it serves (8000); 0 takes a free one.",
+    help="The port where clients reach it (8000); 0 takes a free one.",
+)
+@option(
+    HOW,
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve only who has a key of this file. `autolaunch keys add NAME --file FILE` makes keys; it keeps hashes.",
 )
 @option(HOW, "--ask", metavar="TEXT", help="Start, ask this, stream the answer with its timings, stop.")
 @option(
@@ -110,6 +124,8 @@ class Launch(Command):
 def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     """Get MODEL up on this machine and serve it until Ctrl-C, as an OpenAI-compatible endpoint."""
     names = set(How.__struct_fields__) - {"engine_path"}
+    if given["api_key_file"] is not None:
+        given["api_key_file"] = given["api_key_file"].expanduser().absolute()
     engine_path = None if given["engine_path"] is None else Path(given["engine_path"]).expanduser().absolute()
     how = How(
         **{name: value for name, value in given.items() if name in names},
@@ -118,6 +134,10 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     )
     asked = msgspec.convert({name: value for name, value in given.items() if name not in names}, Asked)
     refuse_contradictions(asked, how)
+    if how.api_key_file is not None:
+        from autolaunch.daemon.gateway.keys import Keys
+
+        Keys.read(how.api_key_file)  # what is wrong with it is told before anything is looked for or fetched
     from autolaunch import api
 
     known = api.catalog()
@@ -174,14 +194,30 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
             "--model-path takes files that are here, and --hub says where to fetch them",
         ),
         (how.ask is not None and not how.ask.strip(), "--ask needs a text"),
+        (
+            how.api_key_file is not None and (how.ask is not None or how.rehearse is not None),
+            "--api-key-file is for clients, and --ask and --rehearse serve none",
+        ),
     )
     for contradicts, sentence in pairs:
         if contradicts:
             raise UsageError(sentence)
-    if not is_loopback(how.host):
+    _refuse_host(how)
+
+
+def _refuse_host(how: How) -> None:
+    if is_loopback(how.host):
+        return
+    if address(how.host) is None:
         raise UsageError(
-            f"--host {how.host} would open an engine that has no API key to the network",
-            hint="serve on 127.0.0.1 and put a proxy with a key in front, until autolaunch's own gateway is there",
+            f"--host {how.host} is no address", hint="127.0.0.1, an address of this machine, or 0.0.0.0 for all it has"
+        )
+    if how.rehearse is not None:
+        raise UsageError("--rehearse serves nobody: leave --host out")
+    if how.api_key_file is None:
+        raise UsageError(
+            f"--host {how.host} is open to the network, and nobody would be asked for a key",
+            hint="autolaunch keys add NAME --file FILE makes a key, and --api-key-file FILE asks for it",
         )
 
 

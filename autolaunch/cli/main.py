@@ -1,7 +1,8 @@
 """The entry point: signals first, then the commands, and every error as one sentence with its exit code.
 
 Exit codes: 0 ok, 1 a fault of ours, 2 usage, 3 no feasible plan, 4 probe failed, 5 engine failed,
-6 download failed, 78 bad configuration, 130 Ctrl-C (129, 143: other signals), 141 nobody reads the output.
+6 download failed, 78 bad configuration, 124 waited too long, 130 Ctrl-C (129, 143: other signals),
+141 nobody reads the output.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
+from autolaunch.cli.asked import Asked
 from autolaunch.cli.options import (
-    Asked,
     Command,
     hardware_option,
     pin_options,

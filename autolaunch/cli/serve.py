@@ -14,7 +14,7 @@ import msgspec
 
 from autolaunch.cli import signals
 from autolaunch.cli.options import HOW, SHOWN, Command, option
-from autolaunch.cli.terminal import write
+from autolaunch.cli.terminal import plural, write
 from selector.errors import AutolaunchError
 from selector.values import Value
 
@@ -30,11 +30,16 @@ EXAMPLES = """\
 
 
 class CheckedDocument(Value, frozen=True, kw_only=True):
-    """What ``--check --json`` prints of a configuration that is right."""
+    """What ``--check --json`` prints of a configuration that is right.
+
+    ``gateway`` is where clients reach the deployments; ``keys`` the names of who may, ``null`` where nobody is asked.
+    """
 
     schema: int = 1
     path: str
     deployments: tuple[str, ...]
+    gateway: str
+    keys: tuple[str, ...] | None
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -66,8 +71,12 @@ def _serve(config: Path | None, *, as_json: bool) -> None:
     with signals.deferred():
         import asyncio
 
+        from autolaunch.daemon.loop import new_loop
+
         daemon = _daemon(config, as_json=as_json)
-    asyncio.run(daemon.run())
+        loop = new_loop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(daemon.run())
 
 
 def _daemon(config: Path | None, *, as_json: bool) -> Daemon:
@@ -107,12 +116,19 @@ def _path(config: Path | None) -> Path:
 
 
 def _tell_checked(path: Path, found: Configuration, *, as_json: bool) -> None:
-    names = tuple(each.name for each in found.deployments)
+    from autolaunch.daemon.gateway.keys import Keys
+
+    names, options = tuple(each.name for each in found.deployments), found.gateway
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    keys = None if options.keys_file is None else Keys.read(options.keys_file).names
     if as_json:
-        document = CheckedDocument(path=str(path), deployments=names)
+        document = CheckedDocument(
+            path=str(path), deployments=names, gateway=f"http://{host}:{options.port}", keys=keys
+        )
         write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
-    else:
-        write(sys.stdout, f"{path} is right: {', '.join(names)}")
+        return
+    who = "without keys" if keys is None else f"for {plural(len(keys), 'key')}"
+    write(sys.stdout, f"{path} is right: {', '.join(names)} at http://{host}:{options.port}, {who}")
 
 
 def _take_credentials() -> None:

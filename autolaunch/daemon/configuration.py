@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,11 @@ from typing import Literal
 
 import msgspec
 
+from autolaunch.daemon import small_file
 from autolaunch.daemon.deployment import Deployment
+from autolaunch.daemon.gateway.checked import checked
+from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.wrong_key import WrongKey, at
 from autolaunch.given import PORTS, TOKENS_BELOW, is_loopback, is_word, served_name, tokens
 from selector.catalog import Catalog, shown
 from selector.errors import ConfigurationError, UsageError
@@ -26,6 +29,7 @@ from selector.values import Value
 from selector.wishes import checked_figures, pins_on_checkpoints, workload_of
 
 _FIRST = "autolaunch service install --model MODEL writes a first one; autolaunch serve --config FILE takes any other"
+_NO_PORT = "leave it out: clients reach every model at the gateway's (gateway.port), and engines take free ones"
 #: The largest file that is read.
 MAXIMUM_BYTES = 1 << 20
 SYSTEM_PATH = Path("/etc/autolaunch/autolaunch.toml")
@@ -37,9 +41,13 @@ _WORDS = ("repo", "quantization", "revision", "engine_version")
 
 
 class Configuration(Value, frozen=True, kw_only=True):
-    """What is to be kept up. Names are unique among the deployments, and so are the ports that are given."""
+    """What is to be kept up, and where clients reach it.
+
+    Names are unique among the deployments, and so are the ports that are given.
+    """
 
     schema: Literal[1] = 1
+    gateway: GatewayOptions = GatewayOptions()
     deployments: tuple[Deployment, ...]
 
 
@@ -58,6 +66,22 @@ def default_path() -> Path:
     return SYSTEM_PATH if not os.access(own, os.F_OK) and os.access(SYSTEM_PATH, os.F_OK) else own
 
 
+def keys_file_of(path: Path) -> Path | None:
+    """The file of keys that a configuration names, whatever else in it may be wrong; ``None``: none is, or no file.
+
+    Raises:
+        ConfigurationError: it cannot be read, or what it names is no file's path.
+    """
+    with _told_of(path):
+        try:
+            content = small_file.read(path, MAXIMUM_BYTES).content
+        except small_file.Unreadable as error:
+            if error.missing:
+                return None
+            raise WrongKey("", error.reason) from error
+        return _keys_file(_parsed(content))
+
+
 def read(path: Path, known: Catalog) -> Configuration:
     """The configuration in a file, with everything checked that can be without a look at the machine.
 
@@ -65,29 +89,18 @@ def read(path: Path, known: Catalog) -> Configuration:
         ConfigurationError: the file cannot be read, or a key is wrong; the message holds the file and the key's path.
         ProfileError: a profile of a model that is named is wrong.
     """
-    try:
-        document = _parsed(_content(path))
-        return _configuration(document, known)
-    except _Wrong as wrong:
-        place = f"{path}: {wrong.key}" if wrong.key else str(path)
-        raise ConfigurationError(f"{place}: {wrong.reason}", hint=wrong.hint) from wrong
-
-
-class _Wrong(Exception):
-    """A fault with the path of its key, before the file's name is put in front."""
-
-    def __init__(self, key: str, reason: str, hint: str | None = None) -> None:
-        super().__init__(key, reason)
-        self.key, self.reason, self.hint = key, reason, hint
+    with _told_of(path):
+        return _configuration(_parsed(_content(path)), known)
 
 
 @contextmanager
-def _at(key: str) -> Iterator[None]:
-    """Tells what is refused below as a fault of ``key``."""
+def _told_of(path: Path) -> Iterator[None]:
+    """Tells a fault by the file and its key."""
     try:
         yield
-    except UsageError as error:
-        raise _Wrong(key, error.message, error.hint) from error
+    except WrongKey as wrong:
+        place = f"{path}: {wrong.key}" if wrong.key else str(path)
+        raise ConfigurationError(f"{place}: {wrong.reason}", hint=wrong.hint) from wrong
 
 
 # --- the file ---------------------------------------------------------------------------------------
@@ -95,25 +108,9 @@ def _at(key: str) -> Iterator[None]:
 
 def _content(path: Path) -> bytes:
     try:
-        # Without waiting: a pipe in the file's place has no end of its own.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise _Wrong("", "there is no such file", _FIRST) from error
-    except (OSError, ValueError) as error:
-        raise _Wrong("", getattr(error, "strerror", None) or str(error)) from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise _Wrong("", "is a directory" if stat.S_ISDIR(mode) else "is no regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAXIMUM_BYTES + 1)
-    except OSError as error:
-        raise _Wrong("", error.strerror or str(error)) from error
-    finally:
-        os.close(descriptor)
-    if len(content) > MAXIMUM_BYTES:
-        raise _Wrong("", "larger than 1 MiB, which no configuration is")
-    return content
+        return small_file.read(path, MAXIMUM_BYTES).content
+    except small_file.Unreadable as error:
+        raise WrongKey("", error.reason, _FIRST if error.missing else None) from error
 
 
 def _parsed(content: bytes) -> dict[str, object]:
@@ -122,13 +119,13 @@ def _parsed(content: bytes) -> dict[str, object]:
     try:
         return tomli.loads(content.decode())
     except UnicodeDecodeError as error:
-        raise _Wrong("", f"not UTF-8 (byte {error.start})") from error
+        raise WrongKey("", f"not UTF-8 (byte {error.start})") from error
     except tomli.TOMLDecodeError as error:
-        raise _Wrong("", f"not TOML: {error}") from error
+        raise WrongKey("", f"not TOML: {error}") from error
     except RecursionError as error:
-        raise _Wrong("", "nested too deeply") from error
+        raise WrongKey("", "nested too deeply") from error
     except ValueError as error:  # a number of more digits than Python reads
-        raise _Wrong("", f"not TOML: {error}") from error
+        raise WrongKey("", f"not TOML: {error}") from error
 
 
 # --- what it says -----------------------------------------------------------------------------------
@@ -136,10 +133,11 @@ def _parsed(content: bytes) -> dict[str, object]:
 
 def _configuration(document: dict[str, object], known: Catalog) -> Configuration:
     if document.get("schema", 1) != 1:
-        raise _Wrong("schema", f"is {shown(str(document['schema']))}, and this release reads 1")
+        raise WrongKey("schema", f"is {shown(str(document['schema']))}, and this release reads 1")
+    _keys_file(document)
     entries = document.get("deployments", [])
     if not isinstance(entries, list):
-        raise _Wrong("deployments", "is no list of tables", "each deployment begins with a line [[deployments]]")
+        raise WrongKey("deployments", "is no list of tables", "each deployment begins with a line [[deployments]]")
     for index, entry in enumerate(entries):
         if isinstance(entry, dict):
             _fill_in(f"deployments[{index}]", entry, known)
@@ -148,22 +146,40 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
     except msgspec.ValidationError as error:
         from selector.mismatch import explain
 
-        raise _Wrong("", explain(error, Configuration)) from error
+        raise WrongKey("", explain(error, Configuration)) from error
     if not found.deployments:
-        raise _Wrong(
+        raise WrongKey(
             "deployments", "there is none to keep up", 'a line [[deployments]], and below it model = "glm-4.6"'
         )
+    gateway = checked(found.gateway)
     for index, each in enumerate(found.deployments):
         _check(f"deployments[{index}]", each, known)
+        if each.port == gateway.port:
+            raise WrongKey(f"deployments[{index}].port", f"{each.port} is the gateway's", _NO_PORT)
     _check_unique(found.deployments)
-    return found
+    return msgspec.structs.replace(found, gateway=gateway)
+
+
+def _keys_file(document: dict[str, object]) -> Path | None:
+    """The file of keys that is named. What else stands in its place is not repeated: it may be a key."""
+    table = document.get("gateway")
+    named = table.get("keys_file") if isinstance(table, dict) else None
+    if named is None:
+        return None
+    if not isinstance(named, str) or "\0" in named or not Path(named).is_absolute():
+        raise WrongKey(
+            "gateway.keys_file",
+            "is no absolute path of a file",
+            "autolaunch keys add NAME makes a key and its file; a key itself never stands here",
+        )
+    return Path(named)
 
 
 def _fill_in(key: str, entry: dict[str, object], known: Catalog) -> None:
     """What may be left out or written otherwise: the name, and numbers of tokens."""
     model = entry.get("model")
     if isinstance(model, str):
-        with _at(f"{key}.model"):
+        with at(f"{key}.model"):
             entry.setdefault("name", known.find_model(model).model.id)
     entry.setdefault("name", "")  # what is missing is the model
     for name in _TOKENS:
@@ -171,7 +187,7 @@ def _fill_in(key: str, entry: dict[str, object], known: Catalog) -> None:
         if isinstance(text, str):
             entry[name] = tokens(text)
             if entry[name] is None:
-                raise _Wrong(f"{key}.{name}", f"{shown(text)} is not a number of tokens such as 32768 or 32k")
+                raise WrongKey(f"{key}.{name}", f"{shown(text)} is not a number of tokens such as 32768 or 32k")
 
 
 def _path(kind: type, value: object) -> Path:
@@ -184,28 +200,28 @@ def _path(kind: type, value: object) -> Path:
 
 
 def _check(key: str, each: Deployment, known: Catalog) -> None:
-    with _at(f"{key}.name"):
+    with at(f"{key}.name"):
         served_name(each.name)
     if not is_loopback(each.host):
-        raise _Wrong(
+        raise WrongKey(
             f"{key}.host",
             f"{shown(each.host)} would open an engine to the network",
             "engines listen on loopback, as 127.0.0.1; the gateway is what others reach",
         )
     if each.port is not None and each.port not in PORTS:
-        raise _Wrong(f"{key}.port", f"{each.port} is no port from 1 to 65535")
+        raise WrongKey(f"{key}.port", f"{each.port} is no port from 1 to 65535")
     if each.port is not None and (each.pinned.data_parallel or 1) > 1:
-        raise _Wrong(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
+        raise WrongKey(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
     if each.replica is not None:
-        raise _Wrong(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
+        raise WrongKey(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
     if each.idle_seconds is not None and not (each.idle_seconds > 0 and math.isfinite(each.idle_seconds)):
-        raise _Wrong(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
+        raise WrongKey(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
     _check_figures(key, each)
     for name in _WORDS:
         text = getattr(each.pinned, name)
         if text is not None and not is_word(text):
-            raise _Wrong(f"{key}.pinned.{name}", f"{shown(text)} is no name")
-    with _at(f"{key}.model"):
+            raise WrongKey(f"{key}.pinned.{name}", f"{shown(text)} is no name")
+    with at(f"{key}.model"):
         match = known.find_model(each.model)
     _check_weights(key, each, match.model, match.repo)
     if each.engine_options:
@@ -226,42 +242,42 @@ def _check_options(key: str, each: Deployment, known: Catalog) -> None:
         else:
             return
     if refused is not None:
-        raise _Wrong(key, refused.message, "what autolaunch sets itself has a key of its own, such as port")
+        raise WrongKey(key, refused.message, "what autolaunch sets itself has a key of its own, such as port")
 
 
 def _check_weights(key: str, each: Deployment, model: ModelFacts, repo: str | None) -> None:
     """That the pins on the weights agree with each other, with the model and with files that are here."""
     pins = each.pinned
     if repo is not None and pins.repo is not None and pins.repo.lower() not in (repo.lower(), each.model.lower()):
-        raise _Wrong(f"{key}.pinned.repo", f"is {pins.repo}, and model names another checkpoint")
-    with _at(f"{key}.pinned"):
+        raise WrongKey(f"{key}.pinned.repo", f"is {pins.repo}, and model names another checkpoint")
+    with at(f"{key}.pinned"):
         pins_on_checkpoints(model, pins if repo is None else msgspec.structs.replace(pins, repo=repo), each.model)
-    with _at(key):
+    with at(key):
         workload_of(each.workload, each.input_tokens, each.output_tokens, each.context_tokens, model)
     for name in ("revision", "hub"):
         if each.model_path is not None and getattr(pins, name) is not None:
-            raise _Wrong(f"{key}.pinned.{name}", "says what to fetch, and model_path takes files that are here")
+            raise WrongKey(f"{key}.pinned.{name}", "says what to fetch, and model_path takes files that are here")
 
 
 def _check_figures(key: str, each: Deployment) -> None:
     """Figures in range, by the planner's own check; the key is found by asking it for each alone."""
     for name in _FIGURES:
         if (getattr(each, name) or 0) >= TOKENS_BELOW:
-            raise _Wrong(f"{key}.{name}", f"is {getattr(each, name)}, more than anything takes")
+            raise WrongKey(f"{key}.{name}", f"is {getattr(each, name)}, more than anything takes")
     reason = _refused(each)
     if reason is None:
         return
     bare = Deployment(name=each.name, model=each.model)
     for name in _FIGURES:
         if _refused(msgspec.structs.replace(bare, **{name: getattr(each, name)})) is not None:
-            raise _Wrong(f"{key}.{name}", reason.message, reason.hint)
+            raise WrongKey(f"{key}.{name}", reason.message, reason.hint)
     for name in Pins.__struct_fields__:
         alone = Pins(**{name: getattr(each.pinned, name)})
         if name == "engine_version":  # a version is of an engine
             alone = msgspec.structs.replace(alone, engine=each.pinned.engine)
         if _refused(msgspec.structs.replace(bare, pinned=alone)) is not None:
-            raise _Wrong(f"{key}.pinned.{name}", reason.message, reason.hint)
-    raise _Wrong(f"{key}.pinned", reason.message, reason.hint)
+            raise WrongKey(f"{key}.pinned.{name}", reason.message, reason.hint)
+    raise WrongKey(f"{key}.pinned", reason.message, reason.hint)
 
 
 def _refused(each: Deployment) -> UsageError | None:
@@ -289,4 +305,6 @@ def _check_unique(deployments: tuple[Deployment, ...]) -> None:
         seen: dict[object, int] = {}
         for index, each in enumerate(deployments):
             if of(each) is not None and (first := seen.setdefault(of(each), index)) != index:
-                raise _Wrong(f"deployments[{index}].{name}", f"{getattr(each, name)} is taken by deployments[{first}]")
+                raise WrongKey(
+                    f"deployments[{index}].{name}", f"{getattr(each, name)} is taken by deployments[{first}]"
+                )

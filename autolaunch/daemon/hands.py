@@ -292,6 +292,7 @@ class Hands:
             engine_path=deployment.engine_path,
             extra=deployment.engine_options,
             mark=run.mark,
+            own_key=True,
             grace_seconds=self.patience.grace_seconds,
             stall_seconds=self.patience.stall_seconds,
         )

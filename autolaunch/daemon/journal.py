@@ -79,6 +79,22 @@ def line(event: Event, *, journal: bool, as_json: bool = False, now: float | Non
     return found
 
 
+def cleaned(event: Event) -> Event:
+    """The event as it may be shown anywhere: bounded, without tokens, terminal sequences and control characters."""
+    figures: dict[str, Figure] = {
+        _key(name): _clean(value, VALUE_CHARACTERS) if isinstance(value, str) else value
+        for name, value in event.figures.items()
+        if value is not None
+    }
+    return Event(
+        level=event.level,
+        event=_clean(event.event, VALUE_CHARACTERS),
+        message=_clean(event.message, MESSAGE_CHARACTERS),
+        deployment=None if event.deployment is None else _clean(event.deployment, VALUE_CHARACTERS),
+        figures=figures,
+    )
+
+
 def goes_to_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
     """Whether a stream is the journal's: systemd says which one it connected (``JOURNAL_STREAM``)."""
     try:
@@ -101,6 +117,8 @@ class Journal:
         as_json: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        #: Hears every event too, whether or not the stream takes it; it must not raise.
+        self.heard: Callable[[Event], None] | None = None
         self._descriptor = descriptor
         self._journal = goes_to_journal(descriptor, os.environ) if journal is None else journal
         self._as_json = as_json
@@ -110,6 +128,8 @@ class Journal:
         self._cut = False
 
     def tell(self, event: Event) -> None:
+        if self.heard is not None:
+            self.heard(event)
         with self._lock:
             if self._lost and not self._write(_lost(self._lost)):
                 self._lost += 1

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 PROGRESS_SECONDS = 60.0
 #: What is no news beside what the machine tells: it says itself that a token came.
 _UNSAID = frozenset({"port", "ready"})
-_AGAIN = "reading the configuration again (systemctl reload, SIGHUP) tries it again"
 
 
 class Report:
@@ -50,7 +49,7 @@ class Report:
             url=None if server is None else server.base_url,
             reason=tell.reason,
             seconds=tell.seconds,
-            hint=with_retry(tell.hint) if tell.name == "deployment.failed" else tell.hint,
+            hint=with_retry(tell.hint, one.state.deployment.name) if tell.name == "deployment.failed" else tell.hint,
         )
 
     def hear(self, name: str, event: LaunchEvent) -> bool:
@@ -86,9 +85,10 @@ class Report:
         return "; ".join((*wrong, *found)) or "no deployments"
 
 
-def with_retry(hint: str | None) -> str:
-    """What is left to do when a deployment was given up on."""
-    return f"{hint}; {_AGAIN}" if hint else _AGAIN
+def with_retry(hint: str | None, name: str) -> str:
+    """What is left to do when deployment ``name`` was given up on."""
+    again = f"autolaunch retry {name} tries it again"
+    return f"{hint}; {again}" if hint else again
 
 
 def _statuses(name: str, engines: list[Supervisor]) -> Iterator[str]:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
+from autolaunch.daemon.control.of_daemon import control_of
 from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
-from autolaunch.daemon.doorman import Doorman
+from autolaunch.daemon.gateway.face import Face
 from autolaunch.daemon.hands import PATIENCE, Hands, Patience
-from autolaunch.daemon.happenings import Command, Replaced
+from autolaunch.daemon.happenings import Command, Replaced, Tell
 from autolaunch.daemon.host import Host
 from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
@@ -46,12 +47,8 @@ T = TypeVar("T")
 THREADS = 32
 #: How often the state is written at most, and a load's progress stands in the status anew.
 WRITE_SECONDS, STATUS_SECONDS = 0.1, 1.0
-#: When somebody else has the port of a deployment that sleeps, it is tried again.
-DOOR_SECONDS = 5.0
 #: What all engines, and then all other work, get to end in; of it an engine has its grace and its bound.
 END_SECONDS = 45.0
-#: When somebody who wakes a deployment is told to come again.
-RETRY_SECONDS = 15.0
 
 
 class Daemon:
@@ -71,7 +68,7 @@ class Daemon:
         """``path`` is the configuration's; ``home`` holds state, engines, logs and what was learned.
 
         Raises:
-            ConfigurationError: the configuration is wrong, or ``home`` cannot be used.
+            ConfigurationError: the configuration or the file of keys is wrong, or ``home`` cannot be used.
             DaemonRunning: another daemon has this home.
         """
         self.path = path
@@ -84,16 +81,23 @@ class Daemon:
         self.host = Host(known, probe)
         #: By the keys of their deployments: a deployment with replicas has one for each.
         self.supervisors: dict[str, Supervisor] = {}
+        self.doing: dict[str, LaunchEvent] = {}
+        self.face = Face(
+            self.configuration.gateway,
+            self.supervisors,
+            on_fault=lambda error: self.report.fault_of_ours({"exception": error}),
+            configuration_ok=lambda: self.report.wrong is None,
+        )
+        self._control = control_of(self)
         self._lock = DaemonLock(home / "daemon")
         self._file = StateFile(home / "daemon" / "state.json")
         self._boot_id = boot_id()
         self._store = Store(home / "learned.sqlite3")
         self._leases = Leases(home / "leases")
         self._watch = DeviceWatch(self._trouble)
-        self._doormen: dict[str, Doorman] = {}
         self._status_at = 0.0
         self._leaving: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
         #: One at a time, the start as well: each deals the machine out and adds deployments.
         self._reading = asyncio.Lock()
@@ -142,6 +146,9 @@ class Daemon:
         await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
+        # From here to READY nothing waits: whoever is answered finds all deployments.
+        await self.face.start()
+        await self._control.start()
         self._begun = True
         self._watch.start()
         for deployment in self.host.engines:
@@ -149,22 +156,26 @@ class Daemon:
             if known is not None and known.latched is not None:
                 fault = known.latched
                 self.report.say(
-                    "error", "deployment.failed", fault.message, deployment.key, hint=with_retry(fault.hint)
+                    "error",
+                    "deployment.failed",
+                    fault.message,
+                    deployment.key,
+                    hint=with_retry(fault.hint, deployment.name),
                 )
             self._add(deployment, known)
         for key, gone in left.items():
             if key not in self.supervisors and gone.latched is not None:
                 self.report.say("error", "engine.left", gone.latched.message, key, hint=gone.latched.hint)
+        self.face.route()
         self._ping()
         self.notifier.ready(self._status())
-        self.report.say("info", "daemon.ready", f"{len(self.configuration.deployments)} deployments of {self.path}")
+        count = len(self.configuration.deployments)
+        self.report.say("info", "daemon.ready", f"{count} deployments of {self.path} at {self.face.base_url}")
 
     async def _end(self) -> None:
         self.notifier.stopping("stopping")
         self.report.say("info", "daemon.stopping", "ending every engine")
         self._watch.close()
-        for doorman in self._doormen.values():
-            doorman.close()
         closing = [self._loop.create_task(each.close()) for each in self.supervisors.values()]
         for tasks in ((*closing, *self._leaving.values()), self._tasks):
             # What hangs in a driver or on a disk is not waited for: with the daemon go the guards, and all they have.
@@ -173,6 +184,9 @@ class Daemon:
                 self.report.say("error", "daemon.hangs", f"{len(pending)} things did not end within {END_SECONDS:g} s")
         if self._write_timer is not None:
             self._write_timer.cancel()
+        # After the engines: whose answers they break off are told so.
+        await self.face.close()
+        await self._control.close()
         if self._begun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._write(), END_SECONDS)
@@ -204,13 +218,12 @@ class Daemon:
             kept=kept,
             executor=self._hands_pool,
             on_change=self._changed,
-            on_tell=self.report.tell,
+            on_tell=self._tell,
         )
         self.supervisors[deployment.key] = one
         one.begin()
 
     async def _remove(self, name: str) -> None:
-        self._close_door(name)
         served = {each.name for each in self.host.engines}
         why = (
             "the plan has fewer replicas"
@@ -222,13 +235,12 @@ class Daemon:
         await self.supervisors[name].close()
         del self.supervisors[name]
 
-    async def reload(self) -> None:
-        """Reads the configuration again; a wrong one is said, and the old one holds."""
+    async def reload(self) -> str | None:
+        """Reads the configuration again; a wrong one is said, returned, and the old one holds."""
         async with self._reading:
-            if not self._ended.is_set():
-                await self._reload()
+            return "it is ending" if self._ended.is_set() else await self._reload()
 
-    async def _reload(self) -> None:
+    async def _reload(self) -> str | None:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
@@ -236,13 +248,14 @@ class Daemon:
             free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
             before = dict(self.host.shares)
             await self._in_thread(self.host.divide, wanted.deployments, free)
+            await self.face.reload(wanted.gateway)
         except AutolaunchError as error:
             self.report.say(
                 "error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint
             )
             self.report.wrong = error.message
             self.notifier.ready(self._status())
-            return
+            return error.message
         self.report.wrong = None
         keys = {each.key for each in self.host.engines}
         for name in [name for name in self.supervisors if name not in keys]:
@@ -251,7 +264,7 @@ class Daemon:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
         if self._ended.is_set():  # meanwhile: nothing is begun any more
-            return
+            return "it is ending"
         self.configuration = wanted
         for deployment in self.host.engines:
             one = self.supervisors.get(deployment.key)
@@ -260,25 +273,27 @@ class Daemon:
                 self._add(deployment, kept_for(deployment, now))
                 continue
             one.post(Replaced(deployment=deployment))
-            if one.state.phase == "failed":  # whoever asks for this has seen to what it failed of
-                one.post(Command(verb="retry"))
             share = self.host.shares[deployment.key]
+            if one.state.phase == "failed" and share != before.get(deployment.key):
+                one.post(Command(verb="retry"))  # with another share of the machine it has failed of nothing yet
             candidate = one.state.candidate
             if candidate is None or share == before.get(deployment.key):
                 continue
             if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
                 one.post(Command(verb="restart"))  # its devices are another's from now on
+        self.face.route()
         self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
         self.notifier.ready(self._status())
+        return None
 
     # --- what is heard ----------------------------------------------------------------------------------
 
+    def _tell(self, one: Supervisor, tell: Tell) -> None:
+        self.report.tell(one, tell)
+        self.face.tell(one, tell)
+
     def _changed(self, one: Supervisor) -> None:
-        name = one.state.deployment.key
-        if one.state.asleep and one.state.phase == "planned":
-            self._spawn(self._open_door(one))
-        elif name in self._doormen:
-            self._close_door(name)
+        self.face.changed(one)
         if self._write_timer is None and not self._ended.is_set():
             self._write_timer = self._loop.call_later(WRITE_SECONDS, self._write_soon)
         self.notifier.status(self._status())
@@ -286,6 +301,7 @@ class Daemon:
     def _hear(self, name: str, event: LaunchEvent) -> None:
         """What a launch says, from its thread."""
         now = time.monotonic()
+        self.doing[name] = event
         if not self.report.hear(name, event) and now - self._status_at < STATUS_SECONDS:
             return
         self._status_at = now
@@ -294,6 +310,7 @@ class Daemon:
 
     def _trouble(self, trouble: DeviceTrouble) -> None:
         """A device is in trouble, from the thread that watches them."""
+        self.face.trouble(trouble)
         self.report.say("error" if trouble.lost else "warning", "device", trouble.message, hint=trouble.hint)
         if trouble.lost and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._lost, trouble)
@@ -331,38 +348,12 @@ class Daemon:
 
     # --- small things -----------------------------------------------------------------------------------
 
-    async def _open_door(self, one: Supervisor) -> None:
-        deployment = one.state.deployment
-        door = self._doormen.get(deployment.key)
-        if door is not None and (door.host, door.port) == (deployment.host, deployment.port):
-            return
-        self._close_door(deployment.key)
-        if deployment.port is None:  # nobody knows an address of it
-            return
-        if self._ended.is_set() or not (one.state.asleep and one.state.phase == "planned"):
-            return
-        door = Doorman(deployment.host, deployment.port, lambda: one.post(Command(verb="ask")))
-        self._doormen[deployment.key] = door
-        try:
-            await door.open(RETRY_SECONDS)
-        except OSError as error:
-            if self._doormen.get(deployment.key) is door:
-                self._close_door(deployment.key)
-            message = f"nobody can wake it: {deployment.host}:{deployment.port} cannot be listened on: {error.strerror}"
-            self.report.say("warning", "door", message, deployment.key)
-            self._loop.call_later(DOOR_SECONDS, lambda: self._spawn(self._open_door(one)))
-
-    def _close_door(self, name: str) -> None:
-        door = self._doormen.pop(name, None)
-        if door is not None:
-            door.close()
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, object]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.report.fault_of_ours({"exception": error})

@@ -17,6 +17,7 @@ import psutil
 from autolaunch.daemon import machine
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptDeployment
 from autolaunch.daemon.faults import Refusal
+from autolaunch.daemon.gateway.routing import Traffic
 from autolaunch.daemon.hands import Run
 from autolaunch.daemon.happenings import (
     Action,
@@ -43,14 +44,12 @@ from autolaunch.daemon.happenings import (
 from autolaunch.daemon.machine import State
 
 if TYPE_CHECKING:
-    from autolaunch.daemon.hands import Hands
+    from autolaunch.daemon.hands import Decided, Hands
 
 T = TypeVar("T")
 
 #: How often a serving engine's output and its workers are looked at: two readings of what is at hand.
 LOOK_SECONDS = 2.0
-#: What is printed so soon after a probe is about the probe, and no sign of a request.
-ECHO_SECONDS = 2.0
 
 
 class Supervisor:
@@ -59,6 +58,8 @@ class Supervisor:
     Attributes:
         state: the machine's, replaced at every step.
         run: the present try, or the last.
+        ran: the last try before it that had an engine.
+        traffic: what passes to the engine: counted by the gateway, looked at here.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Supervisor:
         """
         self.state: State = machine.restored(deployment, kept or KeptDeployment(), clock())
         self.run = Run(0)
+        self.ran = self.run
         self._decided = self.run
         self.hands = hands
         self._executor = executor
@@ -91,8 +93,8 @@ class Supervisor:
         self._work: asyncio.Task[object] | None = None
         self._watched = -1
         self._workers: tuple[psutil.Process, ...] = ()
-        self._seen_bytes = 0
-        self._echo_until = 0.0
+        self.traffic = Traffic()
+        self._seen_answers = 0
         self._changed = asyncio.Event()
 
     def begin(self) -> None:
@@ -132,6 +134,11 @@ class Supervisor:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    @property
+    def decided(self) -> Decided | None:
+        """The present plan; the one before, while there is none."""
+        return self.run.decided or self._decided.decided
+
     def kept(self) -> KeptDeployment:
         """What a later daemon has to know."""
         from msgspec.structs import replace
@@ -168,6 +175,7 @@ class Supervisor:
     def _do(self, action: Action) -> None:
         match action:
             case Plan(run=number):
+                self.ran = self.run if self.run.server is not None else self.ran
                 self.run = Run(number)
                 self._work = self._spawn(self._plan(self.run, action), lambda fault: Refused(run=number, fault=fault))
             case Prepare(run=number):
@@ -261,7 +269,6 @@ class Supervisor:
 
     async def _probe(self, run: Run) -> None:
         told = await self._in_thread(self.hands.probe, run)
-        self._echo_until = self._clock() + ECHO_SECONDS
         self._step(Probed(run=run.number, ok=told is None, message=told or ""))
 
     async def _end(self, run: Run, work: asyncio.Task[object] | None) -> None:
@@ -283,8 +290,7 @@ class Supervisor:
             self._watched = process.ends_on
             self._loop.add_reader(self._watched, self._ended, run)
         self._workers = process.titled(run.server.engine.behaviour.worker_titles)
-        self._seen_bytes = process.output_bytes
-        self._echo_until = self._clock() + ECHO_SECONDS
+        self._seen_answers = self.traffic.answers
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look, run)
 
     def _unwatch(self) -> None:
@@ -302,7 +308,7 @@ class Supervisor:
         self._failed(Ended, run, self.hands.ended(run, serving=True))
 
     def _look(self, run: Run) -> None:
-        """Once in a while: is every worker there, and has the engine had something to say?"""
+        """Once in a while: is every worker there, and were there requests?"""
         if self._loop is None or run.server is None or run.number != self.state.run:
             return
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look, run)
@@ -311,19 +317,12 @@ class Supervisor:
             self._unwatch()
             self._failed(Ended, run, self.hands.worker_died(run, dead))
             return
-        seen_bytes = run.server.process.output_bytes
-        ours = self.state.probing or self._clock() < self._echo_until
-        if seen_bytes != self._seen_bytes and not ours:
+        if self.traffic.answers != self._seen_answers:
+            self._seen_answers = self.traffic.answers
             self._step(Used(run=run.number))
-        elif self._is_asked(run):
+        elif self.traffic.under_way:
+            # One that takes long gives nothing for a while, and must not be cut off as idle.
             self._step(Used(run=run.number, waiting=True))
-        self._seen_bytes = seen_bytes
-
-    def _is_asked(self, run: Run) -> bool:
-        """Whether a request may be under way: one that takes long prints nothing, and must not be cut off as idle."""
-        if self.state.deployment.idle_seconds is None or run.server is None:
-            return False
-        return run.server.process.callers(run.server.address.port) > int(self.state.probing)  # one is the probe's
 
 
 def lives(process: psutil.Process) -> bool:

@@ -79,8 +79,11 @@ def checked(setup: Setup) -> Setup:
     return setup
 
 
-def example_configuration(model: str | None = None) -> str:
-    """A configuration to begin with: one deployment, commented out unless ``model`` is wanted now."""
+def example_configuration(model: str | None = None, keys_file: Path = Path(f"/etc/{NAME}/keys")) -> str:
+    """A configuration to begin with: one deployment, commented out unless ``model`` is wanted now.
+
+    ``keys_file`` is where the keys of clients are to be, when the gateway is opened to others.
+    """
     comment = "# " if model is None else ""
     return f"""\
 # What autolaunch keeps up on this host. After a change:
@@ -88,12 +91,17 @@ def example_configuration(model: str | None = None) -> str:
 #   systemctl reload autolaunch                    takes it over; one with a mistake is refused, and the old one stays
 schema = {CONFIGURATION_SCHEMA}
 
+# Where clients reach every model, by its name. Beyond this machine it takes keys: `autolaunch keys add NAME` makes one.
+# [gateway]
+# host = "0.0.0.0"           # without it 127.0.0.1: this machine alone
+# port = 8000
+# keys_file = "{keys_file}"
+
 # A deployment is a model and what is wanted of it. What is left out is decided by a plan, which this prints:
 #   autolaunch plan glm-4.6
 {comment}[[deployments]]
 {comment}model = "{model or "glm-4.6"}"
 # name = "glm-4.6"           # what clients call it
-# port = 8000
 # context_tokens = 131072    # kept, or the plan is refused
 #
 # [deployments.pinned]       # never overridden
@@ -113,4 +121,6 @@ def names_a_model(text: str) -> bool:
 
 def configuration_file(setup: Setup, model: str | None = None) -> File:
     """The example of a configuration, for where there is none."""
-    return File(path=setup.configuration, text=example_configuration(model), once=True)
+    return File(
+        path=setup.configuration, text=example_configuration(model, setup.configuration.parent / "keys"), once=True
+    )

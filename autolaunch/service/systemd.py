@@ -220,4 +220,6 @@ def _tmpfiles() -> str:
 d {STATE} 0750 {NAME} {NAME} -
 d {CACHE} 0750 {NAME} {NAME} -
 d /etc/{NAME} 0755 root root -
+# The keys of clients, where they are older than the group that reads them.
+z /etc/{NAME}/keys 0640 root {NAME} -
 """

@@ -25,11 +25,15 @@ It answers /health, /v1/models and chat completions (streamed or not) with fixed
     worker        ready, with a child that calls itself VLLM::Worker_TP0
     slow          prints a line every tenth of a second for two seconds, then ready
     closes        listens, takes a connection, closes its port, and exits with code 1 a moment later
+    calls         thinks aloud (reasoning_content) and calls two tools, in pieces where it streams
+    echo          its words are the SHA-256 of the request's messages, as sorted JSON without blanks
+    steady        its streams go on for a minute, a word every fiftieth of a second; /left counts clients that left
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -50,12 +54,19 @@ TOO_LONG = (
     "maximum model length is {fits}. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`."
 )
 WORDS = ("Hello", " from", " a", " fake", ".")
+THOUGHTS = ("Köln, ", "and ", "Paris. ", "Ask for both.")
+#: The identifier, the name and the arguments of each call, in the pieces that a stream has them in.
+CALLS = (
+    ("call_1", "get_weather", ('{"city"', ': "Kö', 'ln"}')),
+    ("call_2", "get_weather", ('{"city": ', '"Paris \\"\\u00e9\\n"', "}")),
+)
 
 
 class Handler(BaseHTTPRequestHandler):
     mode = "ready"
     name = "fake"
     asked = 0
+    left = 0
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         del format, args
@@ -65,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"status": "ok"})
         elif self.path == "/v1/models":
             self.answer(200, {"object": "list", "data": [{"id": self.name, "object": "model"}]})
+        elif self.path == "/left":
+            self.answer(200, {"left": type(self).left})
         else:
             self.answer(404, {"error": "no such page"})
 
@@ -82,6 +95,14 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(503, {"error": "loading"})
         elif body.get("model") != self.name:
             self.answer(404, {"error": f"no model {body.get('model')}"})
+        elif self.mode == "calls":
+            self.call(streamed=body.get("stream", False))
+        elif self.mode == "echo":
+            said = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            message = {"role": "assistant", "content": hashlib.sha256(said.encode()).hexdigest()}
+            self.answer(200, completion(message, "stop"))
+        elif self.mode == "steady" and body.get("stream"):
+            self.steady()
         elif body.get("stream"):
             self.stream()
         else:
@@ -113,8 +134,54 @@ class Handler(BaseHTTPRequestHandler):
         if self.mode != "unfinished":
             self.wfile.write(b"data: [DONE]\n\n")
 
+    def call(self, *, streamed: bool) -> None:
+        """Two calls of tools after a thought."""
+        whole = [
+            {"id": each, "type": "function", "function": {"name": name, "arguments": "".join(pieces)}}
+            for each, name, pieces in CALLS
+        ]
+        if not streamed:
+            message = {"role": "assistant", "content": None, "reasoning_content": "".join(THOUGHTS)}
+            self.answer(200, completion({**message, "tool_calls": whole}, "tool_calls"))
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.delta({"role": "assistant", "content": None})
+        for thought in THOUGHTS:
+            self.delta({"reasoning_content": thought})
+        for index, (each, name, pieces) in enumerate(CALLS):
+            begun = {"index": index, "id": each, "type": "function", "function": {"name": name, "arguments": ""}}
+            self.delta({"tool_calls": [begun]})
+            for piece in pieces:
+                self.delta({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+        self.delta({}, "tool_calls")
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def steady(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        try:
+            for _ in range(3000):
+                self.delta({"content": "on "})
+                time.sleep(0.02)
+        except OSError:
+            type(self).left += 1
+
+    def delta(self, delta: dict[str, object], finish: str | None = None) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": self.name}
+        self.event({**head, "choices": [choice]})
+
     def event(self, value: dict[str, object]) -> None:
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+def completion(message: dict[str, object], finish: str) -> dict[str, object]:
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": Handler.name}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return {**head, "choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}}
 
 
 def say(line: str) -> None:

@@ -39,15 +39,18 @@ class Served:
         self.home = folder / "home"
         self.home.mkdir(parents=True, exist_ok=True)
         self.configuration = folder / "autolaunch.toml"
-        self.port = free_port("127.0.0.1", 0)
+        self.port, self.gateway_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
         self.configure(entry("a", self.port))
         self.module = "autolaunch" if real else "tests.fakes.daemon"
         self.environ = {**os.environ, "AUTOLAUNCH_HOME": str(self.home), **(environ or {})}
         self.said = folder / "said"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, *entries: str) -> None:
-        self.configuration.write_text("\n".join(entries))
+    def configure(self, *entries: str, **gateway: object) -> None:
+        """The deployments, behind a gateway of its own; ``gateway`` is what else is set of that."""
+        settings = {"port": self.gateway_port, **gateway}
+        lines = [f"gateway.{key} = {json.dumps(value)}" for key, value in settings.items()]
+        self.configuration.write_text("\n".join((*lines, *entries)))
 
     def start(self, *, seen: bool = True) -> subprocess.Popen[bytes]:
         """Begins; without ``seen`` nobody reads what it says."""

@@ -186,16 +186,21 @@ def test_streams_that_are_closed_do_not_stop_it_and_nothing_is_written_into_its_
 
 
 def test_somebody_who_asks_a_sleeping_model_is_told_to_come_again_and_wakes_it(serve: Serve) -> None:
+    """A look at what models there are wakes none."""
     one = serve()
     one.configure(entry("a", one.port, idle_seconds=1))
     one.start()
     one.until(lambda: one.told("engine.idle"))
-    one.until(lambda: one.engines() == [] and _answers(one.port))
+    one.until(lambda: one.engines() == [])
+    assert get(one.gateway_port)[0] == 200
+    assert _asked(one.gateway_port) == 503
     one.until(one.engines)
     one.until(lambda: len(one.told("engine.ready")) == 2)
     one.until(lambda: len(one.told("engine.idle")) == 2)
     one.until(lambda: one.engines() == [])
-    one.until(lambda: _status(one.port) == 503)
+    assert get(one.gateway_port)[0] == 200
+    assert len(one.told("engine.ready")) == 2
+    assert _asked(one.gateway_port, Prefer="wait=20") == 200
     assert one.stop() == 0
 
 
@@ -231,6 +236,18 @@ def test_every_line_of_json_can_be_read(serve: Serve) -> None:
     assert one.stop() == 0
     lines = one.said.read_text().splitlines()
     assert all({"time", "level", "event", "message"} <= set(json.loads(line)) for line in lines)
+
+
+def _asked(port: int, **headers: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=25)
+    try:
+        body = json.dumps({"model": "a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        response = connection.getresponse()
+        assert response.status == 200 or int(response.headers["Retry-After"]) > 0
+        return response.status
+    finally:
+        connection.close()
 
 
 def _answers(port: int) -> bool:

@@ -32,6 +32,8 @@ from selector.request import Pins
 from tests.fakes.served import Served, entry
 from tests.fakes.supervised import Clock, engine_of, nothing_left, play, reach
 
+ON_MLX = 'pinned = { engine = "mlx" }\n'
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
@@ -111,7 +113,7 @@ def keep(tmp_path: Path, engines_home: Path) -> Iterator[Callable[..., Kept]]:
 def daemon(tmp_path: Path, engines_home: Path) -> Iterator[Served]:
     prepared(borrowed(tmp_path / "served" / "home", engines_home), "mlx")
     one = Served(tmp_path / "served", real=True)
-    one.configure(entry("a", one.port) + 'pinned = { engine = "mlx" }\n')
+    one.configure(entry("a", one.port) + ON_MLX)
     yield one
     left = one.processes()
     one.close()
@@ -298,12 +300,12 @@ def test_a_killed_guard_takes_its_engine_along_and_both_are_replaced(daemon: Ser
 
 def test_a_reload_leaves_a_real_engine_as_it_is(daemon: Served) -> None:
     engine = daemon.begin()
-    content = daemon.configuration.read_text()
-    daemon.configure(content, entry("b", free_port("127.0.0.1", 0)) + 'pinned = { engine = "mlx" }\n')
+    alone = entry("a", daemon.port) + ON_MLX
+    daemon.configure(alone, entry("b", free_port("127.0.0.1", 0)) + ON_MLX)
     daemon.signal(signal.SIGHUP)
     daemon.until(lambda: daemon.told("engine.ready", "b"), 60.0)
     assert daemon.engine("a") == engine
-    daemon.configure(content)
+    daemon.configure(alone)
     daemon.signal(signal.SIGHUP)
     daemon.until(lambda: [each.pid for each in daemon.engines()] == [engine])
     assert daemon.stop() == 0

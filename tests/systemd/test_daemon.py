@@ -82,11 +82,11 @@ class Kept:
 
     def __init__(self, systemd: Systemd) -> None:
         self.systemd = systemd
-        self.port, self.other_port = _free_port(), _free_port()
+        self.port, self.other_port, self.gateway_port = _free_port(), _free_port(), _free_port()
 
     def configure(self, *deployments: str) -> None:
         told = "".join(f"[[deployments]]\n{each}\n" for each in deployments)
-        self.systemd.write(CONFIGURATION, f"schema = 1\n{told}")
+        self.systemd.write(CONFIGURATION, f"schema = 1\ngateway.port = {self.gateway_port}\n{told}")
 
     @property
     def one(self) -> str:

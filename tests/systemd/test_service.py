@@ -82,6 +82,21 @@ def test_install_is_idempotent_and_uninstall_leaves_what_is_the_users(installed:
     assert "no service" in installed.autolaunch("service", "uninstall").stdout
 
 
+def test_the_services_user_reads_the_keys_of_clients_whenever_they_were_made(installed: Systemd) -> None:
+    path = "/etc/autolaunch/keys"
+    asked = installed.autolaunch("keys", "add", "web")
+    assert asked.returncode == 0, asked.stderr
+    assert installed.must("stat", "--format=%U:%G %a", path).strip() == "root:autolaunch 640"
+    assert installed.must("cat", path, user="autolaunch").startswith("web:sha256:")
+    # As it is where they were made before there was a service.
+    installed.must("chown", "root:root", path)
+    installed.must("chmod", "600", path)
+    assert "chgrp autolaunch" in installed.autolaunch("keys", "add", "batch").stderr
+    assert installed.autolaunch("service", "install").returncode == 0
+    assert installed.must("stat", "--format=%U:%G %a", path).strip() == "root:autolaunch 640"
+    assert installed.autolaunch("keys", "list", user="autolaunch").stdout == "web\nbatch\n"
+
+
 def test_sysusers_and_tmpfiles_take_the_files_into_an_image(systemd: Systemd) -> None:
     image = f"{PLACE}/shared/image"
     systemd.must("mkdir", "-p", image)

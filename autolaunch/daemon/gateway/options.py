@@ -22,9 +22,9 @@ class GatewayOptions(Value, frozen=True, kw_only=True):
         allowed_origins: pages in browsers that may use it (``https://chat.example.com``); others are refused.
         open_paths: what is answered without a key.
         body_bytes: the longest body of a request: images come in it.
-        header_seconds: how long a client may take for the head of a request; ``body_seconds`` the most that may pass
-            between two pieces of its body; ``idle_seconds`` how long a connection without a request is kept.
-        connections: clients that are connected at a time; more are not accepted until one leaves.
+        header_seconds: how long a client may take for the head of a request; ``body_seconds`` for its body, and more
+            only as it comes at 1 KiB a second; ``idle_seconds`` how long a connection without a request is kept.
+        connections: clients that are connected at a time; more are told to come later.
         queue: requests of a model that are under way or wait; more are refused with 429.
         wait_seconds: how long a request waits for a model that is loading when its client asked to
             (``Prefer: wait=SECONDS``), at most.

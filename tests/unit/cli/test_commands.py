@@ -135,7 +135,7 @@ def test_an_error_is_a_sentence_a_hint_and_its_exit_code(
     assert err == ""
 
 
-@pytest.mark.parametrize("word", ["ps", "pull", "doctor", "export", "bench"])
+@pytest.mark.parametrize("word", ["pull", "doctor", "export", "bench"])
 def test_a_command_of_a_later_release_is_said_not_to_be_there(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([word]) == 2
     assert f"this release has no '{word}' yet" in capsys.readouterr().err
@@ -153,6 +153,10 @@ def test_a_command_of_a_later_release_is_said_not_to_be_there(word: str, capsys:
         "glm-tiny --host 0.0.0.0",
         "glm-tiny --host example.org",
         "glm-tiny --host ::",
+        "glm-tiny --host example.org --api-key-file /nowhere",
+        "glm-tiny --host 0.0.0.0 --rehearse",
+        "glm-tiny --api-key-file /nowhere --rehearse",
+        "glm-tiny --api-key-file /nowhere --ask hi",
         "glm-tiny --no-such-option",
         "glm-tiny another",
         "plan",
@@ -167,6 +171,22 @@ def test_options_that_contradict_or_make_no_sense_exit_2(
     assert run(line.split()) == 2
     out, err = capsys.readouterr()
     assert "autolaunch: " in err or json.loads(out)["error"]["exit_code"] == 2
+    assert not asked, "nothing was planned"
+
+
+def test_keys_that_cannot_be_used_exit_78_before_anything_is_planned(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "keys"
+    line = ["glm-tiny", "--host", "0.0.0.0", "--api-key-file", str(path)]  # noqa: S104 - nothing listens
+    assert run(line) == 78
+    assert "there is no such file" in capsys.readouterr().err
+    path.write_text("a-key-that-somebody-pasted\n")
+    path.chmod(0o600)
+    assert run(line) == 78
+    err = capsys.readouterr().err
+    assert "line 1" in err
+    assert "pasted" not in err
     assert not asked, "nothing was planned"
 
 

@@ -17,6 +17,7 @@ from autolaunch.chat import AskResult
 from autolaunch.cli import signals
 from autolaunch.cli.app import run
 from autolaunch.daemon.deployment import Deployment
+from autolaunch.daemon.gateway.keys import key_of
 from autolaunch.daemon.hands import Hands
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.machine import State
@@ -130,6 +131,16 @@ def test_the_options_of_a_launch_reach_it(server: FakeServer, answers: list[dict
     assert told.port, "the same one for every start"
     assert (told.host, told.offline, told.model_path) == ("127.0.0.2", True, Path("/m"))
     assert told.engine_options == ("-x", "y z")
+
+
+def test_an_engine_never_listens_beyond_loopback(server: FakeServer, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(key_of("web", "k" * 20).line)
+    keys.chmod(0o600)
+    everywhere = "0.0.0.0"  # noqa: S104 - nothing listens
+    assert run(["glm-4.6", "--port", "0", "--host", everywhere, "--api-key-file", str(keys)]) == 5, "the fake ends so"
+    assert server.deployment is not None
+    assert server.deployment.host == "127.0.0.1"
 
 
 def test_ask_streams_the_answer_alone_to_stdout_and_stops(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import click
 import pytest
 
-from autolaunch.cli.options import Asked, Gpus, Port, Share, Tokens, Whole, Word
+from autolaunch.cli.asked import Asked
+from autolaunch.cli.options import Gpus, Port, Share, Tokens, Whole, Word
 from selector.errors import UsageError
 from selector.hardware import Accelerator, HardwareReport, Host
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from autolaunch.daemon.deployment import Deployment
+from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.process import GRACE_SECONDS
 from autolaunch.service.devices import Devices, find_devices
 from autolaunch.service.launchd import THROTTLE_SECONDS, launchd_files
@@ -255,6 +256,13 @@ def test_what_the_example_shows_is_what_a_deployment_has() -> None:
     (deployment,) = tomllib.loads("[[deployments]]\n" + re.sub("(?m)^# ?", "", commented))["deployments"]
     shown = msgspec.convert(deployment, Deployment)
     assert (shown.model, shown.pinned.engine) == ("glm-4.6", "vllm")
+
+
+def test_what_the_example_shows_of_the_gateway_is_what_it_has() -> None:
+    commented = example_configuration().partition("# [gateway]\n")[2].partition("\n\n")[0]
+    shown = tomllib.loads(re.sub("(?m)^# ", "", commented))
+    assert set(shown) == {"host", "port", "keys_file"} <= set(GatewayOptions.__struct_fields__)
+    assert (shown["port"], shown["keys_file"]) == (GatewayOptions().port, "/etc/autolaunch/keys")
 
 
 # --- devices -----------------------------------------------------------------------------------------

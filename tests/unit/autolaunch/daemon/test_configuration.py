@@ -36,6 +36,13 @@ def test_a_model_alone_is_a_deployment(path: Path, catalog: Catalog) -> None:
     assert read(path, catalog) == Configuration(deployments=(Deployment(name="glm-4.6", model="glm-4.6"),))
 
 
+def test_engines_take_free_ports_unless_they_are_told_one(path: Path, catalog: Catalog) -> None:
+    path.write_text(ONE + ONE + 'name = "b"\nport = 8000\n' + ONE + 'name = "c"\n[gateway]\nport = 80\n')
+    found = read(path, catalog)
+    assert [each.port for each in found.deployments] == [None, 8000, None]
+    assert (found.gateway.host, found.gateway.port) == ("127.0.0.1", 80)
+
+
 def test_everything_that_is_written_is_kept(path: Path, catalog: Catalog) -> None:
     path.write_text("""\
 schema = 1
@@ -145,6 +152,8 @@ FAULTS = [
         ONE + "port = 8001\n" + ONE + 'name = "other"\nport = 8001',
         "deployments[1].port: 8001 is taken by deployments[0]",
     ),
+    (ONE + "port = 8000", "deployments[0].port: 8000 is the gateway's"),
+    (ONE + "port = 9000\n[gateway]\nport = 9000", "deployments[0].port: 9000 is the gateway's"),
     (ONE + "port = 8001\npinned.data_parallel = 2", "deployments[0].port: is one, and pinned.data_parallel asks for"),
     (ONE + "replica = 2", "deployments[0].replica: is counted by itself"),
     ("[[deployments]", "not TOML"),

@@ -1,0 +1,53 @@
+"""``autolaunch ps``: all that is kept up here."""
+
+from __future__ import annotations
+
+import click
+
+from autolaunch.cli.engines import show
+from autolaunch.cli.options import Command
+from autolaunch.cli.reach import Reached, everything, shown
+from autolaunch.cli.render_kept import now_utc, render_process, render_table
+from autolaunch.cli.terminal import Terminal
+from autolaunch.daemon.control.contract import DeploymentDocument, StatusDocument
+from selector.values import Value
+
+
+class ProcessRow(Value, frozen=True, kw_only=True):
+    """A daemon or a launch in the foreground. ``socket`` is where it is steered."""
+
+    socket: str
+    status: StatusDocument
+    deployments: tuple[DeploymentDocument, ...]
+
+
+class PsDocument(Value, frozen=True, kw_only=True):
+    schema: int = 1
+    processes: tuple[ProcessRow, ...]
+
+
+@click.command(cls=Command, examples="  autolaunch ps\n  autolaunch ps --json | jq '.processes[].deployments[].name'\n")
+@shown()
+def ps(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 (read by main)
+    """List what the daemon and the launches of this user keep up.
+
+    Exit code 0, also where nothing runs.
+    """
+    found = everything()
+    document = PsDocument(processes=tuple(_row(each) for each in found))
+    show(document, as_json, lambda terminal: _render(document, terminal))
+
+
+def _row(reached: Reached) -> ProcessRow:
+    return ProcessRow(socket=str(reached.client.path), status=reached.status, deployments=reached.deployments)
+
+
+def _render(document: PsDocument, terminal: Terminal) -> str:
+    if not document.processes:
+        return "nothing runs here: no daemon, and no launch of yours"
+    now = now_utc()
+    return "\n\n".join(
+        f"{render_process(each.status, now)}\n"
+        f"{render_table(each.deployments, terminal, now) if each.deployments else '  no deployments'}"
+        for each in document.processes
+    )

@@ -1,0 +1,264 @@
+"""One request to a model, from its body to the end of its answer.
+
+It waits for a replica where its client asked to, goes to the one with the least to do, and its answer comes back as the
+engine gives it, put right (:mod:`autolaunch.daemon.gateway.mending`). An engine that ends before anything of an answer
+has come is no loss: another replica is asked. When it ends midway the client gets an error event and the end of the
+stream; when the client leaves, so does the request to the engine, which then stops working at it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from autolaunch.daemon.gateway import asked
+from autolaunch.daemon.gateway.documents import Dialect
+from autolaunch.daemon.gateway.mending import Mender
+from autolaunch.daemon.gateway.refusal import Refusal
+from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from autolaunch.daemon.gateway.http import Header, Request
+    from autolaunch.daemon.gateway.metrics import Reason, Seen
+    from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.gateway.routing import Endpoint, Model, Replica, Standing
+
+#: The longest answer that is not streamed.
+ANSWER_BYTES = 64 * 2**20
+#: How often a request that waits looks whether it should go on waiting, events aside.
+LOOK_SECONDS = 5.0
+#: Tries of one request on engines that end before they answer.
+TRIES = 3
+#: Headers of a request that an engine gets to see; what is a credential is not among them.
+_PASSED = frozenset(
+    {b"accept", b"anthropic-version", b"anthropic-beta", b"traceparent", b"tracestate", b"x-request-id"}
+)
+_NOT_HELD_BACK = ((b"x-accel-buffering", b"no"),)
+
+
+class Route(NamedTuple):
+    """A path that engines serve, and the form of what is said on it."""
+
+    path: str
+    name: Literal["chat.completions", "completions", "responses", "embeddings", "messages", "other"]
+    dialect: Dialect
+
+
+class Proxy:
+    """Passes requests on to engines. One loop's."""
+
+    def __init__(self, models: Mapping[str, Model], options: GatewayOptions) -> None:
+        self.models = models
+        self.options = options
+        self._upstreams: dict[tuple[str, int], tuple[int, Upstream]] = {}
+
+    def close(self) -> None:
+        """Leaves the connections to the engines that are idle."""
+        for _, upstream in self._upstreams.values():
+            upstream.close()
+        self._upstreams.clear()
+
+    def forget(self, places: frozenset[tuple[str, int]]) -> None:
+        """Leaves engines that are none of ``places`` (host and port) any more."""
+        for place in self._upstreams.keys() - places:
+            self._upstreams.pop(place)[1].close()
+
+    async def answer(
+        self, request: Request, route: Route, model: Model, body: bytes, seen: Seen, *, streamed: bool
+    ) -> None:
+        """Gives the request the answer of one of the model's engines.
+
+        Raises:
+            Refusal: none serves, or the engine does not answer.
+        """
+        conversation = asked.conversation(body) if len(model.replicas) > 1 else None
+        failed: frozenset[tuple[int, int]] = frozenset()
+        wait_until = asyncio.get_running_loop().time() + self._wait_seconds(request)
+        for _ in range(TRIES):
+            replica, endpoint = await self._replica(model, conversation, failed, wait_until)
+            seen.routed()
+            replica.traffic.under_way += 1
+            try:
+                upstream = self._upstream(endpoint)
+                connection = await upstream.request(_head(request, route, endpoint, len(body)), body)
+            except Broken as broken:
+                if broken.begun:
+                    raise _died(model) from broken
+                failed |= {(endpoint.port, endpoint.run)}
+                continue
+            else:
+                mender = Mender(
+                    engine=endpoint.engine,
+                    asked=model.name,
+                    served=endpoint.served_name,
+                    dialect=route.dialect,
+                    streamed=streamed,
+                    request=body,
+                )
+                await _Passing(request, model, replica, upstream, connection, mender, seen).passed()
+                return
+            finally:
+                replica.traffic.under_way -= 1
+        raise _died(model)
+
+    # --- an engine for it ---------------------------------------------------------------------------------
+
+    async def _replica(
+        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], wait_until: float
+    ) -> tuple[Replica, Endpoint]:
+        if model.under_way >= self.options.queue:
+            raise Refusal(
+                429, f"{model.name} has {model.under_way} requests already", code="queue_full", retry_seconds=1.0
+            )
+        found = model.pick(conversation, failed)
+        if found is not None:
+            return found
+        loop = asyncio.get_running_loop()
+        model.waiting += 1
+        try:
+            while True:
+                for each in model.replicas:
+                    each.wake()
+                left = wait_until - loop.time()
+                standing = model.standing()
+                if left <= 0 or standing.condition in ("failed", "stopped"):
+                    raise _not_ready(model, standing, died=bool(failed))
+                await model.wait(min(left, LOOK_SECONDS))
+                found = model.pick(conversation, failed)
+                if found is not None:
+                    return found
+        finally:
+            model.waiting -= 1
+
+    def _wait_seconds(self, request: Request) -> float:
+        """What the client asked for by ``Prefer: wait=SECONDS`` (RFC 7240)."""
+        for preference in ",".join(request.all(b"prefer")).split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            value = value.strip().strip('"')
+            if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
+                return min(float(value), self.options.wait_seconds)
+        return 0.0
+
+    def _upstream(self, endpoint: Endpoint) -> Upstream:
+        place = (endpoint.host, endpoint.port)
+        run, upstream = self._upstreams.get(place, (-1, None))
+        if upstream is None or run != endpoint.run:
+            if upstream is not None:
+                upstream.close()
+            upstream = Upstream(endpoint.host, endpoint.port)
+            self._upstreams[place] = (endpoint.run, upstream)
+        return upstream
+
+
+def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    key = "" if endpoint.api_key is None else f"authorization: Bearer {endpoint.api_key}\r\n"
+    head = (
+        f"POST {route.path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
+        f"{key}content-length: {length}\r\n"
+    ).encode("ascii")
+    passed = [b"%b: %b\r\n" % each for each in request.headers if each[0] in _PASSED and each[1].isascii() and each[1]]
+    return b"".join((head, *passed, b"\r\n"))
+
+
+class _Passing:
+    """An answer on its way from the engine to the client."""
+
+    def __init__(
+        self,
+        request: Request,
+        model: Model,
+        replica: Replica,
+        upstream: Upstream,
+        connection: Connection,
+        mender: Mender,
+        seen: Seen,
+    ) -> None:
+        self.request, self.model, self.replica = request, model, replica
+        self.upstream, self.connection, self.mender, self.seen = upstream, connection, mender, seen
+
+    async def passed(self) -> None:
+        connection = self.connection
+        try:
+            status, headers = self.mender.head(connection.status, connection.headers)
+            if self.mender.streams:
+                await self._streamed(status, headers)
+            else:
+                await self._whole(status, headers)
+        except BaseException:
+            # The client has left, or the daemon ends: the engine need not go on.
+            connection.abort()
+            raise
+        self.upstream.give_back(connection)
+
+    async def _whole(self, status: int, headers: list[Header]) -> None:
+        try:
+            body = await self.connection.body(ANSWER_BYTES)
+        except Broken as broken:
+            raise _died(self.model) from broken
+        status, body = self.mender.whole(status, body)
+        self.replica.traffic.answers += 1
+        self._count()
+        self.request.respond(status, headers, body)
+        reason: Reason = "ok" if status < 500 else "engine_error"
+        self.seen.ended(status=status, reason=reason, answer_bytes=len(body))
+
+    async def _streamed(self, status: int, headers: list[Header]) -> None:
+        request, mender, seen, traffic = self.request, self.mender, self.seen, self.replica.traffic
+        # nginx in front of us would collect events.
+        request.begin(status, (*headers, *_NOT_HELD_BACK))
+        reason: Reason = "ok"
+        tokens = sent = 0
+        try:
+            while piece := await self.connection.piece():
+                passed = mender.feed(piece)
+                if not passed:
+                    continue
+                traffic.answers += 1
+                if mender.tokens_seen > tokens:
+                    seen.tokens(mender.tokens_seen - tokens)
+                    tokens = mender.tokens_seen
+                sent += len(passed)
+                await request.write(passed)
+            last = mender.end()
+        except Broken:
+            reason = "engine_died"
+            last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
+        await request.write(last)
+        self._count()
+        seen.ended(status=status, reason=reason, answer_bytes=sent + len(last))
+        request.finish()
+
+    def _count(self) -> None:
+        prompt, completion = self.mender.usage
+        self.seen.usage(prompt=prompt, completion=completion)
+
+
+def _died(model: Model) -> Refusal:
+    return Refusal(
+        503,
+        f"the engine of {model.name} ended before it answered; it is started again",
+        code="engine_died",
+        retry_seconds=max(1.0, model.standing().retry_seconds),
+        reason="engine_died",
+    )
+
+
+def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:
+    codes = {
+        "loading": "model_loading",
+        "asleep": "model_loading",
+        "stopped": "model_stopped",
+        "failed": "model_failed",
+    }
+    code = codes.get(standing.condition, "model_loading")
+    return Refusal(
+        503,
+        f"{model.name} {standing.message}",
+        code="engine_died" if died and code == "model_loading" else code,
+        retry_seconds=standing.retry_seconds,
+        reason="engine_died" if died else "not_ready",
+        standing=standing,
+    )

@@ -1,0 +1,336 @@
+"""The gateway: one address that never moves, whatever happens to the engines behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from autolaunch.daemon.gateway import asked
+from autolaunch.daemon.gateway.doors import Doors
+from autolaunch.daemon.gateway.http import BodyError, Header, Listener, Request
+from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
+from autolaunch.daemon.gateway.proxy import Proxy, Route
+from autolaunch.daemon.gateway.refusal import JSON, Refusal
+from autolaunch.daemon.gateway.routing import Model, Replica
+from autolaunch.daemon.ports import BACKLOG, Address
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.gateway.keys import Keys
+    from autolaunch.daemon.gateway.metrics import Route as MetricRoute
+    from autolaunch.daemon.gateway.options import GatewayOptions
+
+#: Where engines are asked. What an engine does not have it says itself, and that is put into the client's form.
+ROUTES: dict[str, Route] = {
+    route.path: route
+    for route in (
+        Route("/v1/chat/completions", "chat.completions", "chat"),
+        Route("/v1/completions", "completions", "completions"),
+        Route("/v1/responses", "responses", "responses"),
+        Route("/v1/embeddings", "embeddings", "embeddings"),
+        Route("/v1/messages", "messages", "messages"),
+        Route("/v1/messages/count_tokens", "other", "messages"),
+    )
+}
+#: What requests under way get to end in when the gateway closes: their engines end at the same time.
+CLOSE_SECONDS = 1.0
+_LEFT = 499
+
+
+class Gateway:
+    """Listens, and routes by model name.
+
+    Everything belongs to the loop that ``start`` was called on. ``metrics_page`` gives ``/metrics`` by what its reader
+    accepts: a body and its type.
+    """
+
+    def __init__(
+        self,
+        options: GatewayOptions,
+        *,
+        keys: Keys | None = None,
+        metrics: RequestMetrics,
+        metrics_page: Callable[[str], Awaitable[tuple[bytes, str]]],
+        on_fault: Callable[[BaseException], None] = lambda _: None,
+    ) -> None:
+        self.options = options
+        self.models: dict[str, Model] = {}
+        self._metrics = metrics
+        self._metrics_page = metrics_page
+        self._on_fault = on_fault
+        self._doors = Doors(options, keys)
+        self._proxy = Proxy(self.models, options)
+        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
+        self._since = int(time.time())
+        self._own: dict[str, Callable[[Request], Awaitable[int]]] = {
+            "/v1/models": self._list,
+            "/health": self._health,
+            "/ready": self._ready,
+            "/metrics": self._shown_metrics,
+        }
+
+    @property
+    def address(self) -> Address:
+        """Where it listens: with the port that was found where 0 was asked for."""
+        port = self.options.port
+        if self._server is not None and self._server.sockets:
+            port = int(self._server.sockets[0].getsockname()[1])
+        return Address(host=self.options.host, port=port)
+
+    @property
+    def base_url(self) -> str:
+        return self.address.base_url
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected."""
+        return 0 if self._listener is None else self._listener.open
+
+    # --- begin and end --------------------------------------------------------------------------------------
+
+    async def start(self, listening: socket.socket) -> None:
+        """Serves on a socket that listens already (:func:`listening_socket`), which is its own from now on."""
+        loop = asyncio.get_running_loop()
+        self._listener = Listener(
+            self._handle,
+            self.options,
+            on_malformed=self._malformed,
+            on_connection=self._connection,
+            on_fault=self._on_fault,
+        )
+        self._server = await loop.create_server(self._listener, sock=listening, backlog=BACKLOG)
+
+    async def close(self) -> None:
+        """Takes no more requests, and ends those that are under way after a moment."""
+        if self._server is not None:
+            self._server.close()
+        if self._listener is not None:
+            await self._listener.close(CLOSE_SECONDS)
+        self._proxy.close()
+
+    async def reload(self, options: GatewayOptions, keys: Keys | None, listening: socket.socket | None) -> None:
+        """These options and keys from now on, for connections that are there too; ``listening``: at another address."""
+        self.options = self._proxy.options = options
+        self._doors = Doors(options, keys)
+        self._known()
+        if self._listener is not None:
+            self._listener.options = options
+        if listening is not None and self._listener is not None:
+            before = self._server
+            self._server = await asyncio.get_running_loop().create_server(
+                self._listener, sock=listening, backlog=BACKLOG
+            )
+            if before is not None:
+                before.close()
+
+    # --- what it routes to ----------------------------------------------------------------------------------
+
+    def route(self, replicas: Iterable[Replica]) -> None:
+        """These are the engines from now on, in the order of their models."""
+        by_name: dict[str, list[Replica]] = {}
+        for each in replicas:
+            by_name.setdefault(each.name, []).append(each)
+        for name in self.models.keys() - by_name.keys():
+            self.models.pop(name).changed()
+        for name, found in by_name.items():
+            model = self.models.setdefault(name, Model(name))
+            model.replicas = tuple(found)
+            model.changed()
+        self._known()
+
+    def changed(self, name: str) -> None:
+        """A replica of a model is in another state now."""
+        if (model := self.models.get(name)) is not None:
+            model.changed()
+
+    def _known(self) -> None:
+        keys = self._doors.keys
+        self._metrics.known(models=self.models, keys=() if keys is None else keys.names)
+
+    # --- a request ------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: Request) -> None:
+        began = _Began()
+        try:
+            await self._serve(request, began)
+        except Refusal as refusal:
+            self._refuse(request, refusal, began.seen)
+        except (ConnectionError, asyncio.CancelledError):
+            if began.seen is not None:
+                began.seen.ended(status=_LEFT, reason="client_left")
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever fails in one request is one request's
+            self._on_fault(error)
+            fault = Refusal(500, "a fault of the gateway, not of yours", code="internal", reason="internal", close=True)
+            self._refuse(request, fault, began.seen)
+
+    async def _serve(self, request: Request, began: _Began) -> None:
+        path = request.path
+        route = ROUTES.get(path)
+        self._doors.address(request)
+        if request.method == "OPTIONS":
+            request.respond(204, self._doors.preflight(request), b"")
+            return
+        key = None if path in self.options.open_paths else self._doors.key(request)
+        if route is None:
+            await self._answer(request, path)
+            return
+        if request.method != "POST":
+            raise _wrong_method("POST")
+        since = time.monotonic()
+        body = await self._body(request)
+        name, streamed = _read(body)
+        seen = began.seen = self._metrics.begun(model=name, route=route.name, key=key, since=since)
+        model = self.models.get(name)
+        if model is None:
+            raise self._unknown(name)
+        await self._proxy.answer(request, route, model, body, seen, streamed=streamed)
+
+    def _refuse(self, request: Request, refusal: Refusal, seen: Seen | None) -> None:
+        route = ROUTES.get(request.path)
+        if seen is None:
+            seen = self._metrics.begun(model=None, route="other" if route is None else route.name)
+        seen.ended(status=refusal.status, reason=refusal.reason)
+        if request.answered:  # all that is left is to break it off
+            raise ConnectionError(refusal.message)
+        headers, body = refusal.answer("chat" if route is None else route.dialect)
+        page = () if refusal.code == "foreign_origin" else self._doors.page(request)
+        request.respond(refusal.status, (*headers, *page), body, close=refusal.close)
+
+    def _unknown(self, name: str) -> Refusal:
+        close = difflib.get_close_matches(name.lower(), [each.lower() for each in self.models], n=1)
+        hint = next((each for each in self.models if close and each.lower() == close[0]), None)
+        message = f"there is no model {name[:200]!r} here" + (f"; did you mean {hint!r}?" if hint else "")
+        return Refusal(404, message, code="model_not_found")
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, in the time and size that one may have.
+
+        Raises:
+            Refusal: it is too long, too slow, broken off, or packed.
+        """
+        if (request.header(b"content-encoding") or "identity").lower() != "identity":
+            raise Refusal(415, "bodies are taken as they are, not packed", code="content_encoding", close=True)
+        try:
+            return await request.body(self.options.body_bytes)
+        except BodyError as error:
+            raise Refusal(error.status, error.message, code="body", close=True) from error
+
+    # --- what it answers itself -----------------------------------------------------------------------------
+
+    async def _answer(self, request: Request, path: str) -> None:
+        name = path.removeprefix("/v1/models/") if path.startswith("/v1/models/") else None
+        own = self._own.get(path)
+        if own is None and name is None:
+            raise Refusal(404, "there is nothing at this path", code="not_found")
+        if request.method not in ("GET", "HEAD"):
+            raise _wrong_method("GET")
+        if name is not None and name not in self.models:
+            raise self._unknown(name)
+        seen = self._metrics.begun(model=None, route=_METRIC_ROUTES.get(path, "models"))
+        if own is not None:
+            status = await own(request)
+        else:
+            status = self._page(request, 200, _Entry.of(self.models[name or ""], self._since))
+        seen.ended(status=status, reason="ok" if status < 400 else "not_ready")
+
+    async def _list(self, request: Request) -> int:
+        entries = tuple(_Entry.of(each, self._since) for each in self.models.values())
+        return self._page(request, 200, _Entries(data=entries))
+
+    async def _health(self, request: Request) -> int:
+        return self._page(request, 200, _Health(status="ok"))
+
+    async def _ready(self, request: Request) -> int:
+        """Ready: every model that is wanted answers, or does so as soon as somebody asks."""
+        standings = {name: model.standing() for name, model in self.models.items()}
+        waited = [each for each in standings.values() if each.condition in ("loading", "failed")]
+        retry = b"%d" % max(1, round(max((each.retry_seconds for each in waited), default=0.0)))
+        document = _Readiness(
+            status="waiting" if waited else "ready",
+            models={name: each.condition for name, each in standings.items()},
+        )
+        return self._page(request, 503 if waited else 200, document, ((b"retry-after", retry),) if waited else ())
+
+    async def _shown_metrics(self, request: Request) -> int:
+        body, kind = await self._metrics_page(request.header(b"accept") or "")
+        request.respond(200, ((b"content-type", kind.encode("ascii")),), body)
+        return 200
+
+    def _page(self, request: Request, status: int, document: msgspec.Struct, headers: tuple[Header, ...] = ()) -> int:
+        request.respond(status, (JSON, *headers, *self._doors.page(request)), msgspec.json.encode(document))
+        return status
+
+    # --- what the listener tells ----------------------------------------------------------------------------
+
+    def _connection(self, change: int) -> None:
+        if change > 0:
+            self._metrics.connected()
+        else:
+            self._metrics.disconnected()
+
+    def _malformed(self, request: Request, status: int, why: str) -> None:
+        retry = 1.0 if status == 503 else None
+        self._refuse(request, Refusal(status, why, code="malformed", retry_seconds=retry, close=True), None)
+
+
+_METRIC_ROUTES: dict[str, MetricRoute] = {"/health": "health", "/ready": "ready", "/metrics": "metrics"}
+
+
+class _Began:
+    """What is counted of a request, as soon as it is known for which model it is."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self) -> None:
+        self.seen: Seen | None = None
+
+
+class _Health(msgspec.Struct):
+    status: str
+
+
+class _Readiness(msgspec.Struct):
+    status: str
+    models: dict[str, str]
+
+
+class _Entry(msgspec.Struct):
+    """A model, as OpenAI lists it, and how it stands."""
+
+    id: str
+    created: int
+    status: str
+    object: str = "model"
+    owned_by: str = "autolaunch"
+    max_model_len: int | None = None
+
+    @classmethod
+    def of(cls, model: Model, created: int) -> _Entry:
+        context = next((each.context_tokens for each in model.replicas if each.context_tokens is not None), None)
+        return cls(id=model.name, created=created, status=model.standing().condition, max_model_len=context)
+
+
+class _Entries(msgspec.Struct):
+    data: tuple[_Entry, ...]
+    object: str = "list"
+
+
+def _read(body: bytes) -> tuple[str, bool]:
+    try:
+        name, streamed = asked.read(body)
+    except asked.Unreadable as error:
+        raise Refusal(400, str(error), code="invalid_body") from error
+    if not name:
+        raise Refusal(400, "the request names no model", code="model_missing")
+    return name, streamed
+
+
+def _wrong_method(right: str) -> Refusal:
+    return Refusal(405, f"this path is asked with {right}", code="method", headers=((b"allow", right.encode()),))

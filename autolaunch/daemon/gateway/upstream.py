@@ -1,0 +1,264 @@
+"""Requests to engines: keep-alive connections on the loopback, one request at a time on each.
+
+The parser is httptools (llhttp, strict). An engine that closes an idle connection just as a request is sent on it has
+not read the request: it is sent once more on a new one. Everything else that breaks is :class:`Broken`, which says
+whether anything had come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Literal, cast
+
+import httptools
+
+#: An answer's head, and what of its body waits for a client that reads slowly before the engine has to.
+HEAD_BYTES, WAITING_BYTES = 65_536, 262_144
+CONNECT_SECONDS = 5.0
+#: Connections that are kept for later requests.
+KEPT = 128
+
+
+class Broken(Exception):
+    """The engine did not answer whole.
+
+    Attributes:
+        begun: some of the answer had come.
+        sent: the engine may have read the request.
+    """
+
+    def __init__(self, message: str, *, begun: bool, sent: bool = True) -> None:
+        super().__init__(message)
+        self.begun = begun
+        self.sent = sent
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the answer that comes on it; of its methods only those of a request are for others."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._head_bytes = 0
+        self._paused = False
+        self._closed: str | None = None
+        self._answers: Literal["no", "head", "body", "whole"] = "no"
+        self._framed = False
+        self._keeps = False
+        self.used = False
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    # --- a request ----------------------------------------------------------------------------------------
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Sends a request, of which the answer is awaited next."""
+        if self.used:
+            self._parser = httptools.HttpResponseParser(self)
+        self._answers, self._framed, self._keeps = "head", False, False
+        self.headers, self._head_bytes, self.status = [], 0, 0
+        if self._transport is not None and self._closed is None:
+            self._transport.write(head + body if len(body) < WAITING_BYTES else head)
+            if len(body) >= WAITING_BYTES:
+                self._transport.write(body)
+
+    async def answered(self) -> None:
+        """Waits for the answer's head.
+
+        Raises:
+            Broken: none came.
+        """
+        while self._answers == "head":
+            if self._closed is not None:
+                raise Broken(self._closed, begun=self._head_bytes > 0)
+            await self._wait()
+
+    async def piece(self) -> bytes:
+        """What has come of the body since; empty at its end.
+
+        Raises:
+            Broken: it ended before its end.
+        """
+        while not self._pieces:
+            if self._answers == "whole":
+                return b""
+            if self._closed is not None:
+                raise Broken(self._closed, begun=True)
+            await self._wait()
+        found = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting_bytes = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return found
+
+    async def body(self, most_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            Broken: it ended before its end, or is longer than ``most_bytes``.
+        """
+        found = await self.piece()
+        if self._answers == "whole" and not self._pieces:
+            return found
+        pieces, size = [found], len(found)
+        while piece := await self.piece():
+            size += len(piece)
+            if size > most_bytes:
+                raise Broken("the answer is longer than any", begun=True)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether another request can be sent on it."""
+        return self._answers == "whole" and self._keeps and self._closed is None and not self._pieces
+
+    @property
+    def lives(self) -> bool:
+        return self._closed is None
+
+    def abort(self) -> None:
+        """Leaves: an engine takes that as the end of the request."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- what comes ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # a stream's is one
+
+    def data_received(self, data: bytes) -> None:
+        if self._answers in ("no", "whole"):  # nothing was asked
+            self._fail("it said something that nobody asked for")
+            return
+        if self._answers == "head":
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"its answer is no HTTP ({error})")
+        except httptools.HttpParserUpgrade:
+            self._fail("it wants to speak another protocol")
+        if self._answers == "head" and self._head_bytes > HEAD_BYTES:
+            self._fail("the head of its answer is longer than any")
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answers == "body" and not self._framed and error is None:
+            self._answers = "whole"
+        if self._closed is None:
+            self._closed = "the connection ended" if error is None else f"the connection broke: {error}"
+        self._transport = None
+        self._wake()
+
+    def _fail(self, why: str) -> None:
+        if self._closed is None:
+            self._closed = why
+        self.abort()
+
+    # --- what the parser calls ----------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        if self.status < 200:  # 100 Continue and its like: the answer is still to come
+            self.headers.clear()
+            self._framed = False
+            return
+        self._keeps = self._parser.should_keep_alive()
+        self._answers = "body"
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._waiting_bytes += len(body)
+        if self._waiting_bytes > WAITING_BYTES and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._answers == "body":
+            self._answers = "whole"
+            self.used = True
+
+
+class Upstream:
+    """The connections to one engine."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._loop = asyncio.get_running_loop()
+        self._idle: deque[Connection] = deque()
+        self._closed = False
+
+    async def request(self, head: bytes, body: bytes) -> Connection:
+        """Sends a request; the connection on which its answer's head has come. To be given back, or aborted.
+
+        Raises:
+            Broken: nobody listens, or the engine left without an answer.
+        """
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.lives:
+                continue
+            try:
+                return await self._asked(connection, head, body)
+            except Broken as broken:
+                if broken.begun:
+                    raise
+                # The engine closed it as one that was idle.
+        try:
+            _, connection = await asyncio.wait_for(
+                self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port), CONNECT_SECONDS
+            )
+        except (OSError, TimeoutError) as error:
+            raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
+        return await self._asked(connection, head, body)
+
+    async def _asked(self, connection: Connection, head: bytes, body: bytes) -> Connection:
+        try:
+            connection.send(head, body)
+            await connection.answered()
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """After its answer was read whole; it is kept for the next request where it can be."""
+        if connection.keeps and not self._closed and len(self._idle) < KEPT:
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def close(self) -> None:
+        """Leaves every connection that is idle; those with an answer under way end with it."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().abort()

@@ -1,0 +1,66 @@
+"""Environments of clients that no one here wrote: one for each file of ``requirements/clients``, kept between runs.
+
+python -m tests.clients NAME    makes it where it is not there yet, and prints its folder of programs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import platformdirs
+
+from engines.environments.installer import uv_environment
+
+ROOT = Path(__file__).parents[1]
+#: Made once a machine, beside the environments of the engines.
+HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_dir("autolaunch-tests", appauthor=False))
+#: The slowest of them takes less than a minute with a network that works.
+INSTALL_SECONDS = 600.0
+
+
+class NotInstalled(AssertionError):
+    """uv could not; what it said."""
+
+
+def programs(name: str) -> Path:
+    """The folder of programs of the environment of ``requirements/clients/NAME.txt``, made whole or not at all.
+
+    Raises:
+        NotInstalled: uv could not.
+    """
+    pins = ROOT / "requirements" / "clients" / f"{name}.txt"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    digest = hashlib.sha256(pins.read_bytes()).hexdigest()[:12]
+    folder = HOME / "clients" / f"{name}-{version}-{digest}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be making it just now
+        if not (folder / "whole").exists():
+            uv("venv", "--clear", "--python", sys.executable, str(folder))
+            uv("pip", "sync", "--require-hashes", "--compile-bytecode", "--python", str(folder), str(pins))
+            (folder / "whole").touch()
+    return folder / "bin"
+
+
+def uv(*arguments: str) -> None:
+    done = subprocess.run(
+        (shutil.which("uv") or "uv", *arguments),
+        env=uv_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise NotInstalled(f"uv {' '.join(arguments)}: {done.stderr[-4000:]}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{programs(sys.argv[1])}\n")
