@@ -141,6 +141,7 @@ class Request:
             if self._error is not None:
                 raise self._error
             if self.received:
+                self._connection.resume()  # or its client could not be seen to leave
                 return taken[0] if len(taken) == 1 else b"".join(taken)
             self._connection.resume()
             self._awaits = True
@@ -166,7 +167,9 @@ class Request:
             self._waiter.set_result(None)
 
     def fail(self, error: BodyError) -> None:
-        """Its body will not come whole."""
+        """Its body will not come whole; nothing, where it has."""
+        if self.received:
+            return
         self._error = error
         self.wake()
 
@@ -369,7 +372,7 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and len(self._ahead) < AHEAD:
             self._paused = False
             self._transport.resume_reading()
 
@@ -416,17 +419,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._reading is None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Another protocol was offered and is not taken; the parser stops behind such a request.
-            if self._answering is not None:
-                (self._ahead[-1] if self._ahead else self._answering).keeps = False
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._malformed(400, "the request is malformed")
-        if self._reading is None and self._head_bytes > HEAD_BYTES and not self._deaf:
+        # Of a body that is what lies between its pieces, and behind them: trailers are headers too.
+        if self._head_bytes > HEAD_BYTES and not self._deaf:
             self._malformed(431, "the head of the request is longer than any")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -467,13 +468,20 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
+        version = self._parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._malformed(505, "no version of HTTP but 1.1 and 1.0 is spoken here")
+            return
+        if self._head_bytes > HEAD_BYTES and sum(len(each) for pair in self._headers for each in pair) > HEAD_BYTES:
+            self._malformed(431, "the head of the request is longer than any")
+            return
         request = Request(self)
         request.method = self._parser.get_method().decode("ascii", "replace")
         request.path = self._target.partition(b"?")[0].decode("latin-1")
-        request.headers = self._headers
-        request.old = self._parser.get_http_version() == "1.0"
+        request.headers, self._headers = self._headers, []  # trailers are none of them
+        request.old = version == "1.0"
         request.keeps = self._parser.should_keep_alive() and not self.listener.closing
-        for name, value in self._headers:
+        for name, value in request.headers:
             if name == b"content-length" and value.isdigit():
                 request.length = int(value[:20])
             elif name == b"expect":
@@ -487,10 +495,12 @@ class _Connection(asyncio.Protocol):
                 self.pause()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.came(body)
 
     def on_message_complete(self) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.received = True
             self._reading.wake()
@@ -506,6 +516,8 @@ class _Connection(asyncio.Protocol):
     async def _handled(self, request: Request) -> None:
         try:
             await self.listener.handler(request)
+            if self._buffered_since is not None:
+                await self.drained()  # before another answer is written for a client that reads none
         except (ConnectionError, asyncio.CancelledError):
             self.abort()
             return
@@ -545,11 +557,44 @@ class _Connection(asyncio.Protocol):
         self.listener.on_malformed(request, status, why)
         self._linger()
 
+    def _decline(self, rest: bytes) -> None:
+        """Another protocol was offered and is not taken: its request is answered, and the connection ends with that.
+
+        The parser ends such a request with its head. Its body, if it has one, is read by one that was not told.
+        """
+        request = self._ahead[-1] if self._ahead else self._answering
+        if request is None or self._deaf:
+            return
+        request.keeps = False
+        coding = request.header(b"transfer-encoding")
+        if request.method == "CONNECT" or not (request.length or coding):
+            self._deaf = True
+            return
+        self._reading, request.received = request, False
+        self._parser = httptools.HttpRequestParser(_Rest(self))
+        framing = b"transfer-encoding: chunked" if coding else b"content-length: %d" % (request.length or 0)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        self.data_received(rest)
+
+    def rest_came(self) -> None:
+        """A body behind such an offer is whole."""
+        self.on_message_complete()
+        self._deaf = True
+
     def _linger(self) -> None:
         """Ends our side, and reads what still comes for a moment: were it left unread, the answer could be lost."""
         self._deaf = self._ending = True
+        self._ahead.clear()
         self._since = self.loop.time()
         if self._transport is not None:
             self.resume()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
+
+
+class _Rest:
+    """Hears the body of a request whose head another parser has read."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.rest_came
