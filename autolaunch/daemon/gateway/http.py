@@ -485,7 +485,7 @@ class _Connection(asyncio.Protocol):
             if name == b"content-length" and value.isdigit():
                 request.length = int(value[:20])
             elif name == b"expect":
-                request.expects = value.lower() == b"100-continue"
+                request.expects = value.lower() == b"100-continue" and not request.old
         self._reading, self._head_bytes, self._target = request, 0, b""
         if self._answering is None:
             self._answer(request)

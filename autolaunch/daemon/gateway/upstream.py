@@ -234,9 +234,9 @@ class Upstream:
                     raise
                 # The engine closed it as one that was idle.
         try:
-            _, connection = await asyncio.wait_for(
-                self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port), CONNECT_SECONDS
-            )
+            # Not ``wait_for``: before Python 3.12 that loses a cancellation that comes just as it is done.
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, connection = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
         except (OSError, TimeoutError) as error:
             raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
         return await self._asked(connection, head, body)
