@@ -181,7 +181,7 @@ class Request:
 
     def respond(self, status: int, headers: Iterable[Header], body: bytes, *, close: bool = False) -> None:
         """The whole answer at once."""
-        if close:
+        if close or not self.received:  # nobody reads a body for the sake of what may follow it
             self.keeps = False
         head = self._head(status, headers)
         if status != 204:

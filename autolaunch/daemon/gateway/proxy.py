@@ -66,9 +66,17 @@ class Proxy:
             self._upstreams.pop(place)[1].close()
 
     async def answer(
-        self, request: Request, route: Route, model: Model, body: bytes, seen: Seen, *, streamed: bool
+        self,
+        request: Request,
+        route: Route,
+        model: Model,
+        body: bytes,
+        seen: Seen,
+        *,
+        streamed: bool,
+        page: tuple[Header, ...] = (),
     ) -> None:
-        """Gives the request the answer of one of the model's engines.
+        """Gives the request the answer of one of the model's engines. ``page``: further headers of the answer.
 
         Raises:
             Refusal: none serves, or the engine does not answer.
@@ -97,7 +105,7 @@ class Proxy:
                     streamed=streamed,
                     request=body,
                 )
-                await _Passing(request, model, replica, upstream, connection, mender, seen).passed()
+                await _Passing(request, model, replica, upstream, connection, mender, seen).passed(page)
                 return
             finally:
                 replica.traffic.under_way -= 1
@@ -179,10 +187,11 @@ class _Passing:
         self.request, self.model, self.replica = request, model, replica
         self.upstream, self.connection, self.mender, self.seen = upstream, connection, mender, seen
 
-    async def passed(self) -> None:
+    async def passed(self, page: tuple[Header, ...]) -> None:
         connection = self.connection
         try:
             status, headers = self.mender.head(connection.status, connection.headers)
+            headers += page
             if self.mender.streams:
                 await self._streamed(status, headers)
             else:

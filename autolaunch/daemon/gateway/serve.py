@@ -190,7 +190,8 @@ class Gateway:
         model = self.models.get(name)
         if model is None:
             raise self._unknown(name)
-        await self._proxy.answer(request, route, model, body, seen, streamed=streamed)
+        page = self._doors.page(request)
+        await self._proxy.answer(request, route, model, body, seen, streamed=streamed, page=page)
 
     def _refuse(self, request: Request, refusal: Refusal, seen: Seen | None) -> None:
         route = ROUTES.get(request.path)
