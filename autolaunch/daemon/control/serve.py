@@ -79,8 +79,10 @@ class Control:
             self._listener.close()
             self._listener = None
         if self._server is not None:
+            await _turns()  # those that are being accepted come in
             await self._server.shutdown(CLOSE_SECONDS)
             self._server = None
+            await _turns()  # and what was closed goes
         if self._door is not None:
             self._door.close()
             self._door = None
@@ -198,6 +200,12 @@ class Control:
         asyncio.get_running_loop().call_exception_handler(
             {"message": "the control API failed", **({} if error is None else {"exception": error})}
         )
+
+
+async def _turns() -> None:
+    """A few turns of the loop: what was begun in it for a connection takes so many."""
+    for _ in range(4):
+        await asyncio.sleep(0)
 
 
 def _document(document: msgspec.Struct) -> web.Response:
