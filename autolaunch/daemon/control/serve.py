@@ -75,11 +75,13 @@ class Control:
     async def close(self) -> None:
         """Ends every stream and connection, and takes the socket away; again is nothing."""
         self._closing.set()
+        if self._door is not None:
+            self._door.remove()
+        await _turns()  # nobody comes any more; those that are being accepted come in
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._server is not None:
-            await _turns()  # those that are being accepted come in
             await self._server.shutdown(CLOSE_SECONDS)
             self._server = None
             await _turns()  # and what was closed goes
@@ -204,7 +206,7 @@ class Control:
 
 async def _turns() -> None:
     """A few turns of the loop: what was begun in it for a connection takes so many."""
-    for _ in range(4):
+    for _ in range(6):
         await asyncio.sleep(0)
 
 
