@@ -7,7 +7,6 @@ import signal
 import urllib.parse
 from collections.abc import Callable
 
-import psutil
 import pytest
 
 from tests.fakes.served import Served, entry
@@ -101,12 +100,14 @@ def test_a_reload_adds_and_removes_replicas_and_leaves_the_others_running(serve:
 
 
 def test_replicas_that_a_killed_daemon_left_are_ended_those_that_are_gone_from_the_plan_too(serve: Serve) -> None:
-    one = serve()
+    one = serve(FAKE_MODES="children")
     engines = begin(one, 3)
+    before = {each.pid for each in one.processes()}
     kill_daemon_and_guards(one)
-    assert all(psutil.pid_exists(pid) for pid in engines.values())
+    one.until(lambda: one.engines() == [])  # they went with their guards, and what they had started did not
+    assert len(one.processes()) == 3 * 2
     again = begin(one, 2)
-    assert not set(again.values()) & set(engines.values())
+    assert not before & {each.pid for each in one.processes()}
     assert running(one) == set(again.values())
     assert {each["deployment"] for each in one.told("engine.left")} == set(engines)
     one.until(lambda: set(one.state()["deployments"]) == {"a", "a#2"})
@@ -114,8 +115,8 @@ def test_replicas_that_a_killed_daemon_left_are_ended_those_that_are_gone_from_t
 
 
 def test_a_replica_that_is_given_up_on_leaves_the_other_serving(serve: Serve) -> None:
-    """The second to start takes an option that it has not, which no change helps."""
-    one = serve(FAKE_MODES="ready,dies-in-start,dies-in-start,dies-in-start,dies-in-start,dies-in-start")
+    """The second to start ends at once, however often it is tried."""
+    one = serve(FAKE_MODES="ready,exit")
     replicas(one, 2)
     one.start()
     one.until(lambda: one.told("engine.ready") and one.told("engine.failed"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import psutil
 import pytest
 
 from autolaunch.daemon.ports import free_port
+from engines import miniature
+from selector.catalog import Catalog
 from tests.fakes.nvml.scenarios import h100, uuid
 from tests.fakes.nvml.stub import Scenario, Xid
 from tests.fakes.served import Served, entry
@@ -60,6 +63,65 @@ def test_two_deployments_have_devices_of_their_own_and_give_them_back(serve: Ser
     assert not first & second
     assert len(leased(one.home)) == len(first | second)
     assert one.stop() == 0  # which holds that no lease is left
+
+
+def large(one: Served, name: str, model: str = "glm-4.5v") -> str:
+    """A model of a hundred gigabytes, with a miniature's files for its own."""
+    tiny = Catalog().model("glm-tiny")
+    made = next(each for each in tiny.checkpoints if each.quantization == "FP32")
+    weights = miniature.generate(tiny, one.folder / "weights", made)
+    return entry(name, None, model_path=str(weights)).replace("glm-tiny", model)
+
+
+def eight(**changed: Any) -> Scenario:
+    """Eight H100s, of which the sixth is ``changed``."""
+    return Scenario(gpus=tuple(h100(place, **(changed if place == 5 else {})) for place in range(8)), numa=(0,) * 8)
+
+
+def test_a_plan_of_two_replicas_is_two_engines_that_see_their_own_gpus(serve: Serve) -> None:
+    one = serve(eight())
+    one.configure(large(one, "a"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    seen = {key: devices_of(one.engine(key)) for key in ("a", "a#2")}
+    assert seen == {"a": {gpu(place) for place in range(4)}, "a#2": {gpu(place) for place in range(4, 8)}}
+    assert len(leased(one.home)) == 8
+    assert len(one.engines()) == 2
+    assert one.stop() == 0
+
+
+def test_replicas_make_room_for_a_deployment_that_is_added_and_come_back_when_it_goes(serve: Serve) -> None:
+    one = serve(eight())
+    one.configure(large(one, "a"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    first = one.engine("a")
+    one.configure(large(one, "a"), large(one, "b", "glm-4.5-air"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: one.told("engine.ready", "b"))
+    assert devices_of(one.engine("b")) == {gpu(place) for place in range(4, 8)}
+    assert [each["deployment"] for each in one.told("deployment.removed")] == ["a#2"]
+    one.configure(large(one, "a"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: len(one.told("engine.ready", "a#2")) == 2)
+    assert one.engine("a") == first
+    assert len(one.told("engine.ready", "a")) == 1
+    assert devices_of(first) == {gpu(place) for place in range(4)}
+    assert one.stop() == 0
+
+
+def test_the_loss_of_a_gpu_is_the_concern_of_the_replica_on_it(serve: Serve) -> None:
+    one = serve(eight(xids=(Xid(79, after=6),)))
+    one.configure(large(one, "a"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 3)
+    first = one.engine("a")
+    one.until(lambda: devices_of(one.engine("a#2")) < {gpu(place) for place in (4, 6, 7)})
+    assert len(one.told("engine.ready", "a")) == 1
+    assert devices_of(first) == {gpu(place) for place in range(4)}
+    assert {each["deployment"] for each in one.told("ladder.step")} == {"a#2"}
+    assert len(one.engines()) == 2
+    assert one.stop() == 0
 
 
 def test_a_gpu_that_is_lost_is_left_out_and_the_plan_is_made_again(serve: Serve) -> None:
