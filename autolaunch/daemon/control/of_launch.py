@@ -45,6 +45,10 @@ class Steering:
             )
         )
 
+    def say(self, event: Event) -> None:
+        """Who steered it, and how: whoever follows the events hears it; the terminal is its user's own."""
+        self.happened.append(event)
+
     @property
     def supervisors(self) -> Mapping[str, Supervisor]:
         return self._launch.supervisors
