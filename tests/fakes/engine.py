@@ -242,6 +242,7 @@ def main() -> None:
         say(line)
     begin(options)
     Handler.mode, Handler.name = options.mode, options.name
+    ThreadingHTTPServer.request_queue_size = 128  # with five, as it comes, the sixth of several waits for seconds
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     say("listening")
     server.serve_forever()
