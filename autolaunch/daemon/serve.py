@@ -176,6 +176,7 @@ class Daemon:
         self.notifier.stopping("stopping")
         self.report.say("info", "daemon.stopping", "ending every engine")
         self._watch.close()
+        self.face.ending()
         closing = [self._loop.create_task(each.close()) for each in self.supervisors.values()]
         for tasks in ((*closing, *self._leaving.values()), self._tasks):
             # What hangs in a driver or on a disk is not waited for: with the daemon go the guards, and all they have.

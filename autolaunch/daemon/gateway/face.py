@@ -86,6 +86,10 @@ class Face:
         self.route()
         await self.gateway.start(listening or listening_socket(options.host, options.port))
 
+    def ending(self) -> None:
+        """The engines are about to end: nobody is made to wait for one any more."""
+        self.gateway.ending()
+
     async def close(self) -> None:
         """Ends what is under way after a moment, and everything of it."""
         await self.gateway.close()
