@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from engines.environments.installer import uv_environment
+from engines.environments.store import without_secrets
 
 ROOT = Path(__file__).parents[1]
 #: Made once a machine, beside the environments of the engines.
@@ -60,6 +63,29 @@ def uv(*arguments: str) -> None:
     )
     if done.returncode != 0:
         raise NotInstalled(f"uv {' '.join(arguments)}: {done.stderr[-4000:]}")
+
+
+def ran(name: str, script: str, *arguments: str, key: str = "none", seconds: float = 60.0) -> Any:
+    """What ``script`` prints as JSON in its last line, run in the environment ``name``; ``key`` is its client's."""
+    python = programs(name) / "python"
+    environ = without_secrets(os.environ) | {
+        "OPENAI_API_KEY": key,
+        "ANTHROPIC_API_KEY": key,
+        "NO_PROXY": "127.0.0.1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        (str(python), "-c", script, *arguments),
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import msgspec
 from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.terminal import Terminal, Unwritable, clean, count, duration, rate, wrapped, write
-from autolaunch.given import is_loopback
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError, UsageError
@@ -96,7 +95,6 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
         signals.Stopped: somebody asked us to stop, and everything is stopped.
     """
     from autolaunch.cli.progress import Progress
-    from autolaunch.foreground import Foreground
 
     terminal = Terminal.of(sys.stderr)
     images = _images(how.images, known.model(decided.model))
@@ -104,11 +102,7 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
     began = time.monotonic()
     shown = {"ladder.step"}
     with Progress(sys.stderr, terminal) as progress:
-        kept_up = Foreground(
-            _deployment(decided, asked, how),
-            _hands(decided, known, progress.event),
-            on_tell=lambda tell: _tell(tell, shown, terminal),
-        )
+        kept_up = _kept_up(decided, known, asked, how, progress.event, lambda tell: _tell(tell, shown, terminal))
         try:
             kept_up.start()
             server = kept_up.wait_ready()
@@ -119,7 +113,8 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
             if how.ask is not None:
                 _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=asked.as_json)
             else:
-                _serve(kept_up, server, decided, chosen, ready_seconds, as_json=asked.as_json)
+                keyed = how.api_key_file is not None
+                _serve(kept_up, server, decided, chosen, ready_seconds, as_json=asked.as_json, keyed=keyed)
         except signals.Stopped:
             with suppress(BrokenPipeError, Unwritable):  # after SIGHUP nobody reads it
                 write(sys.stderr, f"stopping {chosen.engine.name}", terminal)
@@ -129,19 +124,53 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
                 kept_up.stop()
 
 
+def _kept_up(
+    decided: LaunchPlan,
+    known: Catalog,
+    asked: Asked,
+    how: How,
+    on_event: Callable[[LaunchEvent], None],
+    on_tell: Callable[[Tell], None],
+) -> Foreground:
+    """The deployment's supervisors, not started yet; the address is held from here on, unless only we ask."""
+    from autolaunch import api
+    from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.hands import Hands
+    from autolaunch.daemon.host import Host
+    from autolaunch.daemon.leases import Leases
+    from autolaunch.daemon.ports import listening_socket
+    from autolaunch.daemon.store import Store
+    from autolaunch.foreground import Foreground, Reach
+
+    home = api.home()
+    host = Host(known, api.probe)
+    leases, store = Leases(home / "leases"), Store(api.learned_path())
+    reach = listening = None
+    if how.ask is None:
+        listening = listening_socket(how.host, how.port)
+        port = int(listening.getsockname()[1])
+        options = GatewayOptions(host=how.host, port=port, keys_file=how.api_key_file)
+        reach = Reach(gateway=options, home=home)
+
+    def hands(deployment: Deployment) -> Hands:
+        def hear(event: LaunchEvent) -> None:
+            kept_up.doing[deployment.key] = event
+            on_event(event)
+
+        return Hands(home=home, catalog=known, planner=host, store=store, leases=leases, on_event=hear)
+
+    engines = [(each, hands(each)) for each in host.deal(_deployment(decided, asked, how), decided)]
+    kept_up = Foreground(engines, on_tell, reach=reach, listening=listening)
+    return kept_up
+
+
 def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
     """What was asked for, as the daemon would be told it in its configuration."""
     from autolaunch.daemon.deployment import Deployment
-    from autolaunch.daemon.ports import free_port
 
-    # The address that others reach is the gateway's: an engine never listens beyond loopback.
-    host = how.host if is_loopback(how.host) else "127.0.0.1"
     return Deployment(
         name=decided.model,
         model=asked.model,
-        host=host,
-        # The same one for every start: the address is printed once.
-        port=free_port(host, how.port),
         objective=asked.objective,
         context_tokens=asked.context_tokens,
         concurrency=asked.concurrency,
@@ -154,24 +183,6 @@ def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
         engine_options=how.engine_options,
         offline=how.offline,
         wait_for_devices=False,
-    )
-
-
-def _hands(decided: LaunchPlan, known: Catalog, on_event: Callable[[LaunchEvent], None]) -> Hands:
-    from autolaunch import api
-    from autolaunch.daemon.hands import Hands
-    from autolaunch.daemon.host import Host
-    from autolaunch.daemon.leases import Leases
-    from autolaunch.daemon.store import Store
-
-    home = api.home()
-    return Hands(
-        home=home,
-        catalog=known,
-        planner=Host(known, api.probe, first=decided),
-        store=Store(api.learned_path()),
-        leases=Leases(home / "leases"),
-        on_event=on_event,
     )
 
 
@@ -233,6 +244,7 @@ def _serve(
     ready_seconds: float,
     *,
     as_json: bool,
+    keyed: bool,
 ) -> None:
     """Say where it is, then wait while it is kept up.
 
@@ -243,7 +255,7 @@ def _serve(
     if as_json:
         document = LaunchedDocument(
             model=decided.model,
-            base_url=server.base_url,
+            base_url=kept_up.base_url,
             served_name=server.served_name,
             pid=server.pid,
             log_path=str(server.log_path),
@@ -253,10 +265,11 @@ def _serve(
         write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
     else:
         terminal = Terminal.of(sys.stdout)
-        write(sys.stdout, _address(server, ready_seconds), terminal)
+        write(sys.stdout, _address(kept_up.base_url, server.served_name, ready_seconds, keyed=keyed), terminal)
         write(sys.stderr, "Ctrl-C stops it.", Terminal.of(sys.stderr))
     try:
         kept_up.wait_ended()
+        write(sys.stderr, "stopped, as it was asked to", Terminal.of(sys.stderr))
     except signals.Stopped as stopped:
         if not as_json:
             raise
@@ -268,13 +281,15 @@ def _serve(
         raise click.exceptions.Exit(error.exit_code) from error
 
 
-def _address(server: Server, ready_seconds: float) -> str:
+def _address(base_url: str, name: str, ready_seconds: float, *, keyed: bool) -> str:
+    key = "    -H 'Authorization: Bearer YOUR-KEY' \\\n" if keyed else ""
     return (
-        f"{click.style(server.served_name, bold=True)} answers at {click.style(server.base_url, fg='green', bold=True)}"
+        f"{click.style(name, bold=True)} answers at {click.style(base_url, fg='green', bold=True)}"
         f" after {duration(ready_seconds)}\n\n"
-        f"  curl {server.base_url}/chat/completions \\\n"
+        f"  curl {base_url}/chat/completions \\\n"
         f"    -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"model": "{server.served_name}",\n'
+        f"{key}"
+        f'    -d \'{{"model": "{name}",\n'
         f'         "messages": [{{"role": "user", "content": "hello"}}]}}\'\n'
     )
 
@@ -314,6 +329,7 @@ def _ask(
         server.base_url,
         server.served_name,
         text,
+        api_key=server.api_key,
         images=images,
         max_tokens=min(longest, max(1, chosen.limits.context_tokens // 2)),
         on_text=(lambda _: None) if as_json else stream,

@@ -10,6 +10,9 @@ import psutil
 from selector.errors import PortTaken, UsageError
 from selector.values import Value
 
+#: Connections that wait to be accepted.
+BACKLOG = 1024
+
 
 class Address(Value, frozen=True, kw_only=True):
     """Where to ask. An engine that listens on every address is asked on the loopback."""
@@ -62,6 +65,29 @@ def free_port(host: str, port: int) -> int:
                 raise _taken(port) from error
             raise UsageError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
         return int(listener.getsockname()[1])
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens on the gateway's address. Clients may connect from now on: they wait until it serves.
+
+    Raises:
+        PortTaken: somebody has the address; they are named where the system tells.
+        UsageError: it is none of this machine.
+    """
+    free_port(host, port)  # says who has it
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+        0
+    ]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise PortTaken(f"{host}:{port} cannot be listened on: {error.strerror}") from error
+    listening.setblocking(False)
+    return listening
 
 
 def _taken(port: int) -> PortTaken:

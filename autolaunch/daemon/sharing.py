@@ -136,12 +136,13 @@ class _Wish(NamedTuple):
         )
         return cls(deployment, request)
 
-    def counts(self, most: int) -> tuple[int, ...]:
+    def counts(self, most: int, *, devices: bool = True) -> tuple[int, ...]:
         """Numbers of units to try, the fewest first; 0 is a place on the host's processor."""
         pins = self.request.pins
         if pins.gpu_count is not None:
             return (pins.gpu_count,) if pins.gpu_count <= most else ()
         ranks = (pins.tensor_parallel or 1) * (pins.pipeline_parallel or 1) * (pins.data_parallel or 1)
+        ranks = ranks if devices else 1  # parts of main memory have no ranks
         return tuple(sorted({*(1 << bit for bit in range(most.bit_length()) if 1 << bit >= ranks), ranks, most} - {0}))
 
 
@@ -228,7 +229,7 @@ class _Dealer:
     def _options(self, place: int, free: Units, *, swift: bool) -> Iterator[Units]:
         """Units on which a deployment is feasible, those that cost the others least first."""
         wish = self._wishes[place]
-        counts = wish.counts(len(free))
+        counts = wish.counts(len(free), devices=self._by_device)
         if self._by_device and wish.request.pins.gpu_count is None:
             counts = (*counts, 0)
         for count in counts:
@@ -270,7 +271,8 @@ class _Dealer:
         for _ in self._pool.units:  # more turns than anybody can take
             for place in tuple(hungry):
                 reach = given[place] | spare
-                count = next((each for each in self._wishes[place].counts(len(reach)) if each > len(given[place])), 0)
+                counts = self._wishes[place].counts(len(reach), devices=self._by_device)
+                count = next((each for each in counts if each > len(given[place])), 0)
                 more = next(self._pool.sets(reach, count), None) if count else None
                 if more is None or not self._better(place, given[place], more):
                     hungry.remove(place)

@@ -117,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             self.call(streamed=body.get("stream", False))
         elif self.mode == "echo":
             said = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            message = {"role": "assistant", "content": hashlib.sha256(said.encode()).hexdigest()}
+            message: dict[str, object] = {"role": "assistant", "content": hashlib.sha256(said.encode()).hexdigest()}
             self.answer(200, completion(message, "stop"))
         elif self.mode == "steady":
             self.steady(body.get("max_tokens", 3000), streamed=body.get("stream", False))

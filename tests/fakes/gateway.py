@@ -16,7 +16,8 @@ from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.metrics import RequestMetrics, new_registry, render
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.gateway.routing import Endpoint, Standing, Traffic
-from autolaunch.daemon.gateway.serve import Gateway, listening_socket
+from autolaunch.daemon.gateway.serve import Gateway
+from autolaunch.daemon.ports import listening_socket
 
 
 class There:

@@ -34,7 +34,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 def kept_up(made: Bench) -> Foreground:
-    return Foreground(made.deployment, made.hands, made.told.append, clock=made.clock)
+    return Foreground(((made.deployment, made.hands),), made.told.append, clock=made.clock)
 
 
 def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -127,7 +127,7 @@ def test_an_engine_that_never_stays_up_is_given_up_on(bench: Make) -> None:
                 os.kill(one.server.pid, signal.SIGKILL)
             elif one.state.phase == "backing off":
                 made.clock.skipped_seconds += 60.0
-                one._supervisor.post_from_thread(Used(run=-1))  # only a reason to look at the clock
+                one._first.post_from_thread(Used(run=-1))  # only a reason to look at the clock
             time.sleep(0.02)
 
     with kept_up(made) as one:

@@ -10,6 +10,7 @@ import socket
 import stat
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +19,13 @@ from selector.errors import ConfigurationError, DaemonRunning
 #: Members of it may steer a daemon whose socket is the group's: who installed the service put them into it.
 GROUP = "autolaunch"
 MODE = 0o660
-BACKLOG = 64
+BACKLOG = 128
 #: A path that does not fit into an address of a UNIX socket is reached through its folder.
 ADDRESS_BYTES = 103 if sys.platform == "darwin" else 107
 #: How long an answer may take from who listens there already; one that is too busy to answer is there.
 LOOK_SECONDS = 1.0
+#: How soon a full queue is tried again.
+RETRY_SECONDS = 0.02
 
 #: Of macOS: ``SOL_LOCAL``, ``LOCAL_PEERCRED`` and its ``struct xucred`` (version, uid, number of groups, groups).
 _SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED = 0, 1, struct.Struct("=IIh2x16I")
@@ -126,7 +129,7 @@ class Door:
         os.unlink(self.path.name, dir_fd=self._folder)
 
 
-def connected(path: Path, timeout_seconds: float | None) -> socket.socket:
+def connected(path: Path, timeout_seconds: float) -> socket.socket:
     """A connection to the socket of ``path``, however long its path is.
 
     Raises:
@@ -136,17 +139,31 @@ def connected(path: Path, timeout_seconds: float | None) -> socket.socket:
     try:
         connection.settimeout(timeout_seconds)
         if len(os.fsencode(path)) <= ADDRESS_BYTES:
-            connection.connect(str(path))
+            _connect(connection, str(path), timeout_seconds)
             return connection
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            connection.connect(f"/proc/self/fd/{folder}/{path.name}")
+            _connect(connection, f"/proc/self/fd/{folder}/{path.name}", timeout_seconds)
         finally:
             os.close(folder)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _connect(connection: socket.socket, address: str, timeout_seconds: float) -> None:
+    """Linux does not wait for room among those that are not accepted yet where there is a time limit."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
 
 
 def _folder(path: Path) -> int:

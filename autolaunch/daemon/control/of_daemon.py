@@ -14,6 +14,7 @@ from autolaunch.daemon.control.places import daemon_socket
 from autolaunch.daemon.control.serve import Control
 
 if TYPE_CHECKING:
+    from autolaunch.daemon.journal import Event
     from autolaunch.daemon.serve import Daemon
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
@@ -29,6 +30,9 @@ class SteeredDaemon:
         self.happened = Happened()
         self.started = datetime.now(UTC).replace(microsecond=0)
         daemon.report.journal.heard = self.happened.append
+
+    def say(self, event: Event) -> None:
+        self._daemon.report.journal.tell(event)
 
     @property
     def supervisors(self) -> Mapping[str, Supervisor]:

@@ -162,7 +162,7 @@ class Control:
         for verb in VERBS:
             if verb == operation:
                 said = f"somebody asked for it: {verb}"
-                self.steered.happened.append(Event(event=f"control.{verb}", message=said, deployment=name))
+                self.steered.say(Event(event=f"control.{verb}", message=said, deployment=name))
                 for one in found:
                     one.post(Command(verb=verb))
         answer = _document(views.deployment(self.steered, name))

@@ -11,6 +11,7 @@ from autolaunch.daemon.control.contract import Kind
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.happened import Happened
+    from autolaunch.daemon.journal import Event
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
 
@@ -29,7 +30,13 @@ class Steered(Protocol):
         ...
 
     @property
-    def happened(self) -> Happened: ...
+    def happened(self) -> Happened:
+        """What its events are; everything that is said is among them."""
+        ...
+
+    def say(self, event: Event) -> None:
+        """Says it where such things are said, and adds it to what has happened."""
+        ...
 
     @property
     def started(self) -> datetime: ...

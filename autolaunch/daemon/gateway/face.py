@@ -19,7 +19,8 @@ from autolaunch.daemon.gateway.metrics import (
     render,
     snapshot_of,
 )
-from autolaunch.daemon.gateway.serve import Gateway, listening_socket
+from autolaunch.daemon.gateway.serve import Gateway
+from autolaunch.daemon.ports import listening_socket
 
 if TYPE_CHECKING:
     import socket

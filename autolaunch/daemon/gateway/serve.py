@@ -18,7 +18,7 @@ from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
 from autolaunch.daemon.gateway.proxy import Proxy, Route
 from autolaunch.daemon.gateway.refusal import JSON, Refusal
 from autolaunch.daemon.gateway.routing import Model, Replica
-from autolaunch.daemon.ports import Address
+from autolaunch.daemon.ports import BACKLOG, Address
 
 if TYPE_CHECKING:
     from autolaunch.daemon.gateway.keys import Keys
@@ -37,7 +37,6 @@ ROUTES: dict[str, Route] = {
         Route("/v1/messages/count_tokens", "other", "messages"),
     )
 }
-BACKLOG = 1024
 #: What requests under way get to end in when the gateway closes: their engines end at the same time.
 CLOSE_SECONDS = 1.0
 _LEFT = 499
@@ -342,30 +341,3 @@ def _read(body: bytes) -> tuple[str, bool]:
 
 def _wrong_method(right: str) -> Refusal:
     return Refusal(405, f"this path is asked with {right}", code="method", headers=((b"allow", right.encode()),))
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens on the gateway's address. Clients may connect from now on: they wait until it serves.
-
-    Raises:
-        PortTaken: somebody has the address; they are named where the system tells.
-        UsageError: it is none of this machine.
-    """
-    from autolaunch.daemon.ports import free_port
-
-    free_port(host, port)  # says who has it
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-        0
-    ]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        from selector.errors import PortTaken
-
-        raise PortTaken(f"{host}:{port} cannot be listened on: {error.strerror}") from error
-    listening.setblocking(False)
-    return listening

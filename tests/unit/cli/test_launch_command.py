@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from autolaunch import api
 from autolaunch.chat import AskResult
 from autolaunch.cli import signals
 from autolaunch.cli.app import run
+from autolaunch.daemon import ports
 from autolaunch.daemon.deployment import Deployment
 from autolaunch.daemon.gateway.keys import key_of
 from autolaunch.daemon.hands import Hands
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.machine import State
+from autolaunch.foreground import Reach
 from autolaunch.proof import png
 from autolaunch.server import LaunchEvent
 from selector.contract import LaunchPlan
@@ -34,6 +37,7 @@ class FakeServer:
     served_name = "glm-4.6"
     pid = 4242
     log_path = Path("/nowhere/engine.log")
+    api_key = "the engine's own"
     state = State(deployment=Deployment(name="glm-4.6", model="glm-4.6"))
 
     def __init__(self) -> None:
@@ -42,10 +46,22 @@ class FakeServer:
         self.interrupted_by: int | None = None
         self.deployment: Deployment | None = None
         self.hands: Hands | None = None
+        self.reach: Reach | None = None
+        self.doing: dict[str, LaunchEvent] = {}
         self.on_tell: Callable[[Tell], None] = lambda _: None
 
-    def __call__(self, deployment: Deployment, hands: Hands, on_tell: Callable[[Tell], None]) -> FakeServer:
-        self.deployment, self.hands, self.on_tell = deployment, hands, on_tell
+    def __call__(
+        self,
+        engines: list[tuple[Deployment, Hands]],
+        on_tell: Callable[[Tell], None],
+        *,
+        reach: Reach | None,
+        listening: socket.socket | None,
+    ) -> FakeServer:
+        ((self.deployment, self.hands),) = engines
+        self.on_tell, self.reach = on_tell, reach
+        if listening is not None:
+            listening.close()
         return self
 
     def start(self) -> None:
@@ -74,6 +90,9 @@ def server(monkeypatch: pytest.MonkeyPatch, plan: LaunchPlan) -> FakeServer:
     fake = FakeServer()
     monkeypatch.setattr(api, "plan", lambda *_, **__: plan)
     monkeypatch.setattr(autolaunch.foreground, "Foreground", fake)
+    listen = ports.listening_socket
+    # Whoever has port 8000 of this machine is not asked.
+    monkeypatch.setattr(ports, "listening_socket", lambda host, _port: listen(host, 0))
     return fake
 
 
@@ -87,11 +106,13 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         model: str,
         text: str,
         *,
+        api_key: str | None,
         images: tuple[str, ...],
         max_tokens: int,
         on_text: Callable[[str], None],
         on_reasoning: Callable[[str], None],
     ) -> AskResult:
+        assert api_key == FakeServer.api_key
         seen.append({"base_url": base_url, "model": model, "text": text, "max_tokens": max_tokens, "images": images})
         on_text("Hello\x1b[2J")
         on_text(" you")
@@ -114,10 +135,6 @@ def test_the_options_of_a_launch_reach_it(server: FakeServer, answers: list[dict
         "glm-4.6",
         "--ask",
         "hi",
-        "--port",
-        "0",
-        "--host",
-        "127.0.0.2",
         "--model-path",
         "/m",
         "--offline",
@@ -128,8 +145,8 @@ def test_the_options_of_a_launch_reach_it(server: FakeServer, answers: list[dict
     assert run(line) == 0
     told = server.deployment
     assert told is not None
-    assert told.port, "the same one for every start"
-    assert (told.host, told.offline, told.model_path) == ("127.0.0.2", True, Path("/m"))
+    assert (told.offline, told.model_path) == (True, Path("/m"))
+    assert server.reach is None, "nobody else is to ask"
     assert told.engine_options == ("-x", "y z")
 
 
@@ -140,7 +157,9 @@ def test_an_engine_never_listens_beyond_loopback(server: FakeServer, tmp_path: P
     everywhere = "0.0.0.0"  # noqa: S104 - nothing listens
     assert run(["glm-4.6", "--port", "0", "--host", everywhere, "--api-key-file", str(keys)]) == 5, "the fake ends so"
     assert server.deployment is not None
-    assert server.deployment.host == "127.0.0.1"
+    assert (server.deployment.host, server.deployment.port) == ("127.0.0.1", None)
+    assert server.reach is not None
+    assert (server.reach.gateway.host, server.reach.gateway.keys_file) == (everywhere, keys)
 
 
 def test_ask_streams_the_answer_alone_to_stdout_and_stops(

@@ -65,10 +65,12 @@ def test_who_follows_is_told_until_it_leaves() -> None:
 
 def test_events_of_many_threads_have_each_a_number_of_their_own() -> None:
     one = Happened(10_000)
-    threads = [
-        threading.Thread(target=lambda: [one.append(Event(event="e", message="m")) for _ in range(200)])
-        for _ in range(4)
-    ]
+
+    def tell() -> None:
+        for _ in range(200):
+            one.append(Event(event="e", message="m"))
+
+    threads = [threading.Thread(target=tell) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

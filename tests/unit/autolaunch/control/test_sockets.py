@@ -104,9 +104,12 @@ def test_what_was_replaced_meanwhile_is_not_removed_by_the_one_before(tmp_path: 
 def test_a_file_or_a_link_at_its_place_is_left_alone(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("kept")
-    for make in (lambda path: path.write_text("kept"), lambda path: path.symlink_to(target)):
-        path = tmp_path / "control.sock"
-        make(path)
+    path = tmp_path / "control.sock"
+    for linked in (False, True):
+        if linked:
+            path.symlink_to(target)
+        else:
+            path.write_text("kept")
         with pytest.raises(ConfigurationError, match="is no socket"):
             Door(path)
         assert path.read_text() == "kept"

@@ -152,6 +152,9 @@ def test_from_main_memory_as_many_are_served_as_were_pinned() -> None:
     host.divide((wish(tiny, data_parallel=2),), {})
     assert list(host.shares.values()) == [Share(memory_bytes=free_bytes // 2)] * 2
     assert [chosen(host, each).parallel.devices for each in host.engines] == [(), ()]
+    many = Host(CATALOG, lambda: report)
+    many.divide((wish(tiny, data_parallel=10), Deployment(name="other", model="glm-tiny-v")), {})
+    assert len(many.engines) == 11
     beside = Host(CATALOG, lambda: report)
     beside.divide((wish(tiny, data_parallel=2), VISION), {})
     assert sum(each.memory_bytes or 0 for each in beside.shares.values()) <= free_bytes
@@ -181,6 +184,33 @@ def test_wishes_that_cannot_be_are_told_by_the_plan_of_one(tmp_path: Path) -> No
     assert [each.key for each, _ in divided(gone, EVERYTHING, recorded("8xh100"), CATALOG)] == ["vision"]
     without = Share(devices=frozenset(), reason="device 3 is pinned by text")
     assert divided(VISION, without, recorded("8xh100"), CATALOG) == ((wish(VISION, data_parallel=1), without),)
+
+
+@pytest.mark.parametrize(
+    "machine", ["8xh100", "8xh200", "8x4090", "4xa100-busy", "mig", "gb10", "m3-ultra-512", "cpu-only"]
+)
+@pytest.mark.parametrize("pins", [{}, {"data_parallel": 2}, {"data_parallel": 3}])
+def test_no_two_engines_ever_share_a_key_a_device_or_main_memory(machine: str, pins: dict[str, Any]) -> None:
+    report = recorded(machine)
+    tiny = Deployment(name="tiny", model="glm-tiny")
+    for wanted in ((VISION,), (TEXT, VISION), (wish(VISION, **pins), tiny), (wish(tiny, **pins),)):
+        host = Host(CATALOG, lambda: report)
+        host.divide(wanted, {})
+        assert len({each.key for each in host.engines}) == len(host.engines) == len(host.shares)
+        assert {each.name for each in host.engines} == {each.name for each in wanted}
+        given = [part.devices for part in host.shares.values() if part.devices is not None]
+        assert sum(map(len, given)) == len(frozenset().union(*given))
+        if not report.accelerators and len(host.shares) > 1:
+            free_bytes = report.host.memory_available_bytes or 0
+            assert sum(part.memory_bytes or 0 for part in host.shares.values()) <= free_bytes
+        for one in host.engines:
+            try:
+                found = chosen(host, one)
+            except Refusal:
+                continue
+            assert found.parallel.data == 1
+            mine = host.shares[one.key].devices
+            assert mine is None or mine.issuperset(found.parallel.devices)
 
 
 # --- when the machine or the wish is another ------------------------------------------------------------
