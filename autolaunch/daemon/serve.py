@@ -248,8 +248,13 @@ class Daemon:
             running = (one for one in self.supervisors.values() if one.state.phase in machine.BUSY)
             free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
             before = dict(self.host.shares)
-            await self._in_thread(self.host.divide, wanted.deployments, free)
-            await self.face.reload(wanted.gateway)
+            opened = self.face.opened(wanted.gateway)
+            try:
+                await self._in_thread(self.host.divide, wanted.deployments, free)
+            except BaseException:
+                opened.close()
+                raise
+            await self.face.reload(opened)
         except AutolaunchError as error:
             self.report.say(
                 "error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint
