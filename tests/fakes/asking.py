@@ -165,9 +165,9 @@ def read(data: bytes) -> Told:
     return Told(words, finish, error)
 
 
-def metric(port: int, name: str, *, headers: Mapping[str, str] | None = None, **labels: str) -> float:
+def metric(port: int, name: str, **labels: str) -> float:
     """The sum of the samples of ``/metrics`` by this name that have these labels."""
-    page = get(port, "/metrics", **(headers or {})).body.decode()
+    page = get(port, "/metrics").body.decode()
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     assert samples, page
     return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
@@ -182,5 +182,5 @@ def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
 
 def left(port: int) -> dict[str, int]:
     """What a fake engine tells of its completions: asked, left, and under way now."""
-    found: dict[str, int] = get(port, "/left").document  # type: ignore[assignment]  # whole numbers
+    found: dict[str, int] = get(port, "/left").document
     return found

@@ -33,7 +33,7 @@ def ready(one: Served, *names: str, times: int = 1) -> None:
 
 def engine_port(one: Served, name: str) -> int:
     """Where the newest engine of a replica listens, which is nobody's business but a test's."""
-    port = urllib.parse.urlsplit(one.told("engine.ready", name)[-1]["url"]).port
+    port: int | None = urllib.parse.urlsplit(one.told("engine.ready", name)[-1]["url"]).port
     assert port is not None
     return port
 
