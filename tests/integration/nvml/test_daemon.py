@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,12 @@ def test_two_deployments_have_devices_of_their_own_and_give_them_back(serve: Ser
     assert one.stop() == 0  # which holds that no lease is left
 
 
-def vision(one: Served, **more: object) -> str:
-    """A GLM-4.5V, with a miniature's files for its own."""
+def large(one: Served, name: str, model: str = "glm-4.5v") -> str:
+    """A model of a hundred gigabytes, with a miniature's files for its own."""
     tiny = Catalog().model("glm-tiny")
     made = next(each for each in tiny.checkpoints if each.quantization == "FP32")
     weights = miniature.generate(tiny, one.folder / "weights", made)
-    return entry("a", None, model_path=str(weights), **more).replace("glm-tiny", "glm-4.5v")
+    return entry(name, None, model_path=str(weights)).replace("glm-tiny", model)
 
 
 def eight(**changed: Any) -> Scenario:
@@ -79,7 +80,7 @@ def eight(**changed: Any) -> Scenario:
 
 def test_a_plan_of_two_replicas_is_two_engines_that_see_their_own_gpus(serve: Serve) -> None:
     one = serve(eight())
-    one.configure(vision(one))
+    one.configure(large(one, "a"))
     one.start()
     one.until(lambda: len(one.told("engine.ready")) == 2)
     seen = {key: devices_of(one.engine(key)) for key in ("a", "a#2")}
@@ -89,9 +90,29 @@ def test_a_plan_of_two_replicas_is_two_engines_that_see_their_own_gpus(serve: Se
     assert one.stop() == 0
 
 
+def test_replicas_make_room_for_a_deployment_that_is_added_and_come_back_when_it_goes(serve: Serve) -> None:
+    one = serve(eight())
+    one.configure(large(one, "a"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    first = one.engine("a")
+    one.configure(large(one, "a"), large(one, "b", "glm-4.5-air"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: one.told("engine.ready", "b"))
+    assert devices_of(one.engine("b")) == {gpu(place) for place in range(4, 8)}
+    assert [each["deployment"] for each in one.told("deployment.removed")] == ["a#2"]
+    one.configure(large(one, "a"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: len(one.told("engine.ready", "a#2")) == 2)
+    assert one.engine("a") == first
+    assert len(one.told("engine.ready", "a")) == 1
+    assert devices_of(first) == {gpu(place) for place in range(4)}
+    assert one.stop() == 0
+
+
 def test_the_loss_of_a_gpu_is_the_concern_of_the_replica_on_it(serve: Serve) -> None:
     one = serve(eight(xids=(Xid(79, after=6),)))
-    one.configure(vision(one))
+    one.configure(large(one, "a"))
     one.start()
     one.until(lambda: len(one.told("engine.ready")) == 3)
     first = one.engine("a")
