@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from autolaunch import Client
-from tests.fakes.asking import Answer, Asker, Stream, ask, chat, get, left, metric, until
+from tests.fakes.asking import Answer, Asker, Stream, ask, chat, get, left, metric, read, until
 from tests.fakes.served import Served, entry
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -228,4 +228,72 @@ def test_a_long_answer_is_not_cut_off_as_idle_and_only_requests_wake_what_sleeps
     answer = ask(one.gateway_port, headers={"Prefer": "wait=60"})
     assert answer.status == 200
     assert len(one.told("engine.ready", "a")) == 2
+    assert one.stop() == 0
+
+
+def test_a_model_that_loads_tells_how_far_it_is_and_when_to_come_again(serve: Serve) -> None:
+    one = serve(FAKE_MODES="slow")
+    one.configure(entry("a", None))
+    one.start()
+    one.until(lambda: one.told("daemon.ready"))
+    with Asker(one.gateway_port) as waiting:
+        waiting.send("POST", "/v1/chat/completions", chat(stream=True), {"Prefer": "respond-async, wait=60"})
+        for _ in range(2):
+            answer = ask(one.gateway_port)
+            is_told_to_come_again(answer, "model_loading")
+            assert str(one.folder) not in answer.body.decode()
+            ready_page = get(one.gateway_port, "/ready")
+            assert (ready_page.status, ready_page.document["models"]) == (503, {"a": "loading"})
+            assert int(ready_page.headers["retry-after"]) >= 1
+            assert get(one.gateway_port, "/health").status == 200
+            assert get(one.gateway_port, "/v1/models/a").document["status"] == "loading"
+            one.until(lambda: client(one).deployment("a").phase in ("loading", "ready"))
+        answer = waiting.answer()
+    assert answer.status == 200
+    assert read(answer.body).finish == "stop"
+    assert ask(one.gateway_port, headers={"Prefer": "wait=0"}).status == 200
+    assert get(one.gateway_port, "/ready").status == 200
+    assert one.stop() == 0
+
+
+def test_a_model_that_is_stopped_says_so_at_once_and_serves_when_it_is_started(serve: Serve) -> None:
+    one = serve()
+    one.configure(entry("a", None))
+    begin(one, "a")
+    client(one).stop("a")
+    one.until(lambda: client(one).deployment("a").phase == "stopped")
+    for headers in ({}, {"Prefer": "wait=60"}):
+        answer = ask(one.gateway_port, headers=headers)
+        assert (answer.status, answer.code) == (503, "model_stopped")
+        assert int(answer.headers["retry-after"]) >= 1
+    assert get(one.gateway_port, "/ready").status == 200  # nobody wants it
+    time.sleep(0.3)  # in which somebody who asked could have started it
+    assert client(one).deployment("a").phase == "stopped"
+    client(one).start("a")
+    assert ask(one.gateway_port, headers={"Prefer": "wait=60"}).status == 200
+    assert one.stop() == 0
+
+
+def test_a_model_that_was_given_up_on_says_nothing_of_why_to_clients_until_somebody_retries(serve: Serve) -> None:
+    said = "error: unrecognized arguments: --sentinel=/of/the/log"
+    one = serve(FAKE_MODES="exit,ready", FAKE_OPTIONS=f"--say 'vllm: {said}'")
+    one.configure(entry("a", None))
+    one.start()
+    one.until(lambda: one.told("deployment.failed"))
+    fault = client(one).deployment("a").replicas[0].fault
+    assert fault is not None
+    assert said in f"{fault.message} {fault.lines}"
+    for headers in ({}, {"Prefer": "wait=60"}):
+        answer = ask(one.gateway_port, headers=headers)
+        assert (answer.status, answer.code) == (503, "model_failed")
+        assert int(answer.headers["retry-after"]) >= 1
+        told = f"{answer.body!r} {answer.headers}"
+        for part in ("sentinel", "unrecognized", "vllm", str(one.folder), "/of/the/log"):
+            assert part not in told
+    for path in ("/ready", "/v1/models", "/metrics"):
+        assert b"sentinel" not in get(one.gateway_port, path).body
+    assert get(one.gateway_port, "/ready").status == 503
+    client(one).retry("a")
+    assert ask(one.gateway_port, headers={"Prefer": "wait=60"}).status == 200
+    assert get(one.gateway_port, "/ready").status == 200
     assert one.stop() == 0
