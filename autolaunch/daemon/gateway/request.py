@@ -160,7 +160,7 @@ class Request:
 
     def respond(self, status: int, headers: Iterable[Header], body: bytes, *, close: bool = False) -> None:
         """The whole answer at once."""
-        if close:
+        if close or not self.received:  # where the rest of its body would end nobody waits to see
             self.keeps = False
         head = self._head(status, headers)
         if status != 204:
@@ -173,7 +173,7 @@ class Request:
     def begin(self, status: int, headers: Iterable[Header]) -> None:
         """The head of an answer whose length is not known."""
         self._chunked = not self.old
-        if self.old:
+        if self.old or not self.received:
             self.keeps = False
         head = self._head(status, headers) + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
         self.answered = True
