@@ -9,6 +9,7 @@ stream; when the client leaves, so does the request to the engine, which then st
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
@@ -20,15 +21,17 @@ from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autolaunch.daemon.gateway.http import Header, Request
     from autolaunch.daemon.gateway.metrics import Reason, Seen
     from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.gateway.request import Header, Request
     from autolaunch.daemon.gateway.routing import Endpoint, Model, Replica, Standing
 
 #: The longest answer that is not streamed.
 ANSWER_BYTES = 64 * 2**20
 #: How often a request that waits looks whether it should go on waiting, events aside.
 LOOK_SECONDS = 5.0
+#: When to come again after the endpoint has ended: where it is kept up, it is there again by then.
+ENDING_RETRY_SECONDS = 10.0
 #: Tries of one request on engines that end before they answer.
 TRIES = 3
 #: Headers of a request that an engine gets to see; what is a credential is not among them.
@@ -52,6 +55,8 @@ class Proxy:
     def __init__(self, models: Mapping[str, Model], options: GatewayOptions) -> None:
         self.models = models
         self.options = options
+        #: Every engine is about to end: nobody waits for one, or is sent to one, any more.
+        self.ending = False
         self._upstreams: dict[tuple[str, int], tuple[int, Upstream]] = {}
 
     def close(self) -> None:
@@ -83,9 +88,9 @@ class Proxy:
         """
         conversation = asked.conversation(body) if len(model.replicas) > 1 else None
         failed: frozenset[tuple[int, int]] = frozenset()
-        wait_until = asyncio.get_running_loop().time() + self._wait_seconds(request)
+        waits = _Waits(request, self.options)
         for _ in range(TRIES):
-            replica, endpoint = await self._replica(model, conversation, failed, wait_until)
+            replica, endpoint = await self._replica(model, conversation, failed, waits)
             seen.routed()
             replica.traffic.under_way += 1
             try:
@@ -114,40 +119,34 @@ class Proxy:
     # --- an engine for it ---------------------------------------------------------------------------------
 
     async def _replica(
-        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], wait_until: float
+        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], waits: _Waits
     ) -> tuple[Replica, Endpoint]:
         if model.under_way >= self.options.queue:
             raise Refusal(
                 429, f"{model.name} has {model.under_way} requests already", code="queue_full", retry_seconds=1.0
             )
+        if self.ending:
+            raise _ending(model)
         found = model.pick(conversation, failed)
         if found is not None:
             return found
-        loop = asyncio.get_running_loop()
         model.waiting += 1
         try:
             while True:
                 for each in model.replicas:
                     each.wake()
-                left = wait_until - loop.time()
+                left = waits.seconds_left()
                 standing = model.standing()
                 if left <= 0 or standing.condition in ("failed", "stopped"):
                     raise _not_ready(model, standing, died=bool(failed))
                 await model.wait(min(left, LOOK_SECONDS))
+                if self.ending:
+                    raise _ending(model)
                 found = model.pick(conversation, failed)
                 if found is not None:
                     return found
         finally:
             model.waiting -= 1
-
-    def _wait_seconds(self, request: Request) -> float:
-        """What the client asked for by ``Prefer: wait=SECONDS`` (RFC 7240)."""
-        for preference in ",".join(request.all(b"prefer")).split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            value = value.strip().strip('"')
-            if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
-                return min(float(value), self.options.wait_seconds)
-        return 0.0
 
     def _upstream(self, endpoint: Endpoint) -> Upstream:
         place = (endpoint.host, endpoint.port)
@@ -160,15 +159,41 @@ class Proxy:
         return upstream
 
 
+class _Waits:
+    """How long a request may wait: what its client asked for by ``Prefer: wait=SECONDS`` (RFC 7240)."""
+
+    def __init__(self, request: Request, options: GatewayOptions) -> None:
+        self._request = request
+        self._most_seconds = options.wait_seconds
+
+    def seconds_left(self) -> float:
+        """So long, from now on."""
+        waited = asyncio.get_running_loop().time() - self._request.begun
+        return self._preferred() - waited
+
+    def _preferred(self) -> float:
+        for preference in ",".join(self._request.all(b"prefer")).split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            value = value.strip().strip('"')
+            if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
+                return min(float(value), self._most_seconds)
+        return 0.0
+
+
 def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
+    passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
+    return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
+
+
+@lru_cache(maxsize=256)
+def _begins(path: str, endpoint: Endpoint) -> bytes:
+    """The head of every request to an engine, as far as all of them have it."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     key = "" if endpoint.api_key is None else f"authorization: Bearer {endpoint.api_key}\r\n"
-    head = (
-        f"POST {route.path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
-        f"{key}content-length: {length}\r\n"
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
+        f"accept-encoding: identity\r\n{key}"
     ).encode("ascii")
-    passed = [b"%b: %b\r\n" % each for each in request.headers if each[0] in _PASSED and each[1].isascii() and each[1]]
-    return b"".join((head, *passed, b"\r\n"))
 
 
 class _Passing:
@@ -232,6 +257,8 @@ class _Passing:
                 sent += len(passed)
                 await request.write(passed)
             last = mender.end()
+            if mender.failed:  # or broken off, by an engine whose answers end with their connections
+                reason = "engine_error"
         except Broken:
             reason = "engine_died"
             last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
@@ -253,6 +280,11 @@ def _died(model: Model) -> Refusal:
         retry_seconds=max(1.0, model.standing().retry_seconds),
         reason="engine_died",
     )
+
+
+def _ending(model: Model) -> Refusal:
+    message = f"{model.name} is not served any more: this endpoint is about to end"
+    return Refusal(503, message, code="stopping", retry_seconds=ENDING_RETRY_SECONDS, reason="stopping")
 
 
 def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,12 +66,12 @@ def test_two_deployments_have_devices_of_their_own_and_give_them_back(serve: Ser
     assert one.stop() == 0  # which holds that no lease is left
 
 
-def vision(one: Served, **more: object) -> str:
-    """A GLM-4.5V, with a miniature's files for its own."""
+def large(one: Served, name: str, model: str = "glm-4.5v") -> str:
+    """A model of a hundred gigabytes, with a miniature's files for its own."""
     tiny = Catalog().model("glm-tiny")
     made = next(each for each in tiny.checkpoints if each.quantization == "FP32")
     weights = miniature.generate(tiny, one.folder / "weights", made)
-    return entry("a", None, model_path=str(weights), **more).replace("glm-tiny", "glm-4.5v")
+    return entry(name, None, model_path=str(weights)).replace("glm-tiny", model)
 
 
 def eight(**changed: Any) -> Scenario:
@@ -79,7 +81,7 @@ def eight(**changed: Any) -> Scenario:
 
 def test_a_plan_of_two_replicas_is_two_engines_that_see_their_own_gpus(serve: Serve) -> None:
     one = serve(eight())
-    one.configure(vision(one))
+    one.configure(large(one, "a"))
     one.start()
     one.until(lambda: len(one.told("engine.ready")) == 2)
     seen = {key: devices_of(one.engine(key)) for key in ("a", "a#2")}
@@ -89,9 +91,29 @@ def test_a_plan_of_two_replicas_is_two_engines_that_see_their_own_gpus(serve: Se
     assert one.stop() == 0
 
 
+def test_replicas_make_room_for_a_deployment_that_is_added_and_come_back_when_it_goes(serve: Serve) -> None:
+    one = serve(eight())
+    one.configure(large(one, "a"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    first = one.engine("a")
+    one.configure(large(one, "a"), large(one, "b", "glm-4.5-air"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: one.told("engine.ready", "b"))
+    assert devices_of(one.engine("b")) == {gpu(place) for place in range(4, 8)}
+    assert [each["deployment"] for each in one.told("deployment.removed")] == ["a#2"]
+    one.configure(large(one, "a"))
+    one.signal(signal.SIGHUP)
+    one.until(lambda: len(one.told("engine.ready", "a#2")) == 2)
+    assert one.engine("a") == first
+    assert len(one.told("engine.ready", "a")) == 1
+    assert devices_of(first) == {gpu(place) for place in range(4)}
+    assert one.stop() == 0
+
+
 def test_the_loss_of_a_gpu_is_the_concern_of_the_replica_on_it(serve: Serve) -> None:
     one = serve(eight(xids=(Xid(79, after=6),)))
-    one.configure(vision(one))
+    one.configure(large(one, "a"))
     one.start()
     one.until(lambda: len(one.told("engine.ready")) == 3)
     first = one.engine("a")
@@ -145,4 +167,22 @@ def test_memory_that_others_hold_is_waited_for_or_named(serve: Serve, *, wait: b
     assert said["reason"] == "devices held"
     assert str(pid) in said["message"]
     assert one.engines() == []
+    assert one.stop() == 0
+
+
+def test_a_reload_that_cannot_have_its_port_leaves_everybodys_devices_as_they_are(serve: Serve) -> None:
+    one = serve(Scenario(gpus=(h100(0), h100(1)), numa=(0, 0)))
+    one.configure(*(entry(name, None, pinned=ON_A_GPU) for name in "ab"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    engine = one.engine("a")
+    devices = devices_of(engine)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        one.configure(entry("b", None, pinned=ON_A_GPU), port=taken.getsockname()[1])
+        one.signal(signal.SIGHUP)
+        one.until(lambda: one.told("configuration.wrong"))
+    os.kill(engine, signal.SIGKILL)
+    one.until(lambda: len(one.told("engine.ready", "a")) == 2)
+    one.until(lambda: one.engine("a") != engine)
+    assert devices_of(one.engine("a")) == devices
     assert one.stop() == 0
