@@ -145,17 +145,26 @@ class Gateway:
         for each in replicas:
             by_name.setdefault(each.name, []).append(each)
         for name in self.models.keys() - by_name.keys():
-            self.models.pop(name).changed()
+            gone = self.models.pop(name)
+            gone.replicas = ()
+            gone.changed()
         for name, found in by_name.items():
             model = self.models.setdefault(name, Model(name))
             model.replicas = tuple(found)
             model.changed()
+        self._forget()
         self._known()
 
     def changed(self, name: str) -> None:
         """A replica of a model is in another state now."""
         if (model := self.models.get(name)) is not None:
             model.changed()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Connections to engines that serve no more are left."""
+        places = (each.endpoint() for model in self.models.values() for each in model.replicas)
+        self._proxy.forget(frozenset((each.host, each.port) for each in places if each is not None))
 
     def _known(self) -> None:
         keys = self._doors.keys
