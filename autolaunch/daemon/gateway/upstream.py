@@ -179,13 +179,21 @@ class Connection(asyncio.Protocol):
 
     # --- what the parser calls ----------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._answers == "whole":  # behind the answer, and of nobody's request
+            self._keeps = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answers != "head":
+            return  # a trailer, or of nobody's request
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._answers != "head":
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # 100 Continue and its like: the answer is still to come
             self.headers.clear()
@@ -195,6 +203,8 @@ class Connection(asyncio.Protocol):
         self._answers = "body"
 
     def on_body(self, body: bytes) -> None:
+        if self._answers != "body":
+            return
         self._pieces.append(body)
         self._waiting_bytes += len(body)
         if self._waiting_bytes > WAITING_BYTES and not self._paused and self._transport is not None:
@@ -217,36 +227,44 @@ class Upstream:
         self._idle: deque[Connection] = deque()
         self._closed = False
 
-    async def request(self, head: bytes, body: bytes) -> Connection:
+    def sent(self, head: bytes, body: bytes) -> Connection | None:
+        """Sends a request at once, on a connection that is idle, where there is one. For ``request`` to go on with."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.lives:
+                connection.send(head, body)
+                return connection
+        return None
+
+    async def request(self, head: bytes, body: bytes, connection: Connection | None = None) -> Connection:
         """Sends a request; the connection on which its answer's head has come. To be given back, or aborted.
+
+        ``connection``: it was sent on that one already.
 
         Raises:
             Broken: nobody listens, or the engine left without an answer.
         """
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.lives:
-                continue
+        connection = connection or self.sent(head, body)
+        while connection is not None:
             try:
-                connection.send(head, body)
                 await connection.answered()
             except Broken as broken:
                 connection.abort()
                 if broken.begun:
                     raise
-                # The engine closed it as one that was idle.
             except BaseException:
                 connection.abort()
                 raise
             else:
                 return connection
+            connection = self.sent(head, body)  # the engine closed the last one as one that was idle
         try:
             # Not ``wait_for``: before Python 3.12 that loses a cancellation that comes just as it is done.
             async with asyncio.timeout(CONNECT_SECONDS):
-                _, connection = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
+                _, made = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
         except (OSError, TimeoutError) as error:
             raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
-        return await self._asked(connection, head, body)
+        return await self._asked(made, head, body)
 
     async def _asked(self, connection: Connection, head: bytes, body: bytes) -> Connection:
         try:
