@@ -176,6 +176,7 @@ class Daemon:
         self.notifier.stopping("stopping")
         self.report.say("info", "daemon.stopping", "ending every engine")
         self._watch.close()
+        self.face.ending()
         closing = [self._loop.create_task(each.close()) for each in self.supervisors.values()]
         for tasks in ((*closing, *self._leaving.values()), self._tasks):
             # What hangs in a driver or on a disk is not waited for: with the daemon go the guards, and all they have.
@@ -247,8 +248,13 @@ class Daemon:
             running = (one for one in self.supervisors.values() if one.state.phase in machine.BUSY)
             free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
             before = dict(self.host.shares)
-            await self._in_thread(self.host.divide, wanted.deployments, free)
-            await self.face.reload(wanted.gateway)
+            opened = self.face.opened(wanted.gateway)
+            try:
+                await self._in_thread(self.host.divide, wanted.deployments, free)
+            except BaseException:
+                opened.close()
+                raise
+            await self.face.reload(opened)
         except AutolaunchError as error:
             self.report.say(
                 "error", "configuration.wrong", f"{error.message}; the old configuration holds", hint=error.hint

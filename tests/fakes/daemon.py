@@ -4,7 +4,8 @@
 
 FAKE_MODES names the modes of the first, the second, … start, with commas (:mod:`tests.fakes.engine`), FAKE_OPTIONS
 more of its options. FAKE_STUCK is a process that an earlier daemon left and that would not end. After so many
-probes as FAKE_PROBE_HANGS_AFTER says they hang; the daemon's bound is two seconds then.
+probes as FAKE_PROBE_HANGS_AFTER says they hang; the daemon's bound is two seconds then. With FAKE_KEYED the engine
+takes a key of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ def patch() -> None:
     import time
     from functools import partial
 
+    from msgspec.structs import replace
+
     from autolaunch import api
     from autolaunch.daemon import serve, survivors
     from autolaunch.daemon.deployment import KeptRun
@@ -37,6 +40,8 @@ def patch() -> None:
 
     engine = FakeEngine(*os.environ.get("FAKE_MODES", "ready").split(","))
     engine.more = tuple(shlex.split(os.environ.get("FAKE_OPTIONS", "")))
+    if os.environ.get("FAKE_KEYED"):
+        engine.behaviour = replace(engine.behaviour, key_variable="FAKE_ENGINE_KEY")  # type: ignore[misc]  # a fake
     registry.engine = lambda _: engine  # type: ignore[assignment]  # a fake
     folder = Path(os.environ["AUTOLAUNCH_HOME"]) / "environment"
     made = Environment(engine="vllm", version="1", package="vllm", directory=folder)

@@ -27,7 +27,11 @@ It answers /health, /v1/models and chat completions (streamed or not) with fixed
     closes        listens, takes a connection, closes its port, and exits with code 1 a moment later
     calls         thinks aloud (reasoning_content) and calls two tools, in pieces where it streams
     echo          its words are the SHA-256 of the request's messages, as sorted JSON without blanks
-    steady        its streams go on for a minute, a word every fiftieth of a second; /left counts clients that left
+    steady        a word every fiftieth of a second, for a minute or as many as max_tokens says, streamed or not;
+                  it stops when its client leaves, and says so
+
+/left tells what there was of completions: asked, left by their clients, and under way now. With FAKE_ENGINE_KEY in its
+environment it answers nobody without that key but on /health and /left.
 """
 
 from __future__ import annotations
@@ -36,12 +40,14 @@ import argparse
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 #: As torch and vLLM say it.
 OUT_OF_MEMORY = (
@@ -67,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
     name = "fake"
     asked = 0
     left = 0
+    now = 0
+    counting = threading.Lock()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         del format, args
@@ -77,13 +85,23 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             self.answer(200, {"object": "list", "data": [{"id": self.name, "object": "model"}]})
         elif self.path == "/left":
-            self.answer(200, {"left": type(self).left})
+            self.answer(200, {"left": self.left, "asked": self.asked, "now": self.now})
         else:
             self.answer(404, {"error": "no such page"})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        type(self).asked += 1
+        key = os.environ.get("FAKE_ENGINE_KEY")
+        if key is not None and self.headers.get_all("Authorization") != [f"Bearer {key}"]:
+            self.answer(401, {"error": "not with this key"})
+            return
+        self.count(asked=1, now=1)
+        try:
+            self.complete(body)
+        finally:
+            self.count(now=-1)
+
+    def complete(self, body: dict[str, Any]) -> None:
         if self.mode == "stall" or (self.mode == "hangs" and self.asked > 1):
             time.sleep(3600)
         if self.mode == "dies" and self.asked > 1:
@@ -101,8 +119,8 @@ class Handler(BaseHTTPRequestHandler):
             said = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             message: dict[str, object] = {"role": "assistant", "content": hashlib.sha256(said.encode()).hexdigest()}
             self.answer(200, completion(message, "stop"))
-        elif self.mode == "steady" and body.get("stream"):
-            self.steady()
+        elif self.mode == "steady":
+            self.steady(body.get("max_tokens", 3000), streamed=body.get("stream", False))
         elif body.get("stream"):
             self.stream()
         else:
@@ -158,16 +176,31 @@ class Handler(BaseHTTPRequestHandler):
         self.delta({}, "tool_calls")
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def steady(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
+    def steady(self, words: int, *, streamed: bool) -> None:
+        if streamed:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
         try:
-            for _ in range(3000):
-                self.delta({"content": "on "})
+            for _ in range(words):
+                if streamed:
+                    self.delta({"content": "on "})
+                elif select.select((self.connection,), (), (), 0)[0]:
+                    raise ConnectionResetError  # nothing more comes of a client that waits, but its end
                 time.sleep(0.02)
+            if streamed:
+                self.delta({}, "stop")
+                self.wfile.write(b"data: [DONE]\n\n")
+            else:
+                self.answer(200, completion({"role": "assistant", "content": "on " * words}, "stop"))
         except OSError:
-            type(self).left += 1
+            self.count(left=1)
+            say("a client left")
+
+    @classmethod
+    def count(cls, *, asked: int = 0, left: int = 0, now: int = 0) -> None:
+        with cls.counting:
+            cls.asked, cls.left, cls.now = cls.asked + asked, cls.left + left, cls.now + now
 
     def delta(self, delta: dict[str, object], finish: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
@@ -176,6 +209,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def event(self, value: dict[str, object]) -> None:
         self.wfile.write(b"data: " + json.dumps(value).encode() + b"\n\n")
+
+
+class Server(ThreadingHTTPServer):
+    #: Clients that come all at once are not to wait for the system to ask again.
+    request_queue_size = 256
 
 
 def completion(message: dict[str, object], finish: str) -> dict[str, object]:
@@ -242,8 +280,7 @@ def main() -> None:
         say(line)
     begin(options)
     Handler.mode, Handler.name = options.mode, options.name
-    ThreadingHTTPServer.request_queue_size = 128  # with five, as it comes, the sixth of several waits for seconds
-    server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+    server = Server(("127.0.0.1", options.port), Handler)
     say("listening")
     server.serve_forever()
 

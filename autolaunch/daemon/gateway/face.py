@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.members import Member
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from autolaunch.daemon.gateway.options import GatewayOptions
     from autolaunch.daemon.happenings import Tell
     from autolaunch.daemon.supervisor import Supervisor
+
+
+class Opened(NamedTuple):
+    """Options that can be had: their keys, and the socket of their address where that is another one."""
+
+    options: GatewayOptions
+    keys: Keys | None
+    listening: socket.socket | None
+
+    def close(self) -> None:
+        """They are not taken after all."""
+        if self.listening is not None:
+            self.listening.close()
 
 
 class Face:
@@ -87,12 +100,16 @@ class Face:
         self.route()
         await self.gateway.start(listening or listening_socket(options.host, options.port))
 
+    def ending(self) -> None:
+        """The engines are about to end: nobody is made to wait for one any more."""
+        self.gateway.ending()
+
     async def close(self) -> None:
         """Ends what is under way after a moment, and everything of it."""
         await self.gateway.close()
 
-    async def reload(self, options: GatewayOptions) -> None:
-        """These options from now on, and the keys as their file has them now. Nobody's connection ends by it.
+    def opened(self, options: GatewayOptions) -> Opened:
+        """Everything of these options that may turn out wrong, done; nothing is changed yet.
 
         Raises:
             ConfigurationError, PortTaken, UsageError: the old ones hold.
@@ -100,7 +117,11 @@ class Face:
         keys = _keys(options)
         before = self.gateway.options
         moved = (options.host, options.port) != (before.host, before.port)
-        await self.gateway.reload(options, keys, listening_socket(options.host, options.port) if moved else None)
+        return Opened(options, keys, listening_socket(options.host, options.port) if moved else None)
+
+    async def reload(self, opened: Opened) -> None:
+        """These options from now on, and the keys as their file has them now. Nobody's connection ends by it."""
+        await self.gateway.reload(*opened)
 
     def route(self) -> None:
         """The supervisors have changed: these are the engines from now on."""

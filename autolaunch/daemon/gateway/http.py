@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and len(self._ahead) < AHEAD:
             self._paused = False
             self._transport.resume_reading()
 
@@ -236,17 +236,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._reading is None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Another protocol was offered and is not taken; the parser stops behind such a request.
-            if self._answering is not None:
-                (self._ahead[-1] if self._ahead else self._answering).keeps = False
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._malformed(400, "the request is malformed")
-        if self._reading is None and self._head_bytes > HEAD_BYTES and not self._deaf:
+        # Of a body that is what lies between its pieces, and behind them: trailers are headers too.
+        if self._head_bytes > HEAD_BYTES and not self._deaf:
             self._malformed(431, "the head of the request is longer than any")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -288,13 +286,20 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         parser = self._parser
-        now = self.loop.time()
-        request = Request(self, self._headers, now)
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._malformed(505, "no version of HTTP but 1.1 and 1.0 is spoken here")
+            return
+        if self._head_bytes > HEAD_BYTES and sum(len(each) for pair in self._headers for each in pair) > HEAD_BYTES:
+            self._malformed(431, "the head of the request is longer than any")
+            return
+        request = Request(self, self._headers, self.loop.time())
+        self._headers = []  # trailers are none of them
         request.method = _METHODS.get(method := parser.get_method()) or method.decode("ascii", "replace")
         target = self._target
         request.path = (target.partition(b"?")[0] if b"?" in target else target).decode("latin-1")
         request.keeps = parser.should_keep_alive() and not self.listener.closing
-        if parser.get_http_version() == "1.0":
+        if version == "1.0":
             request.old = True
         if (length := request.header(b"content-length")) is not None and length.isdecimal():
             request.length = int(length[:20])
@@ -309,10 +314,12 @@ class Connection(asyncio.Protocol):
                 self.pause()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.came(body)
 
     def on_message_complete(self) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.received = True
             self._reading.wake()
@@ -328,6 +335,8 @@ class Connection(asyncio.Protocol):
     async def _handled(self, request: Request) -> None:
         try:
             await self.listener.handler(request)
+            if self._buffered_since is not None:
+                await self.drained()  # before another answer is written for a client that reads none
         except (ConnectionError, asyncio.CancelledError):
             self.abort()
             return
@@ -367,11 +376,44 @@ class Connection(asyncio.Protocol):
         self.listener.on_malformed(request, status, why)
         self._linger()
 
+    def _decline(self, rest: bytes) -> None:
+        """Another protocol was offered and is not taken: its request is answered, and the connection ends with that.
+
+        The parser ends such a request with its head. Its body, if it has one, is read by one that was not told.
+        """
+        request = self._ahead[-1] if self._ahead else self._answering
+        if request is None or self._deaf:
+            return
+        request.keeps = False
+        coding = request.header(b"transfer-encoding")
+        if request.method == "CONNECT" or not (request.length or coding):
+            self._deaf = True
+            return
+        self._reading, request.received = request, False
+        self._parser = httptools.HttpRequestParser(_Rest(self))
+        framing = b"transfer-encoding: chunked" if coding else b"content-length: %d" % (request.length or 0)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        self.data_received(rest)
+
+    def rest_came(self) -> None:
+        """A body behind such an offer is whole."""
+        self.on_message_complete()
+        self._deaf = True
+
     def _linger(self) -> None:
         """Ends our side, and reads what still comes for a moment: were it left unread, the answer could be lost."""
         self._deaf = self._ending = True
+        self._ahead.clear()
         self._since = self.loop.time()
         if self._transport is not None:
             self.resume()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
+
+
+class _Rest:
+    """Hears the body of a request whose head another parser has read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.rest_came

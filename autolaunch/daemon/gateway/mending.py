@@ -118,6 +118,11 @@ class Mender:
         """Whether the answer has its end: nothing may follow."""
         return self._finished
 
+    @property
+    def failed(self) -> bool:
+        """Whether the stream has told of an error."""
+        return self._failed
+
     # --- heads and whole answers --------------------------------------------------------------------
 
     def head(self, status: int, headers: heads.Headers) -> tuple[int, heads.Headers]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ANSWER_BYTES = 64 * 2**20
 #: How often a request that waits looks whether it should go on waiting, events aside.
 LOOK_SECONDS = 5.0
+#: When to come again after the endpoint has ended: where it is kept up, it is there again by then.
+ENDING_RETRY_SECONDS = 10.0
 #: Tries of one request on engines that end before they answer.
 TRIES = 3
 #: Headers of a request that an engine gets to see; what is a credential is not among them.
@@ -53,6 +55,8 @@ class Proxy:
     def __init__(self, models: Mapping[str, Model], options: GatewayOptions) -> None:
         self.models = models
         self.options = options
+        #: Every engine is about to end: nobody waits for one, or is sent to one, any more.
+        self.ending = False
         self._upstreams: dict[tuple[str, int], tuple[int, Upstream]] = {}
 
     def close(self) -> None:
@@ -113,6 +117,8 @@ class Proxy:
             raise Refusal(
                 429, f"{model.name} has {model.under_way} requests already", code="queue_full", retry_seconds=1.0
             )
+        if self.ending:
+            raise _ending(model)
         found = model.pick(conversation, failed)
         if found is not None:
             return found
@@ -126,6 +132,8 @@ class Proxy:
                 if left <= 0 or standing.condition in ("failed", "stopped"):
                     raise _not_ready(model, standing, died=bool(failed))
                 await model.wait(min(left, LOOK_SECONDS))
+                if self.ending:
+                    raise _ending(model)
                 found = model.pick(conversation, failed)
                 if found is not None:
                     return found
@@ -240,6 +248,8 @@ class _Passing:
                 sent += len(passed)
                 await request.write(passed)
             last = mender.end()
+            if mender.failed:  # or broken off, by an engine whose answers end with their connections
+                reason = "engine_error"
         except Broken:
             reason = "engine_died"
             last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
@@ -261,6 +271,11 @@ def _died(model: Model) -> Refusal:
         retry_seconds=max(1.0, model.standing().retry_seconds),
         reason="engine_died",
     )
+
+
+def _ending(model: Model) -> Refusal:
+    message = f"{model.name} is not served any more: this endpoint is about to end"
+    return Refusal(503, message, code="stopping", retry_seconds=ENDING_RETRY_SECONDS, reason="stopping")
 
 
 def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:

@@ -93,7 +93,7 @@ class Request:
 
     def body_now(self, most_bytes: int) -> bytes | None:
         """The whole body, where it is here; else :meth:`body` waits for it."""
-        if not self.received or self._size > most_bytes:
+        if not self.received or self._size > min(most_bytes, AHEAD_BYTES):
             return None
         pieces, self._pieces, self._size = self._pieces, [], 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -120,6 +120,7 @@ class Request:
             if self._error is not None:
                 raise self._error
             if self.received:
+                self._connection.resume()  # or its client could not be seen to leave
                 return taken[0] if len(taken) == 1 else b"".join(taken)
             self._connection.resume()
             self._awaits = True
@@ -145,7 +146,9 @@ class Request:
             self._waiter.set_result(None)
 
     def fail(self, error: BodyError) -> None:
-        """Its body will not come whole."""
+        """Its body will not come whole; nothing, where it has."""
+        if self.received:
+            return
         self._error = error
         self.wake()
 
@@ -157,7 +160,7 @@ class Request:
 
     def respond(self, status: int, headers: Iterable[Header], body: bytes, *, close: bool = False) -> None:
         """The whole answer at once."""
-        if close:
+        if close or not self.received:  # where the rest of its body would end nobody waits to see
             self.keeps = False
         head = self._head(status, headers)
         if status != 204:
@@ -170,7 +173,7 @@ class Request:
     def begin(self, status: int, headers: Iterable[Header]) -> None:
         """The head of an answer whose length is not known."""
         self._chunked = not self.old
-        if self.old:
+        if self.old or not self.received:
             self.keeps = False
         head = self._head(status, headers) + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
         self.answered = True

@@ -107,8 +107,15 @@ class Gateway:
         )
         self._server = await loop.create_server(self._listener, sock=listening, backlog=BACKLOG)
 
+    def ending(self) -> None:
+        """The engines are about to end: requests that wait for one, or come now, are told so."""
+        self._proxy.ending = True
+        for model in self.models.values():
+            model.changed()
+
     async def close(self) -> None:
         """Takes no more requests, and ends those that are under way after a moment."""
+        self.ending()
         if self._server is not None:
             self._server.close()
         if self._listener is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,4 +167,22 @@ def test_memory_that_others_hold_is_waited_for_or_named(serve: Serve, *, wait: b
     assert said["reason"] == "devices held"
     assert str(pid) in said["message"]
     assert one.engines() == []
+    assert one.stop() == 0
+
+
+def test_a_reload_that_cannot_have_its_port_leaves_everybodys_devices_as_they_are(serve: Serve) -> None:
+    one = serve(Scenario(gpus=(h100(0), h100(1)), numa=(0, 0)))
+    one.configure(*(entry(name, None, pinned=ON_A_GPU) for name in "ab"))
+    one.start()
+    one.until(lambda: len(one.told("engine.ready")) == 2)
+    engine = one.engine("a")
+    devices = devices_of(engine)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        one.configure(entry("b", None, pinned=ON_A_GPU), port=taken.getsockname()[1])
+        one.signal(signal.SIGHUP)
+        one.until(lambda: one.told("configuration.wrong"))
+    os.kill(engine, signal.SIGKILL)
+    one.until(lambda: len(one.told("engine.ready", "a")) == 2)
+    one.until(lambda: one.engine("a") != engine)
+    assert devices_of(one.engine("a")) == devices
     assert one.stop() == 0
