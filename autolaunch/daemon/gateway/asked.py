@@ -47,7 +47,7 @@ def read(body: bytes) -> tuple[str | None, bool]:
         found = _BODY.decode(body)
     except msgspec.ValidationError as error:
         raise Unreadable(f"the body is not as it should be: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"the body is no JSON: {error}") from error
     except RecursionError as error:
         raise Unreadable("the body is nested too deeply") from error
@@ -58,7 +58,7 @@ def conversation(body: bytes) -> bytes | None:
     """What tells the conversation of a request from others; ``None`` where nothing does."""
     try:
         found = _CONVERSATION.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if found.prompt_cache_key or found.user:
         return f"{found.prompt_cache_key} {found.user}".encode()

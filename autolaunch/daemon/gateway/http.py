@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         if (length := request.header(b"content-length")) is not None and length.isdecimal():
             request.length = int(length[:20])
         if request.has(b"expect"):
-            request.expects = (request.header(b"expect") or "").lower() == "100-continue"
+            request.expects = (request.header(b"expect") or "").lower() == "100-continue" and not request.old
         self._reading, self._head_bytes, self._target = request, 0, b""
         if self._answering is None:
             self._answer(request)

@@ -153,7 +153,7 @@ class Mender:
             body = streams.last_response(body) or body
         try:
             skimmed = streams.skim(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return 502, error_document(
                 self._dialect, 502, "the engine's answer is no JSON document", code="engine_error"
             )
@@ -295,7 +295,7 @@ class Mender:
             return event
         try:
             value = _decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Some write an error's text between quotes as it is, quotes and line ends included.
             value = {"error": data.decode(errors="replace")} if data.startswith(b'{"error"') else None
         if not isinstance(value, dict):

@@ -125,8 +125,11 @@ class Proxy:
         *,
         streamed: bool,
         sent: Sent | None = None,
+        page: tuple[Header, ...] = (),
     ) -> None:
-        """Gives the request the answer of one of the model's engines; ``sent``: it has it already.
+        """Gives the request the answer of one of the model's engines, with the headers of ``page``.
+
+        ``sent``: an engine has it already.
 
         Raises:
             Refusal: none serves, or the engine does not answer.
@@ -155,7 +158,7 @@ class Proxy:
                     streamed=streamed,
                     request=body,
                 )
-                await _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen).passed()
+                await _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen).passed(page)
                 return
         finally:
             if sent is not None:
@@ -260,10 +263,11 @@ class _Passing:
         self.request, self.model, self.replica = request, model, replica
         self.upstream, self.connection, self.mender, self.seen = upstream, connection, mender, seen
 
-    async def passed(self) -> None:
+    async def passed(self, page: tuple[Header, ...]) -> None:
         connection = self.connection
         try:
             status, headers = self.mender.head(connection.status, connection.headers)
+            headers += page
             if self.mender.streams:
                 await self._streamed(status, headers)
             else:
@@ -341,6 +345,8 @@ def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:
         "stopped": "model_stopped",
         "failed": "model_failed",
     }
+    if died and standing.condition == "serving":  # whoever keeps it up has not seen it yet
+        return _died(model)
     code = codes.get(standing.condition, "model_loading")
     return Refusal(
         503,

@@ -107,7 +107,7 @@ def _told(body: bytes) -> tuple[dict[str, Any] | None, str, str | None]:
     text = body[:READ_BYTES].decode(errors="replace")
     try:
         document = _decode(body) if len(body) <= READ_BYTES else None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = None
     if not isinstance(document, dict):
         # HTML is a page of some server's own: nothing for a program.
@@ -165,7 +165,7 @@ def fault_of(dialect: Dialect, request: bytes) -> Fault | None:
     """
     try:
         asked = _decode(request)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Fault(message="the request's body is no JSON")
     if not isinstance(asked, dict):
         return Fault(message="the request's body is no JSON object")

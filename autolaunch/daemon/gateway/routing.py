@@ -97,7 +97,7 @@ class Model:
 
     def standing(self) -> Standing:
         """That of the replica that is nearest to serving."""
-        return min((each.standing() for each in self.replicas), key=_distance)
+        return min((each.standing() for each in self.replicas), key=_distance, default=_GONE)
 
     def pick(
         self, conversation: bytes | None, without: frozenset[tuple[int, int]] = frozenset()
@@ -144,6 +144,8 @@ def _weight(conversation: bytes, place: int) -> bytes:
     return hashlib.blake2b(conversation, digest_size=8, salt=place.to_bytes(8, "big")).digest()
 
 
+#: Of a model whose last replica went while somebody waited for it.
+_GONE = Standing(condition="stopped", message="is served here no more", retry_seconds=60.0)
 _ORDER: tuple[Condition, ...] = ("serving", "loading", "asleep", "stopped", "failed")
 
 

@@ -146,17 +146,26 @@ class Gateway:
         for each in replicas:
             by_name.setdefault(each.name, []).append(each)
         for name in self.models.keys() - by_name.keys():
-            self.models.pop(name).changed()
+            gone = self.models.pop(name)
+            gone.replicas = ()
+            gone.changed()
         for name, found in by_name.items():
             model = self.models.setdefault(name, Model(name))
             model.replicas = tuple(found)
             model.changed()
+        self._forget()
         self._known()
 
     def changed(self, name: str) -> None:
         """A replica of a model is in another state now."""
         if (model := self.models.get(name)) is not None:
             model.changed()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Connections to engines that serve no more are left."""
+        places = (each.endpoint() for model in self.models.values() for each in model.replicas)
+        self._proxy.forget(frozenset((each.host, each.port) for each in places if each is not None))
 
     def _known(self) -> None:
         keys = self._doors.keys
@@ -187,9 +196,7 @@ class Gateway:
             raise early
         if isinstance(early, _Asks) and route is not None:
             began.seen = early.seen
-            await self._proxy.answer(
-                request, route, early.model, early.body, early.seen, streamed=early.streamed, sent=early.sent
-            )
+            await self._proxied(request, route, early)
             return
         self._doors.address(request)
         if request.method == "OPTIONS":
@@ -204,8 +211,14 @@ class Gateway:
         since = time.monotonic()
         body = await self._body(request)
         asks = self._asks(route, body, key, since)
-        began.seen = asks.seen
-        await self._proxy.answer(request, route, asks.model, body, asks.seen, streamed=asks.streamed)
+        asks.body, began.seen = body, asks.seen
+        await self._proxied(request, route, asks)
+
+    async def _proxied(self, request: Request, route: Route, asks: _Asks) -> None:
+        page = self._doors.page(request)
+        await self._proxy.answer(
+            request, route, asks.model, asks.body, asks.seen, streamed=asks.streamed, sent=asks.sent, page=page
+        )
 
     def _asks(self, route: Route, body: bytes, key: str | None, since: float) -> _Asks:
         name, streamed = _read(body)

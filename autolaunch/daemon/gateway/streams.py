@@ -140,7 +140,7 @@ def is_complete(event: bytes) -> bool:
         return False
     try:
         return data == [b"[DONE]"] or isinstance(_decode(b"\n".join(data)), dict)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 
@@ -163,7 +163,7 @@ def last_response(stream: bytes) -> bytes | None:
         if data.startswith(b"{") and ENDS["responses"].search(data) is not None:
             try:
                 value: Any = _decode(data)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return None
             response = value.get("response") if isinstance(value, dict) else None
             return _encode(response) if isinstance(response, dict) else None

@@ -179,13 +179,21 @@ class Connection(asyncio.Protocol):
 
     # --- what the parser calls ----------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._answers == "whole":  # behind the answer, and of nobody's request
+            self._keeps = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._answers != "head":
+            return  # a trailer, or of nobody's request
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._framed = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._answers != "head":
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:  # 100 Continue and its like: the answer is still to come
             self.headers.clear()
@@ -195,6 +203,8 @@ class Connection(asyncio.Protocol):
         self._answers = "body"
 
     def on_body(self, body: bytes) -> None:
+        if self._answers != "body":
+            return
         self._pieces.append(body)
         self._waiting_bytes += len(body)
         if self._waiting_bytes > WAITING_BYTES and not self._paused and self._transport is not None:
@@ -249,9 +259,9 @@ class Upstream:
                 return connection
             connection = self.sent(head, body)  # the engine closed the last one as one that was idle
         try:
-            _, made = await asyncio.wait_for(
-                self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port), CONNECT_SECONDS
-            )
+            # Not ``wait_for``: before Python 3.12 that loses a cancellation that comes just as it is done.
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, made = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
         except (OSError, TimeoutError) as error:
             raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
         return await self._asked(made, head, body)
