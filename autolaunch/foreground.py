@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from autolaunch.daemon import machine
+from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.deployment import Deployment, Fault
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.hands import Hands
@@ -28,7 +29,7 @@ from selector.values import Value
 if TYPE_CHECKING:
     import socket
 
-    from autolaunch.daemon.control.of_launch import Steering
+    from autolaunch.daemon.control.serve import Control
     from autolaunch.daemon.gateway.face import Face
 
 #: How long a wait lasts before a signal is looked for; a thread that waits without end is deaf to them.
@@ -71,19 +72,18 @@ class Foreground:
         self._on_tell = on_tell
         self._reach = reach
         self._listening = listening
-        #: What a launch said last, by the keys of the deployments.
-        self.doing: dict[str, LaunchEvent] = {}
         self.supervisors = {
             deployment.key: Supervisor(
                 deployment, hands, on_change=self._changed_state, on_tell=self._tell, clock=clock
             )
             for deployment, hands in engines
         }
+        self._steered = SteeredLaunch(self.supervisors, self.end)
         self._first = next(iter(self.supervisors.values()))
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._opening: asyncio.Task[None] | None = None
         self._face: Face | None = None
-        self._steering: Steering | None = None
+        self._control: Control | None = None
         self._shut: AutolaunchError | None = None
         self._stopped = False
         self._asked_to_end = False
@@ -157,6 +157,10 @@ class Foreground:
         if not self._asked_to_end:
             raise self._error(self._first)
 
+    def hear(self, key: str, event: LaunchEvent) -> None:
+        """What the launch of an engine says, by the key of its deployment. From any thread."""
+        self._steered.hear(key, event)
+
     def end(self) -> None:
         """Has ``wait_ended`` return. From any thread."""
         self._asked_to_end = True
@@ -211,8 +215,8 @@ class Foreground:
             await self._face.close()
         elif self._listening is not None:
             self._listening.close()
-        if self._steering is not None:
-            await self._steering.control.close()
+        if self._control is not None:
+            await self._control.close()
 
     def _open_soon(self) -> None:
         if self._reach is not None and self._opening is None and not self._stopped:
@@ -221,7 +225,6 @@ class Foreground:
     async def _open(self, reach: Reach) -> None:
         # What they are made of takes a tenth of a second to be read in, which nothing here has to wait for.
         await self._loop.run_in_executor(None, _read_in)
-        from autolaunch.daemon.control.of_launch import Steering
         from autolaunch.daemon.gateway.face import Face
 
         try:
@@ -229,8 +232,9 @@ class Foreground:
             listening, self._listening = self._listening, None
             await face.start(listening)
             self._face = face
-            self._steering = Steering(self, reach.home)
-            await self._steering.control.start()
+            self._steered.gateway_url = face.base_url
+            self._control = control_of(self._steered, reach.home)
+            await self._control.start()
         except AutolaunchError as error:
             self._shut = error
         self._notify()
@@ -248,8 +252,7 @@ class Foreground:
     def _tell(self, one: Supervisor, tell: Tell) -> None:
         if self._face is not None:
             self._face.tell(one, tell)
-        if self._steering is not None:
-            self._steering.tell(one, tell)
+        self._steered.tell(one, tell)
         self._on_tell(tell)
 
     def _fault(self, error: BaseException) -> None:
@@ -276,7 +279,7 @@ class Foreground:
 
 
 def _read_in() -> None:
-    from autolaunch.daemon.control import of_launch  # noqa: F401 - read in, for whoever imports it next
+    from autolaunch.daemon.control import serve  # noqa: F401 - read in, for whoever imports it next
     from autolaunch.daemon.gateway import face  # noqa: F401 - as above
 
 

@@ -133,7 +133,7 @@ def _rows(each: ReplicaDocument, now: datetime) -> list[tuple[str, str | None]]:
         rows += [("", fault.hint), ("last lines", "\n".join(fault.lines[-12:]))]
     tries = plural(each.failures, "failure") if each.failures else ""
     if each.next_try_at is not None:
-        tries = ", ".join(filter(None, (tries, f"tried again {_until(each.next_try_at, now)}")))
+        tries = ", ".join(filter(None, (tries, f"tried again {until(each.next_try_at, now)}")))
     rows += [("tries", tries), ("log", each.log_path)]
     return rows
 
@@ -172,7 +172,7 @@ def _detail(each: ReplicaDocument, now: datetime) -> str:
         return _load(each)
     if each.fault is None or each.phase not in ("failed", "backing off"):
         return ""
-    again = "" if each.next_try_at is None else f"; tried again {_until(each.next_try_at, now)}"
+    again = "" if each.next_try_at is None else f"; tried again {until(each.next_try_at, now)}"
     return f"{clean(each.fault.message)}{again}"
 
 
@@ -187,6 +187,7 @@ def _ago(then: datetime, now: datetime) -> str:
     return duration(max(0.0, (now - then).total_seconds()))
 
 
-def _until(then: datetime, now: datetime) -> str:
+def until(then: datetime, now: datetime) -> str:
+    """``in 4 s``, or ``now``."""
     seconds = (then - now).total_seconds()
     return f"in {duration(seconds)}" if seconds > 0 else "now"

@@ -154,7 +154,7 @@ def _kept_up(
 
     def hands(deployment: Deployment) -> Hands:
         def hear(event: LaunchEvent) -> None:
-            kept_up.doing[deployment.key] = event
+            kept_up.hear(deployment.key, event)
             on_event(event)
 
         return Hands(home=home, catalog=known, planner=host, store=store, leases=leases, on_event=hear)

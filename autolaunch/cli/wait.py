@@ -12,7 +12,7 @@ from autolaunch.cli.engines import show
 from autolaunch.cli.options import HOW, Command, option
 from autolaunch.cli.progress import Progress
 from autolaunch.cli.reach import holder_of, shown, something
-from autolaunch.cli.render_kept import now_utc, render_table
+from autolaunch.cli.render_kept import now_utc, render_table, until
 from autolaunch.cli.terminal import Terminal
 from autolaunch.daemon.control.contract import SERVING, DeploymentDocument, DeploymentsDocument
 
@@ -67,11 +67,17 @@ def wait(name: str | None, timeout_seconds: float | None, as_json: bool, verbose
     reached = something()
     client = (reached[0] if name is None else holder_of(name, reached)).client
     with Progress(sys.stderr, Terminal.of(sys.stderr)) as progress:
+        last = ""
 
         def look(found: tuple[DeploymentDocument, ...]) -> None:
+            nonlocal last
             step = _step(found)
-            if step is not None:
-                progress.event(step)
+            if step is None:
+                return
+            if last == "loading" and step.stage == "waiting":  # else it would be shown as one that came to its end
+                progress.event(step._replace(stage="stopping"))
+            progress.event(step)
+            last = step.stage
 
         found = client.wait(name, timeout_seconds=timeout_seconds, on_look=look)
     document = DeploymentsDocument(deployments=found)
@@ -92,5 +98,6 @@ def _step(found: tuple[DeploymentDocument, ...]) -> _Step | None:
         stage = one.load.stage if one.load.stage == "environment" else stage
         message = f"{left.name}: {one.load.message}"
     elif one.fault is not None:
-        message = f"{left.name}: {one.fault.message}"
+        again = "" if one.next_try_at is None else f"again {until(one.next_try_at, now_utc())}: "
+        message = f"{left.name}: {again}{one.fault.message}"
     return _Step(stage, message, None if one.load is None else one.load.fraction)

@@ -102,12 +102,16 @@ class Door:
             return False
         return peer.uid in (0, os.geteuid()) or (self.group is not None and self.group in peer.groups)
 
-    def close(self) -> None:
-        """Takes the file away, if it is ours still."""
+    def remove(self) -> None:
+        """Takes the file away, if it is ours still: nobody comes in any more."""
         with contextlib.suppress(OSError):
             found = os.stat(self.path.name, dir_fd=self._folder, follow_symlinks=False)
             if (found.st_dev, found.st_ino) == self._identity:
                 os.unlink(self.path.name, dir_fd=self._folder)
+
+    def close(self) -> None:
+        """Takes the file away, and ends it."""
+        self.remove()
         self.socket.close()
         os.close(self._folder)
 

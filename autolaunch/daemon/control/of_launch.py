@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,65 +11,66 @@ from typing import TYPE_CHECKING
 from autolaunch.daemon.control.contract import Kind
 from autolaunch.daemon.control.happened import Happened
 from autolaunch.daemon.control.places import launch_socket
-from autolaunch.daemon.control.serve import Control
 from autolaunch.daemon.journal import Event
 
 if TYPE_CHECKING:
+    from autolaunch.daemon.control.serve import Control
     from autolaunch.daemon.happenings import Tell
     from autolaunch.daemon.supervisor import Supervisor
-    from autolaunch.foreground import Foreground
     from autolaunch.server import LaunchEvent
 
 
-class Steering:
-    """:class:`autolaunch.daemon.control.steered.Steered` of a launch, and its control API, not started yet."""
+class SteeredLaunch:
+    """:class:`autolaunch.daemon.control.steered.Steered` of a launch.
+
+    Whoever launches hands it what is said (:meth:`tell`, :meth:`hear`, from any thread) and sets ``gateway_url`` when
+    it is known. ``end`` is called on the loop when somebody has stopped the deployment: it begins the end of the
+    launch, and does not wait for it.
+    """
 
     kind: Kind = "launch"
+    configuration_path: Path | None = None
+    wrong: str | None = None
 
-    def __init__(self, launch: Foreground, home: Path) -> None:
-        self._launch = launch
+    def __init__(self, supervisors: Mapping[str, Supervisor], end: Callable[[], None]) -> None:
+        self.supervisors = supervisors
         self.happened = Happened()
         self.started = datetime.now(UTC).replace(microsecond=0)
-        self.control = Control(self, launch_socket(os.environ, home, os.getpid()))
+        self.gateway_url: str | None = None
+        self._doing: dict[str, LaunchEvent] = {}
+        self._end = end
+
+    def say(self, event: Event) -> None:
+        """Its terminal is its user's: it is only kept to be asked for."""
+        self.happened.append(event)
 
     def tell(self, one: Supervisor, tell: Tell) -> None:
-        """What a supervisor says, for whoever follows the events."""
+        """What the machine of the deployment says."""
         figures = {"run": one.state.run, "reason": tell.reason, "seconds": tell.seconds, "hint": tell.hint}
-        self.happened.append(
-            Event(
-                level=tell.level,
-                event=tell.name,
-                message=tell.message,
-                deployment=one.state.deployment.key,
-                figures={name: value for name, value in figures.items() if value is not None},
-            )
-        )
+        name = one.state.deployment.name
+        self.say(Event(level=tell.level, event=tell.name, message=tell.message, deployment=name, figures=figures))
 
-    @property
-    def supervisors(self) -> Mapping[str, Supervisor]:
-        return self._launch.supervisors
-
-    @property
-    def configuration_path(self) -> Path | None:
-        return None
-
-    @property
-    def wrong(self) -> str | None:
-        return None
-
-    @property
-    def gateway_url(self) -> str | None:
-        return self._launch.base_url
+    def hear(self, unit: str, event: LaunchEvent) -> None:
+        """What the launch of a unit says."""
+        self._doing[unit] = event
 
     def requests(self, unit: str) -> int | None:
-        one = self._launch.supervisors.get(unit)
+        one = self.supervisors.get(unit)
         return None if one is None else one.traffic.under_way
 
     def doing(self, unit: str) -> LaunchEvent | None:
-        return self._launch.doing.get(unit)
+        return self._doing.get(unit)
 
     async def reload(self) -> str | None:
-        return "a launch has no configuration to be read again"
+        """There is nothing to be read again; nobody gets to ask for it."""
+        return "a launch has no configuration"
 
     def end(self) -> None:
-        self._launch.end()
+        self._end()
+
+
+def control_of(steered: SteeredLaunch, home: Path) -> Control:
+    """The control API of a launch of this process, not started yet."""
+    from autolaunch.daemon.control.serve import Control  # it takes its time to be read in
+
+    return Control(steered, launch_socket(os.environ, home, os.getpid()))

@@ -75,12 +75,16 @@ class Control:
     async def close(self) -> None:
         """Ends every stream and connection, and takes the socket away; again is nothing."""
         self._closing.set()
+        if self._door is not None:
+            self._door.remove()
+        await _turns()  # nobody comes any more; those that are being accepted come in
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._server is not None:
             await self._server.shutdown(CLOSE_SECONDS)
             self._server = None
+            await _turns()  # and what was closed goes
         if self._door is not None:
             self._door.close()
             self._door = None
@@ -198,6 +202,12 @@ class Control:
         asyncio.get_running_loop().call_exception_handler(
             {"message": "the control API failed", **({} if error is None else {"exception": error})}
         )
+
+
+async def _turns() -> None:
+    """A few turns of the loop: what was begun in it for a connection takes so many."""
+    for _ in range(6):
+        await asyncio.sleep(0)
 
 
 def _document(document: msgspec.Struct) -> web.Response:

@@ -16,8 +16,8 @@ from autolaunch.daemon.gateway.keys import Keys, Wrong, presented
 from autolaunch.daemon.gateway.refusal import Refusal
 
 if TYPE_CHECKING:
-    from autolaunch.daemon.gateway.http import Header, Request
     from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.gateway.request import Header, Request
 
 _NAMES = frozenset({"localhost", "ip6-localhost"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?", re.ASCII)
@@ -38,7 +38,7 @@ class Doors:
         self.keys = keys
         self._names = _NAMES | {each.lower() for each in (options.host, socket.gethostname(), *options.allowed_hosts)}
         self._origins = frozenset(each.lower() for each in options.allowed_origins)
-        self._known: set[str] = set()
+        self._known: set[bytes | None] = set()
 
     def address(self, request: Request) -> None:
         """Is it addressed to us, by a program or a page that may?
@@ -46,14 +46,16 @@ class Doors:
         Raises:
             Refusal: no.
         """
+        if request.only(b"host") in self._known and not request.has(b"origin"):
+            return
         hosts = request.all(b"host")
         if len(hosts) > 1 or (not hosts and not request.old):
             raise Refusal(400, "a request has one Host header", code="host")
-        if hosts and hosts[0] not in self._known:
+        if hosts:
             if not self._is_ours(hosts[0]):
                 raise Refusal(403, "this host name is not served here", code="foreign_host")
             if len(self._known) < _REMEMBERED:
-                self._known.add(hosts[0])
+                self._known.add(hosts[0].encode("latin-1"))
         for origin in request.all(b"origin"):
             if origin.lower() not in self._origins:
                 raise Refusal(403, "pages of this origin may not use this endpoint", code="foreign_origin")

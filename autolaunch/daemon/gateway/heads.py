@@ -18,19 +18,20 @@ def passed_on(headers: Headers) -> tuple[Headers, bytes, bool]:
 
     The kind is lower case and without parameters, empty where there is none.
     """
-    named = {
-        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
-    }
     kept: Headers = []
     kind, packed = b"", False
+    named: list[bytes] = []
     for name, value in headers:
         lower = name.lower()
-        if lower in _OF_ONE_HOP or lower in named or lower.startswith(b"access-control-"):
-            continue
-        if lower == b"content-type":
+        if lower in _OF_ONE_HOP:
+            if lower == b"connection" and value not in (b"keep-alive", b"close"):
+                named += (token.strip().lower() for token in value.split(b","))
+        elif lower == b"content-type":
             kind = value.partition(b";")[0].strip().lower()
-            continue
-        if lower == b"content-encoding" and value.strip().lower() != b"identity":
-            packed = True
-        kept.append((name, value))
+        elif not lower.startswith(b"access-control-"):
+            if lower == b"content-encoding" and value.strip().lower() != b"identity":
+                packed = True
+            kept.append((name, value))
+    if named:
+        kept = [(name, value) for name, value in kept if name.lower() not in named]
     return kept, kind, packed

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 import httptools
+
+from autolaunch.daemon.gateway.request import BodyError, Header, Request
 
 if TYPE_CHECKING:
     from autolaunch.daemon.gateway.options import GatewayOptions
 
 #: Of a request's head: all of it, its address, and how many headers.
 HEAD_BYTES, TARGET_BYTES, HEADERS = 65_536, 8_192, 100
-#: What may lie here of a body before it is read, and requests that were sent ahead.
-AHEAD_BYTES, AHEAD = 1_048_576, 16
+#: Requests that were sent ahead.
+AHEAD = 16
 #: A client that takes nothing of its answer for so long has gone, whatever its connection says.
 SEND_SECONDS = 120.0
 #: A client that was refused midway gets so long to read that.
@@ -35,189 +36,8 @@ BODY_BYTES_PER_SECOND = 1024
 #: How often connections are looked at for their time being over.
 SWEEP_SECONDS = 1.0
 
-Header = tuple[bytes, bytes]
-_REASONS = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-
-class BodyError(Exception):
-    """A body that is not taken.
-
-    Attributes:
-        status: what is answered.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-class Request:
-    """A request, and the answer to it: ``respond``, or ``begin``, ``write`` and ``finish``.
-
-    Attributes:
-        method, path: as they came; the path without a query.
-        headers: in order, names in lower case.
-        answered: an answer has begun.
-    """
-
-    __slots__ = (
-        "_awaits",
-        "_chunked",
-        "_connection",
-        "_error",
-        "_pieces",
-        "_size",
-        "_waiter",
-        "answered",
-        "begun",
-        "done",
-        "expects",
-        "headers",
-        "keeps",
-        "length",
-        "method",
-        "old",
-        "path",
-        "received",
-        "total",
-    )
-
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._awaits = False
-        self._chunked = False
-        self._error: BodyError | None = None
-        #: When its head was there, and how much of its body has come since.
-        self.begun = connection.loop.time()
-        self.total = 0
-        self.method = ""
-        self.path = ""
-        self.headers: list[Header] = []
-        self.length: int | None = None
-        self.old = False
-        self.keeps = False
-        self.expects = False
-        self.received = False
-        self.answered = False
-        self.done = False
-
-    def header(self, name: bytes) -> str | None:
-        """The first header of a name (in lower case)."""
-        for each, value in self.headers:
-            if each == name:
-                return value.decode("latin-1")
-        return None
-
-    def all(self, name: bytes) -> list[str]:
-        """Every header of a name (in lower case)."""
-        return [value.decode("latin-1") for each, value in self.headers if each == name]
-
-    # --- its body -----------------------------------------------------------------------------------------
-
-    async def body(self, most_bytes: int) -> bytes:
-        """The whole body.
-
-        Raises:
-            BodyError: it is longer than ``most_bytes``, slow, broken off, or not chunked as it says.
-        """
-        if self.length is not None and self.length > most_bytes:
-            raise BodyError(413, f"the body is longer than {most_bytes} bytes")
-        if not self.received and self.expects:
-            self.expects = False
-            self._connection.write(_CONTINUE)
-        taken: list[bytes] = []
-        size = 0
-        while True:
-            size += self._size
-            if size > most_bytes:
-                raise BodyError(413, f"the body is longer than {most_bytes} bytes")
-            taken += self._pieces
-            self._pieces, self._size = [], 0
-            if self._error is not None:
-                raise self._error
-            if self.received:
-                return taken[0] if len(taken) == 1 else b"".join(taken)
-            self._connection.resume()
-            self._awaits = True
-            self._waiter = self._connection.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter, self._awaits = None, False
-
-    def came(self, piece: bytes) -> None:
-        """A piece of its body."""
-        if self.done:
-            return  # answered already: read so that the next request is found
-        self._pieces.append(piece)
-        self._size += len(piece)
-        self.total += len(piece)
-        self.wake()
-        if self._size > AHEAD_BYTES:
-            self._connection.pause()
-
-    def wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def fail(self, error: BodyError) -> None:
-        """Its body will not come whole."""
-        self._error = error
-        self.wake()
-
-    @property
-    def awaits_body(self) -> bool:
-        return self._awaits
-
-    # --- its answer ---------------------------------------------------------------------------------------
-
-    def respond(self, status: int, headers: Iterable[Header], body: bytes, *, close: bool = False) -> None:
-        """The whole answer at once."""
-        if close or not self.received:  # where the rest of its body would end nobody waits to see
-            self.keeps = False
-        head = self._head(status, headers)
-        if status != 204:
-            head += b"content-length: %d\r\n\r\n" % len(body)
-        else:
-            head += b"\r\n"
-        self.answered = self.done = True
-        self._connection.write(head + body if self.method != "HEAD" and status != 204 else head)
-
-    def begin(self, status: int, headers: Iterable[Header]) -> None:
-        """The head of an answer whose length is not known."""
-        self._chunked = not self.old
-        if self.old or not self.received:
-            self.keeps = False
-        head = self._head(status, headers) + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
-        self.answered = True
-        self._connection.write(head)
-
-    async def write(self, piece: bytes) -> None:
-        """A piece of such an answer; waits while the client does not read."""
-        if piece:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
-            await self._connection.drained()
-
-    def finish(self) -> None:
-        """The end of such an answer."""
-        self.done = True
-        if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
-
-    def _head(self, status: int, headers: Iterable[Header]) -> bytes:
-        lines = [_REASONS.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        lines += [b"%b: %b\r\n" % each for each in headers]
-        lines.append(self._connection.listener.date())
-        if not self.keeps:
-            lines.append(b"connection: close\r\n")
-        elif self.old:
-            lines.append(b"connection: keep-alive\r\n")
-        return b"".join(lines)
+_METHODS = {each.encode(): each for each in ("POST", "GET", "HEAD", "OPTIONS")}
 
 
 class Listener:
@@ -247,7 +67,7 @@ class Listener:
         self.on_fault = on_fault
         self.loop = asyncio.get_running_loop()
         self.closing = False
-        self._open: set[_Connection] = set()
+        self._open: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._date = b""
         self._dated = -1.0
@@ -258,7 +78,7 @@ class Listener:
         return len(self._open)
 
     def __call__(self) -> asyncio.Protocol:
-        return _Connection(self)
+        return Connection(self)
 
     def date(self) -> bytes:
         """The header ``Date``, made once a second."""
@@ -268,13 +88,13 @@ class Listener:
             self._date = f"date: {formatdate(usegmt=True)}\r\n".encode()
         return self._date
 
-    def added(self, connection: _Connection) -> None:
+    def added(self, connection: Connection) -> None:
         self._open.add(connection)
         self.on_connection(1)
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_SECONDS, self._look)
 
-    def left(self, connection: _Connection) -> None:
+    def left(self, connection: Connection) -> None:
         if connection in self._open:
             self._open.discard(connection)
             self.on_connection(-1)
@@ -299,8 +119,8 @@ class Listener:
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._look) if self._open else None
 
 
-class _Connection(asyncio.Protocol):
-    """One client's connection: requests one after the other."""
+class Connection(asyncio.Protocol):
+    """One client's connection: requests one after the other. Its own methods are for its requests and the listener."""
 
     __slots__ = (
         "_ahead",
@@ -369,7 +189,7 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and len(self._ahead) < AHEAD:
             self._paused = False
             self._transport.resume_reading()
 
@@ -416,17 +236,15 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._reading is None:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Another protocol was offered and is not taken; the parser stops behind such a request.
-            if self._answering is not None:
-                (self._ahead[-1] if self._ahead else self._answering).keeps = False
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._malformed(400, "the request is malformed")
-        if self._reading is None and self._head_bytes > HEAD_BYTES and not self._deaf:
+        # Of a body that is what lies between its pieces, and behind them: trailers are headers too.
+        if self._head_bytes > HEAD_BYTES and not self._deaf:
             self._malformed(431, "the head of the request is longer than any")
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -467,17 +285,26 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
-        request = Request(self)
-        request.method = self._parser.get_method().decode("ascii", "replace")
-        request.path = self._target.partition(b"?")[0].decode("latin-1")
-        request.headers = self._headers
-        request.old = self._parser.get_http_version() == "1.0"
-        request.keeps = self._parser.should_keep_alive() and not self.listener.closing
-        for name, value in self._headers:
-            if name == b"content-length" and value.isdigit():
-                request.length = int(value[:20])
-            elif name == b"expect":
-                request.expects = value.lower() == b"100-continue"
+        parser = self._parser
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self._malformed(505, "no version of HTTP but 1.1 and 1.0 is spoken here")
+            return
+        if self._head_bytes > HEAD_BYTES and sum(len(each) for pair in self._headers for each in pair) > HEAD_BYTES:
+            self._malformed(431, "the head of the request is longer than any")
+            return
+        request = Request(self, self._headers, self.loop.time())
+        self._headers = []  # trailers are none of them
+        request.method = _METHODS.get(method := parser.get_method()) or method.decode("ascii", "replace")
+        target = self._target
+        request.path = (target.partition(b"?")[0] if b"?" in target else target).decode("latin-1")
+        request.keeps = parser.should_keep_alive() and not self.listener.closing
+        if version == "1.0":
+            request.old = True
+        if (length := request.header(b"content-length")) is not None and length.isdecimal():
+            request.length = int(length[:20])
+        if request.has(b"expect"):
+            request.expects = (request.header(b"expect") or "").lower() == "100-continue"
         self._reading, self._head_bytes, self._target = request, 0, b""
         if self._answering is None:
             self._answer(request)
@@ -487,10 +314,12 @@ class _Connection(asyncio.Protocol):
                 self.pause()
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.came(body)
 
     def on_message_complete(self) -> None:
+        self._head_bytes = 0
         if self._reading is not None:
             self._reading.received = True
             self._reading.wake()
@@ -500,12 +329,14 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, request: Request) -> None:
         self._answering = request
-        self._since = self.loop.time()
+        self._since = request.begun
         self._task = self.loop.create_task(self._handled(request))
 
     async def _handled(self, request: Request) -> None:
         try:
             await self.listener.handler(request)
+            if self._buffered_since is not None:
+                await self.drained()  # before another answer is written for a client that reads none
         except (ConnectionError, asyncio.CancelledError):
             self.abort()
             return
@@ -540,16 +371,49 @@ class _Connection(asyncio.Protocol):
             self._answering.fail(BodyError(status, why))
             self._answering.keeps = False
             return
-        request = Request(self)
+        request = Request(self, [], self.loop.time())
         self._answering = request
         self.listener.on_malformed(request, status, why)
         self._linger()
 
+    def _decline(self, rest: bytes) -> None:
+        """Another protocol was offered and is not taken: its request is answered, and the connection ends with that.
+
+        The parser ends such a request with its head. Its body, if it has one, is read by one that was not told.
+        """
+        request = self._ahead[-1] if self._ahead else self._answering
+        if request is None or self._deaf:
+            return
+        request.keeps = False
+        coding = request.header(b"transfer-encoding")
+        if request.method == "CONNECT" or not (request.length or coding):
+            self._deaf = True
+            return
+        self._reading, request.received = request, False
+        self._parser = httptools.HttpRequestParser(_Rest(self))
+        framing = b"transfer-encoding: chunked" if coding else b"content-length: %d" % (request.length or 0)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        self.data_received(rest)
+
+    def rest_came(self) -> None:
+        """A body behind such an offer is whole."""
+        self.on_message_complete()
+        self._deaf = True
+
     def _linger(self) -> None:
         """Ends our side, and reads what still comes for a moment: were it left unread, the answer could be lost."""
         self._deaf = self._ending = True
+        self._ahead.clear()
         self._since = self.loop.time()
         if self._transport is not None:
             self.resume()
             if self._transport.can_write_eof():
                 self._transport.write_eof()
+
+
+class _Rest:
+    """Hears the body of a request whose head another parser has read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.rest_came

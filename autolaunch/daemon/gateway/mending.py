@@ -43,9 +43,26 @@ class Mender:
         asked: the model's name in the client's request, which the answer is to call itself.
         served: the engine's own name for it.
         streamed: whether the client asked for a stream.
-        request: the request's body. It is looked at only when the engine answers that it failed: some do so on
-            requests that are wrong.
+        request: the request's body, looked at only when the engine says that it failed: some do on wrong requests.
     """
+
+    # Most answers change few of these: what stands here once is not set for each.
+    _opaque = False
+    _held = b""
+    _spilling = False
+    _usual: streams.Usual | None = None
+    _to_learn = KINDS
+    _renamed: tuple[tuple[bytes, bytes], ...] = ()
+    _named = False
+    _last = b""
+    _ending = False
+    _first_usage = b""
+    _last_usage = b""
+    _timings = b""
+    _counted: tuple[int, int] | None = None
+    _tokens = 0
+    _failed = False
+    _finished = False
 
     def __init__(
         self,
@@ -63,23 +80,8 @@ class Mender:
         self._dialect = dialect
         self._streamed = streamed
         self._request = request
-        self._opaque = False
         self._events = streamed
-        self._held = b""
-        self._spilling = False
-        self._usual: streams.Usual | None = None
-        self._to_learn = KINDS
-        self._renamed: tuple[tuple[bytes, bytes], ...] = ()
-        self._named = False
-        self._last = b""
-        self._ending = False
         self._pieces = streams.PIECES.get(dialect)
-        self._first_usage = b""
-        self._last_usage = b""
-        self._timings = b""
-        self._tokens = 0
-        self._failed = False
-        self._finished = False
 
     # --- what was learnt ----------------------------------------------------------------------------
 
@@ -91,6 +93,8 @@ class Mender:
     @property
     def usage(self) -> tuple[int | None, int | None]:
         """Tokens of the prompt and of the answer, as the engine counted them. ``None`` where it told none."""
+        if self._counted is not None:
+            return self._counted
         first, last = self._first_usage, self._last_usage
         if not last:
             timed = streams.TIMINGS.search(self._timings)
@@ -143,6 +147,8 @@ class Mender:
             return self._refusal(status, body)
         if self._dialect in ("models", "other"):
             return status, body
+        if self._dialect in ("chat", "completions") and self._is_usual(body):
+            return status, body
         if self._dialect == "responses" and not body.lstrip().startswith(b"{"):
             body = streams.last_response(body) or body
         try:
@@ -158,6 +164,17 @@ class Mender:
         self._note_usage(body)
         self._learn_name(body)
         return status, self._rename(body)
+
+    def _is_usual(self, body: bytes) -> bool:
+        """Whether the answer needs no change, which most do not; it takes a fraction of looking through it."""
+        try:
+            usual = streams.usual_answer(body)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        if usual.model != self._asked:
+            return False
+        self._counted = usual.usage.prompt_tokens, usual.usage.completion_tokens
+        return True
 
     def _refusal(self, status: int, body: bytes) -> tuple[int, bytes]:
         refusal = self._read(status, body)

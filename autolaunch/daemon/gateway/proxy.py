@@ -9,6 +9,7 @@ stream; when the client leaves, so does the request to the engine, which then st
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
@@ -20,9 +21,9 @@ from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autolaunch.daemon.gateway.http import Header, Request
     from autolaunch.daemon.gateway.metrics import Reason, Seen
     from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.gateway.request import Header, Request
     from autolaunch.daemon.gateway.routing import Endpoint, Model, Replica, Standing
 
 #: The longest answer that is not streamed.
@@ -79,9 +80,9 @@ class Proxy:
         """
         conversation = asked.conversation(body) if len(model.replicas) > 1 else None
         failed: frozenset[tuple[int, int]] = frozenset()
-        wait_until = asyncio.get_running_loop().time() + self._wait_seconds(request)
+        waits = _Waits(request, self.options)
         for _ in range(TRIES):
-            replica, endpoint = await self._replica(model, conversation, failed, wait_until)
+            replica, endpoint = await self._replica(model, conversation, failed, waits)
             seen.routed()
             replica.traffic.under_way += 1
             try:
@@ -110,7 +111,7 @@ class Proxy:
     # --- an engine for it ---------------------------------------------------------------------------------
 
     async def _replica(
-        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], wait_until: float
+        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], waits: _Waits
     ) -> tuple[Replica, Endpoint]:
         if model.under_way >= self.options.queue:
             raise Refusal(
@@ -121,13 +122,12 @@ class Proxy:
         found = model.pick(conversation, failed)
         if found is not None:
             return found
-        loop = asyncio.get_running_loop()
         model.waiting += 1
         try:
             while True:
                 for each in model.replicas:
                     each.wake()
-                left = wait_until - loop.time()
+                left = waits.seconds_left()
                 standing = model.standing()
                 if left <= 0 or standing.condition in ("failed", "stopped"):
                     raise _not_ready(model, standing, died=bool(failed))
@@ -140,15 +140,6 @@ class Proxy:
         finally:
             model.waiting -= 1
 
-    def _wait_seconds(self, request: Request) -> float:
-        """What the client asked for by ``Prefer: wait=SECONDS`` (RFC 7240)."""
-        for preference in ",".join(request.all(b"prefer")).split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            value = value.strip().strip('"')
-            if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
-                return min(float(value), self.options.wait_seconds)
-        return 0.0
-
     def _upstream(self, endpoint: Endpoint) -> Upstream:
         place = (endpoint.host, endpoint.port)
         run, upstream = self._upstreams.get(place, (-1, None))
@@ -160,15 +151,41 @@ class Proxy:
         return upstream
 
 
+class _Waits:
+    """How long a request may wait: what its client asked for by ``Prefer: wait=SECONDS`` (RFC 7240)."""
+
+    def __init__(self, request: Request, options: GatewayOptions) -> None:
+        self._request = request
+        self._most_seconds = options.wait_seconds
+
+    def seconds_left(self) -> float:
+        """So long, from now on."""
+        waited = asyncio.get_running_loop().time() - self._request.begun
+        return self._preferred() - waited
+
+    def _preferred(self) -> float:
+        for preference in ",".join(self._request.all(b"prefer")).split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            value = value.strip().strip('"')
+            if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
+                return min(float(value), self._most_seconds)
+        return 0.0
+
+
 def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
+    passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
+    return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
+
+
+@lru_cache(maxsize=256)
+def _begins(path: str, endpoint: Endpoint) -> bytes:
+    """The head of every request to an engine, as far as all of them have it."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     key = "" if endpoint.api_key is None else f"authorization: Bearer {endpoint.api_key}\r\n"
-    head = (
-        f"POST {route.path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
-        f"{key}content-length: {length}\r\n"
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
+        f"accept-encoding: identity\r\n{key}"
     ).encode("ascii")
-    passed = [b"%b: %b\r\n" % each for each in request.headers if each[0] in _PASSED and each[1].isascii() and each[1]]
-    return b"".join((head, *passed, b"\r\n"))
 
 
 class _Passing:

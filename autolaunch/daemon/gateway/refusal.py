@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from autolaunch.daemon.gateway.documents import Dialect, error_document
-from autolaunch.daemon.gateway.http import Header
+from autolaunch.daemon.gateway.request import Header
 
 if TYPE_CHECKING:
     from autolaunch.daemon.gateway.metrics import Reason

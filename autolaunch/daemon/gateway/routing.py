@@ -90,7 +90,10 @@ class Model:
     @property
     def under_way(self) -> int:
         """Requests that are with an engine or wait for one."""
-        return self.waiting + sum(each.traffic.under_way for each in self.replicas)
+        count = self.waiting
+        for each in self.replicas:
+            count += each.traffic.under_way
+        return count
 
     def standing(self) -> Standing:
         """That of the replica that is nearest to serving."""
@@ -100,6 +103,11 @@ class Model:
         self, conversation: bytes | None, without: frozenset[tuple[int, int]] = frozenset()
     ) -> tuple[Replica, Endpoint] | None:
         """The replica for a request; ``None`` where none serves. ``without``: engines that have just failed it."""
+        if len(self.replicas) == 1:
+            endpoint = self.replicas[0].endpoint()
+            return (
+                None if endpoint is None or (endpoint.port, endpoint.run) in without else (self.replicas[0], endpoint)
+            )
         found = [
             (each, endpoint)
             for each in self.replicas

@@ -13,10 +13,11 @@ import msgspec
 
 from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.doors import Doors
-from autolaunch.daemon.gateway.http import BodyError, Header, Listener, Request
+from autolaunch.daemon.gateway.http import Listener
 from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
 from autolaunch.daemon.gateway.proxy import Proxy, Route
 from autolaunch.daemon.gateway.refusal import JSON, Refusal
+from autolaunch.daemon.gateway.request import BodyError, Header, Request
 from autolaunch.daemon.gateway.routing import Model, Replica
 from autolaunch.daemon.ports import BACKLOG, Address
 
@@ -191,7 +192,10 @@ class Gateway:
         if request.method != "POST":
             raise _wrong_method("POST")
         since = time.monotonic()
-        body = await self._body(request)
+        packed = request.has(b"content-encoding")
+        body = None if packed else request.body_now(self.options.body_bytes)
+        if body is None:
+            body = await self._body(request)
         name, streamed = _read(body)
         seen = began.seen = self._metrics.begun(model=name, route=route.name, key=key, since=since)
         model = self.models.get(name)
@@ -222,7 +226,7 @@ class Gateway:
         Raises:
             Refusal: it is too long, too slow, broken off, or packed.
         """
-        if (request.header(b"content-encoding") or "identity").lower() != "identity":
+        if request.has(b"content-encoding") and (request.header(b"content-encoding") or "").lower() != "identity":
             raise Refusal(415, "bodies are taken as they are, not packed", code="content_encoding", close=True)
         try:
             return await request.body(self.options.body_bytes)

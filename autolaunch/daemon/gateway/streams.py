@@ -51,7 +51,22 @@ class Skimmed(msgspec.Struct):
     choices: msgspec.Raw = _NOTHING
 
 
+class Counts(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class UsualAnswer(msgspec.Struct):
+    """A whole answer as most are; one that is not does not fit."""
+
+    model: str
+    choices: msgspec.Raw
+    usage: Counts
+    error: None = None
+
+
 skim = msgspec.json.Decoder(Skimmed).decode
+usual_answer = msgspec.json.Decoder(UsualAnswer).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 

@@ -228,11 +228,18 @@ class Upstream:
             if not connection.lives:
                 continue
             try:
-                return await self._asked(connection, head, body)
+                connection.send(head, body)
+                await connection.answered()
             except Broken as broken:
+                connection.abort()
                 if broken.begun:
                     raise
                 # The engine closed it as one that was idle.
+            except BaseException:
+                connection.abort()
+                raise
+            else:
+                return connection
         try:
             _, connection = await asyncio.wait_for(
                 self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port), CONNECT_SECONDS

@@ -47,7 +47,6 @@ class FakeServer:
         self.deployment: Deployment | None = None
         self.hands: Hands | None = None
         self.reach: Reach | None = None
-        self.doing: dict[str, LaunchEvent] = {}
         self.on_tell: Callable[[Tell], None] = lambda _: None
 
     def __call__(
@@ -63,6 +62,9 @@ class FakeServer:
         if listening is not None:
             listening.close()
         return self
+
+    def hear(self, key: str, event: LaunchEvent) -> None:
+        """What the control socket would tell."""
 
     def start(self) -> None:
         assert self.hands is not None

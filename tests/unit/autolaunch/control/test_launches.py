@@ -1,0 +1,190 @@
+"""The control API of a launch, and of replicas: documents over a socket, of supervisors that start nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from autolaunch.client import Client, clients
+from autolaunch.daemon.control.contract import DeploymentDocument
+from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
+from autolaunch.daemon.control.places import launch_socket
+from autolaunch.daemon.control.views import moment, phase_of, shown
+from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
+from autolaunch.daemon.hands import Decided, Hands
+from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.machine import State
+from autolaunch.daemon.supervisor import Supervisor
+from autolaunch.server import LaunchEvent
+from selector.catalog import Catalog
+from selector.errors import AutolaunchError, NotRunning, NotServing, NotSteered, UsageError
+from tests.fakes.plans import candidate
+from tests.fakes.plans import plan as made_plan
+
+T = TypeVar("T")
+FAULT = Fault(reason="fault of ours", permanent=True, message="it failed", hint="mend it")
+
+
+def supervisor(name: str, kept: KeptDeployment | None = None) -> Supervisor:
+    def never(*_: object) -> None:
+        raise AssertionError("nothing is planned here")
+
+    hands = Hands(home=Path("/nowhere"), catalog=Catalog(()), planner=never)  # type: ignore[arg-type]  # never asked
+    return Supervisor(Deployment(name=name, model="glm-tiny"), hands, kept=kept)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("AUTOLAUNCH_HOME", str(tmp_path))
+    monkeypatch.delenv("AUTOLAUNCH_SOCKET", raising=False)
+    return tmp_path
+
+
+def asked(home: Path, steered: SteeredLaunch, ask: Callable[[Client], T]) -> T:
+    """What a client gets that asks from a thread of its own."""
+
+    async def play() -> T:
+        control = control_of(steered, home)
+        await control.start()
+        try:
+            return await asyncio.to_thread(ask, Client(control.path, timeout_seconds=5.0))
+        finally:
+            await control.close()
+
+    return asyncio.run(play())
+
+
+def test_replicas_are_shown_within_their_deployment_and_by_their_own_names(home: Path) -> None:
+    failed = supervisor("a", KeptDeployment(latched=FAULT))
+    steered = SteeredLaunch({"a": failed, "a#2": supervisor("a"), "b": supervisor("b")}, lambda: None)
+    steered.hear("a#2", LaunchEvent(stage="weights", message="1 of 2 files", fraction=0.5))
+    steered.gateway_url = "http://127.0.0.1:8000/v1"
+
+    def ask(client: Client) -> None:
+        one, two = client.deployments()
+        assert (one.name, one.phase, one.url) == ("a", "planned", "http://127.0.0.1:8000/v1")
+        assert [(each.unit, each.phase) for each in one.replicas] == [("a", "failed"), ("a#2", "planned")]
+        assert two.name == "b"
+        first, second = one.replicas
+        assert first.fault is not None
+        assert (first.fault.message, first.fault.hint) == ("it failed", "mend it")
+        assert second.fault is None
+        alone = client.deployment("a#2")
+        assert (alone.name, [each.unit for each in alone.replicas]) == ("a", ["a#2"])
+        with pytest.raises(NotServing, match="no plan"):
+            client.plan("b")
+        assert client.wait("a", phase="planned", timeout_seconds=1)[0].name == "a"
+        assert list(client.logs("b")) == []
+
+    asked(home, steered, ask)
+
+
+def test_a_verb_is_for_all_replicas_and_a_launch_ends_when_it_is_stopped(home: Path) -> None:
+    ended: list[bool] = []
+    steered = SteeredLaunch({"a": supervisor("a"), "a#2": supervisor("a")}, lambda: ended.append(True))
+
+    def ask(client: Client) -> DeploymentDocument:
+        assert client.status().kind == "launch"
+        with pytest.raises(UsageError, match="no configuration"):
+            client.reload()
+        return client.stop("a")
+
+    found = asked(home, steered, ask)
+    assert [each.wanted for each in found.replicas] == ["stopped", "stopped"]
+    assert found.phase == "stopped"
+    assert ended == [True]
+    assert [each.event for each in steered.happened.after(0)] == ["control.stop"]
+
+
+def test_what_a_launch_says_is_among_its_events(home: Path) -> None:
+    one = supervisor("a")
+    steered = SteeredLaunch({"a": one}, lambda: None)
+    steered.tell(one, Tell(name="engine.ready", message="a token came back", seconds=1.5))
+    (event,) = asked(home, steered, lambda client: tuple(client.events()))
+    assert (event.event, event.deployment, event.figures) == ("engine.ready", "a", {"run": 0, "seconds": 1.5})
+
+
+def test_a_launch_is_found_and_two_are_told_apart_by_their_sockets(home: Path) -> None:
+    steered = SteeredLaunch({"a": supervisor("a")}, lambda: None)
+
+    def ask(client: Client) -> None:
+        assert [each.path for each in clients()] == [client.path]
+        assert Client().status().kind == "launch"
+
+    asked(home, steered, ask)
+    assert clients() == ()
+    with pytest.raises(NotRunning) as error:
+        Client().status()
+    assert "systemctl start autolaunch" in str(error.value.hint)
+
+    async def two() -> None:
+        first, second = control_of(steered, home), control_of(steered, home)
+        second.path = launch_socket({"AUTOLAUNCH_HOME": str(home)}, home, 1)
+        await first.start()
+        await second.start()
+        try:
+            assert len(await asyncio.to_thread(clients)) == 2
+            with pytest.raises(NotSteered, match="which of them"):
+                await asyncio.to_thread(Client().status)
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(two())
+
+
+def test_a_fault_of_ours_is_an_error_document_and_the_next_request_is_answered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steered = SteeredLaunch({"a": supervisor("a")}, lambda: None)
+    monkeypatch.setattr(SteeredLaunch, "requests", lambda *_: 1 // 0)
+    told: list[object] = []
+
+    def ask(client: Client) -> None:
+        for _ in range(2):
+            with pytest.raises(AutolaunchError, match="a fault of autolaunch"):
+                client.status()
+
+    async def play() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+        control = control_of(steered, home)
+        await control.start()
+        try:
+            await asyncio.to_thread(ask, Client(control.path))
+        finally:
+            await control.close()
+
+    asyncio.run(play())
+    assert [type(each) for each in told] == [ZeroDivisionError, ZeroDivisionError]
+
+
+def test_a_plan_is_shown_with_what_was_chosen_in_the_end(home: Path) -> None:
+    one = supervisor("a")
+    best, taken = candidate("vllm", "glm-tiny"), candidate("transformers", "glm-tiny", context=1024)
+    one.run.decided = Decided(made_plan(best), taken)
+    found = asked(home, SteeredLaunch({"a": one}, lambda: None), lambda client: client.plan("a"))
+    assert found.chosen == taken
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        (State(deployment=Deployment(name="a", model="m"), wanted="stopped"), "stopped"),
+        (State(deployment=Deployment(name="a", model="m"), wanted="stopped", phase="draining"), "draining"),
+        (State(deployment=Deployment(name="a", model="m"), asleep=True), "asleep"),
+        (State(deployment=Deployment(name="a", model="m"), planning=True), "planned"),
+        (State(deployment=Deployment(name="a", model="m"), phase="degraded"), "degraded"),
+    ],
+)
+def test_a_phase_is_called_what_a_person_calls_it(state: State, phase: str) -> None:
+    assert phase_of(state) == phase
+
+
+def test_moments_are_of_this_day_and_keys_are_not_shown() -> None:
+    assert abs(moment(time.monotonic()).timestamp() - time.time()) < 1.0
+    assert shown("--api-key secret \x1b[1mx", "secret", None) == "--api-key <key> x"
