@@ -97,7 +97,7 @@ class Model:
 
     def standing(self) -> Standing:
         """That of the replica that is nearest to serving."""
-        return min((each.standing() for each in self.replicas), key=_distance)
+        return min((each.standing() for each in self.replicas), key=_distance, default=_REMOVED)
 
     def pick(
         self, conversation: bytes | None, without: frozenset[tuple[int, int]] = frozenset()
@@ -144,6 +144,7 @@ def _weight(conversation: bytes, place: int) -> bytes:
     return hashlib.blake2b(conversation, digest_size=8, salt=place.to_bytes(8, "big")).digest()
 
 
+_REMOVED = Standing(condition="stopped", message="is not served here any more")
 _ORDER: tuple[Condition, ...] = ("serving", "loading", "asleep", "stopped", "failed")
 
 

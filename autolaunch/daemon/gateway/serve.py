@@ -145,7 +145,9 @@ class Gateway:
         for each in replicas:
             by_name.setdefault(each.name, []).append(each)
         for name in self.models.keys() - by_name.keys():
-            self.models.pop(name).changed()
+            gone = self.models.pop(name)
+            gone.replicas = ()
+            gone.changed()
         for name, found in by_name.items():
             model = self.models.setdefault(name, Model(name))
             model.replicas = tuple(found)
