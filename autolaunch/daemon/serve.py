@@ -28,6 +28,7 @@ from autolaunch.daemon.host import Host
 from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.lock import DaemonLock
+from autolaunch.daemon.loop import settle
 from autolaunch.daemon.notify import Notifier
 from autolaunch.daemon.replicas import kept_for
 from autolaunch.daemon.report import Report, with_retry
@@ -167,6 +168,7 @@ class Daemon:
             if key not in self.supervisors and gone.latched is not None:
                 self.report.say("error", "engine.left", gone.latched.message, key, hint=gone.latched.hint)
         self.face.route()
+        settle()
         self._ping()
         self.notifier.ready(self._status())
         count = len(self.configuration.deployments)

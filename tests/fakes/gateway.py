@@ -10,13 +10,12 @@ import asyncio
 import signal
 from pathlib import Path
 
-import uvloop
-
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.metrics import RequestMetrics, new_registry, render
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.gateway.routing import Endpoint, Standing, Traffic
 from autolaunch.daemon.gateway.serve import Gateway
+from autolaunch.daemon.loop import new_loop, settle
 from autolaunch.daemon.ports import listening_socket
 
 
@@ -51,6 +50,7 @@ async def serve(port: int, replicas: list[There], keys: Keys | None) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     await gateway.start(listening_socket("127.0.0.1", port))
+    settle()
     await ended.wait()
     await gateway.close()
 
@@ -63,7 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     keys = None if options.keys is None else Keys.read(options.keys)
     named = (each.partition("=") for each in options.upstream)
-    uvloop.run(serve(options.port, [There(name, int(port)) for name, _, port in named], keys))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(serve(options.port, [There(name, int(port)) for name, _, port in named], keys))
 
 
 if __name__ == "__main__":

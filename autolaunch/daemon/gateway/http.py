@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from email.utils import formatdate
 from typing import TYPE_CHECKING, cast
 
 import httptools
@@ -21,7 +19,7 @@ import httptools
 from autolaunch.daemon.gateway.request import BodyError, Header, Request
 
 if TYPE_CHECKING:
-    from autolaunch.daemon.gateway.options import GatewayOptions
+    from autolaunch.daemon.gateway.listener import Listener
 
 #: Of a request's head: all of it, its address, and how many headers.
 HEAD_BYTES, TARGET_BYTES, HEADERS = 65_536, 8_192, 100
@@ -33,90 +31,9 @@ SEND_SECONDS = 120.0
 LINGER_SECONDS = 2.0
 #: A body may take ``body_seconds``, and more only as it comes at this rate.
 BODY_BYTES_PER_SECOND = 1024
-#: How often connections are looked at for their time being over.
-SWEEP_SECONDS = 1.0
 
 
 _METHODS = {each.encode(): each for each in ("POST", "GET", "HEAD", "OPTIONS")}
-
-
-class Listener:
-    """Makes a protocol for each connection.
-
-    Args:
-        handler: called with each request; it answers it.
-        options: the bounds.
-        on_malformed: answers what is no request, or is none any more, with a status and a reason.
-        on_connection: told 1 when a client has connected, -1 when it has left.
-        on_fault: told what a handler raises that it should not.
-    """
-
-    def __init__(
-        self,
-        handler: Callable[[Request], Awaitable[None]],
-        options: GatewayOptions,
-        *,
-        on_malformed: Callable[[Request, int, str], None],
-        on_connection: Callable[[int], None] = lambda _: None,
-        on_fault: Callable[[BaseException], None] = lambda _: None,
-    ) -> None:
-        self.handler = handler
-        self.options = options
-        self.on_malformed = on_malformed
-        self.on_connection = on_connection
-        self.on_fault = on_fault
-        self.loop = asyncio.get_running_loop()
-        self.closing = False
-        self._open: set[Connection] = set()
-        self._sweep: asyncio.TimerHandle | None = None
-        self._date = b""
-        self._dated = -1.0
-
-    @property
-    def open(self) -> int:
-        """Clients that are connected."""
-        return len(self._open)
-
-    def __call__(self) -> asyncio.Protocol:
-        return Connection(self)
-
-    def date(self) -> bytes:
-        """The header ``Date``, made once a second."""
-        now = self.loop.time()
-        if now - self._dated >= 1.0 or not self._date:
-            self._dated = now
-            self._date = f"date: {formatdate(usegmt=True)}\r\n".encode()
-        return self._date
-
-    def added(self, connection: Connection) -> None:
-        self._open.add(connection)
-        self.on_connection(1)
-        if self._sweep is None:
-            self._sweep = self.loop.call_later(SWEEP_SECONDS, self._look)
-
-    def left(self, connection: Connection) -> None:
-        if connection in self._open:
-            self._open.discard(connection)
-            self.on_connection(-1)
-
-    async def close(self, seconds: float) -> None:
-        """Ends connections without a request now, the others after their answers, all of them after ``seconds``."""
-        self.closing = True
-        for each in tuple(self._open):
-            each.close_when_idle()
-        until = self.loop.time() + seconds
-        while self._open and self.loop.time() < until:
-            await asyncio.sleep(0.02)
-        for each in tuple(self._open):
-            each.abort()
-        if self._sweep is not None:
-            self._sweep.cancel()
-
-    def _look(self) -> None:
-        now = self.loop.time()
-        for each in tuple(self._open):
-            each.look(now)
-        self._sweep = self.loop.call_later(SWEEP_SECONDS, self._look) if self._open else None
 
 
 class Connection(asyncio.Protocol):
@@ -129,6 +46,7 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_drain",
         "_ending",
+        "_fresh",
         "_head_bytes",
         "_headers",
         "_parser",
@@ -156,6 +74,8 @@ class Connection(asyncio.Protocol):
         self._answering: Request | None = None
         self._ahead: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
+        #: One whose handler begins as soon as what has come with it was read.
+        self._fresh: Request | None = None
         #: Since when nothing has come that was waited for; since when the client has taken nothing.
         self._since = self.loop.time()
         self._buffered_since: float | None = None
@@ -243,6 +163,8 @@ class Connection(asyncio.Protocol):
             self._decline(data[offer.args[0] :])
         except httptools.HttpParserError:
             self._malformed(400, "the request is malformed")
+        if self._fresh is not None:
+            self._start(self._fresh)
         # Of a body that is what lies between its pieces, and behind them: trailers are headers too.
         if self._head_bytes > HEAD_BYTES and not self._deaf:
             self._malformed(431, "the head of the request is longer than any")
@@ -256,6 +178,8 @@ class Connection(asyncio.Protocol):
             self._drain.set_exception(ConnectionResetError("the client has left"))
         if self._task is not None:
             self._task.cancel()
+        if self._answering is not None and self._answering.left is not None:
+            self._answering.left()
 
     def pause_writing(self) -> None:
         self._buffered_since = self.loop.time()
@@ -330,6 +254,12 @@ class Connection(asyncio.Protocol):
     def _answer(self, request: Request) -> None:
         self._answering = request
         self._since = request.begun
+        self._fresh = request
+
+    def _start(self, request: Request) -> None:
+        self._fresh = None
+        if request.received:
+            self.listener.early(request)
         self._task = self.loop.create_task(self._handled(request))
 
     async def _handled(self, request: Request) -> None:
@@ -360,7 +290,8 @@ class Connection(asyncio.Protocol):
         self._answering = None
         self._since = self.loop.time()
         if self._ahead:
-            self._answer(self._ahead.popleft())
+            self._answer(request := self._ahead.popleft())
+            self._start(request)
         self.resume()
 
     def _malformed(self, status: int, why: str) -> None:

@@ -32,8 +32,7 @@ KINDS = 16
 BROKE_OFF = "the engine ended this answer before it was finished"
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
 class Mender:
@@ -46,7 +45,7 @@ class Mender:
         request: the request's body, looked at only when the engine says that it failed: some do on wrong requests.
     """
 
-    # Most answers change few of these: what stands here once is not set for each.
+    # Set for those answers only that change them.
     _opaque = False
     _held = b""
     _spilling = False
@@ -147,7 +146,8 @@ class Mender:
             return self._refusal(status, body)
         if self._dialect in ("models", "other"):
             return status, body
-        if self._dialect in ("chat", "completions") and self._is_usual(body):
+        if self._dialect in ("chat", "completions") and (counted := streams.counted(body, self._asked)) is not None:
+            self._counted = counted
             return status, body
         if self._dialect == "responses" and not body.lstrip().startswith(b"{"):
             body = streams.last_response(body) or body
@@ -164,17 +164,6 @@ class Mender:
         self._note_usage(body)
         self._learn_name(body)
         return status, self._rename(body)
-
-    def _is_usual(self, body: bytes) -> bool:
-        """Whether the answer needs no change, which most do not; it takes a fraction of looking through it."""
-        try:
-            usual = streams.usual_answer(body)
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        if usual.model != self._asked:
-            return False
-        self._counted = usual.usage.prompt_tokens, usual.usage.completion_tokens
-        return True
 
     def _refusal(self, status: int, body: bytes) -> tuple[int, bytes]:
         refusal = self._read(status, body)

@@ -49,6 +49,37 @@ class Route(NamedTuple):
     dialect: Dialect
 
 
+class Sent:
+    """A request that is with an engine, which counts it until it is released. ``connection`` is where it was sent."""
+
+    __slots__ = ("_released", "connection", "endpoint", "head", "replica", "upstream")
+
+    def __init__(
+        self,
+        replica: Replica,
+        endpoint: Endpoint,
+        upstream: Upstream,
+        head: bytes,
+        connection: Connection | None = None,
+    ) -> None:
+        self.replica, self.endpoint, self.upstream = replica, endpoint, upstream
+        self.head, self.connection = head, connection
+        self._released = False
+        replica.traffic.under_way += 1
+
+    def release(self) -> None:
+        """It is over; again is nothing."""
+        if not self._released:
+            self._released = True
+            self.replica.traffic.under_way -= 1
+
+    def leave(self) -> None:
+        """Nobody waits for its answer."""
+        self.release()
+        if self.connection is not None:
+            self.connection.abort()
+
+
 class Proxy:
     """Passes requests on to engines. One loop's."""
 
@@ -70,48 +101,71 @@ class Proxy:
         for place in self._upstreams.keys() - places:
             self._upstreams.pop(place)[1].close()
 
+    def sent(self, request: Request, route: Route, model: Model, body: bytes) -> Sent | None:
+        """Sends a request to an engine that is connected and free for it, where there is one: most are, and while the
+        engine begins with it there is time for the rest."""
+        if model.under_way >= self.options.queue or self.ending:
+            return None
+        found = model.pick(asked.conversation(body) if len(model.replicas) > 1 else None)
+        if found is None:
+            return None
+        replica, endpoint = found
+        upstream = self._upstream(endpoint)
+        head = _head(request, route, endpoint, len(body))
+        connection = upstream.sent(head, body)
+        return None if connection is None else Sent(replica, endpoint, upstream, head, connection)
+
     async def answer(
-        self, request: Request, route: Route, model: Model, body: bytes, seen: Seen, *, streamed: bool
+        self,
+        request: Request,
+        route: Route,
+        model: Model,
+        body: bytes,
+        seen: Seen,
+        *,
+        streamed: bool,
+        sent: Sent | None = None,
     ) -> None:
-        """Gives the request the answer of one of the model's engines.
+        """Gives the request the answer of one of the model's engines; ``sent``: it has it already.
 
         Raises:
             Refusal: none serves, or the engine does not answer.
         """
-        conversation = asked.conversation(body) if len(model.replicas) > 1 else None
         failed: frozenset[tuple[int, int]] = frozenset()
-        waits = _Waits(request, self.options)
-        for _ in range(TRIES):
-            replica, endpoint = await self._replica(model, conversation, failed, waits)
-            seen.routed()
-            replica.traffic.under_way += 1
-            try:
-                upstream = self._upstream(endpoint)
-                connection = await upstream.request(_head(request, route, endpoint, len(body)), body)
-            except Broken as broken:
-                if broken.begun:
-                    raise _died(model) from broken
-                failed |= {(endpoint.port, endpoint.run)}
-                continue
-            else:
+        try:
+            for _ in range(TRIES):
+                if sent is None:
+                    replica, endpoint = await self._replica(request, model, body, failed)
+                    sent = Sent(replica, endpoint, self._upstream(endpoint), _head(request, route, endpoint, len(body)))
+                seen.routed()
+                try:
+                    connection = await sent.upstream.request(sent.head, body, sent.connection)
+                except Broken as broken:
+                    if broken.begun:
+                        raise _died(model) from broken
+                    failed |= {(sent.endpoint.port, sent.endpoint.run)}
+                    sent.release()
+                    sent = None
+                    continue
                 mender = Mender(
-                    engine=endpoint.engine,
+                    engine=sent.endpoint.engine,
                     asked=model.name,
-                    served=endpoint.served_name,
+                    served=sent.endpoint.served_name,
                     dialect=route.dialect,
                     streamed=streamed,
                     request=body,
                 )
-                await _Passing(request, model, replica, upstream, connection, mender, seen).passed()
+                await _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen).passed()
                 return
-            finally:
-                replica.traffic.under_way -= 1
+        finally:
+            if sent is not None:
+                sent.release()
         raise _died(model)
 
     # --- an engine for it ---------------------------------------------------------------------------------
 
     async def _replica(
-        self, model: Model, conversation: bytes | None, failed: frozenset[tuple[int, int]], waits: _Waits
+        self, request: Request, model: Model, body: bytes, failed: frozenset[tuple[int, int]]
     ) -> tuple[Replica, Endpoint]:
         if model.under_way >= self.options.queue:
             raise Refusal(
@@ -119,9 +173,11 @@ class Proxy:
             )
         if self.ending:
             raise _ending(model)
+        conversation = asked.conversation(body) if len(model.replicas) > 1 else None
         found = model.pick(conversation, failed)
         if found is not None:
             return found
+        waits = _Waits(request, self.options)
         model.waiting += 1
         try:
             while True:

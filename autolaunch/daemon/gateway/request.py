@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,9 @@ class Request:
     done = False
     #: How much of its body has come.
     total = 0
+    #: What its handler has begun with it before it runs, and who undoes that should it never run.
+    early: object = None
+    left: Callable[[], None] | None = None
     _size = 0
     _waiter: asyncio.Future[None] | None = None
     _awaits = False

@@ -13,9 +13,9 @@ import msgspec
 
 from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.doors import Doors
-from autolaunch.daemon.gateway.http import Listener
+from autolaunch.daemon.gateway.listener import Listener
 from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
-from autolaunch.daemon.gateway.proxy import Proxy, Route
+from autolaunch.daemon.gateway.proxy import Proxy, Route, Sent
 from autolaunch.daemon.gateway.refusal import JSON, Refusal
 from autolaunch.daemon.gateway.request import BodyError, Header, Request
 from autolaunch.daemon.gateway.routing import Model, Replica
@@ -101,6 +101,7 @@ class Gateway:
         self._listener = Listener(
             self._handle,
             self.options,
+            early=self._early,
             on_malformed=self._malformed,
             on_connection=self._connection,
             on_fault=self._on_fault,
@@ -183,6 +184,15 @@ class Gateway:
     async def _serve(self, request: Request, began: _Began) -> None:
         path = request.path
         route = ROUTES.get(path)
+        early, request.early, request.left = request.early, None, None
+        if isinstance(early, Refusal):
+            raise early
+        if isinstance(early, _Asks) and route is not None:
+            began.seen = early.seen
+            await self._proxy.answer(
+                request, route, early.model, early.body, early.seen, streamed=early.streamed, sent=early.sent
+            )
+            return
         self._doors.address(request)
         if request.method == "OPTIONS":
             request.respond(204, self._doors.preflight(request), b"")
@@ -194,16 +204,39 @@ class Gateway:
         if request.method != "POST":
             raise _wrong_method("POST")
         since = time.monotonic()
-        packed = request.has(b"content-encoding")
-        body = None if packed else request.body_now(self.options.body_bytes)
-        if body is None:
-            body = await self._body(request)
+        body = await self._body(request)
+        asks = self._asks(route, body, key, since)
+        began.seen = asks.seen
+        await self._proxy.answer(request, route, asks.model, body, asks.seen, streamed=asks.streamed)
+
+    def _asks(self, route: Route, body: bytes, key: str | None, since: float) -> _Asks:
         name, streamed = _read(body)
-        seen = began.seen = self._metrics.begun(model=name, route=route.name, key=key, since=since)
         model = self.models.get(name)
         if model is None:
             raise self._unknown(name)
-        await self._proxy.answer(request, route, model, body, seen, streamed=streamed)
+        return _Asks(model, self._metrics.begun(model=name, route=route.name, key=key, since=since), streamed)
+
+    def _early(self, request: Request) -> None:
+        """Sends what is whole and asks for an engine that is free on to it, before anything else is done for it.
+
+        What is not quite so is left to the handler.
+        """
+        path = request.path
+        route = ROUTES.get(path)
+        if route is None or request.method != "POST" or request.has(b"content-encoding"):
+            return
+        since = time.monotonic()
+        try:
+            self._doors.address(request)
+            key = None if path in self.options.open_paths else self._doors.key(request)
+            body = request.body_now(self.options.body_bytes)
+            if body is None:
+                return
+            asks = self._asks(route, body, key, since)
+            asks.body, asks.sent = body, self._proxy.sent(request, route, asks.model, body)
+            request.early, request.left = asks, asks.leave
+        except Refusal as refusal:
+            request.early = refusal
 
     def _refuse(self, request: Request, refusal: Refusal, seen: Seen | None) -> None:
         route = ROUTES.get(request.path)
@@ -296,6 +329,23 @@ class Gateway:
 
 
 _METRIC_ROUTES: dict[str, MetricRoute] = {"/health": "health", "/ready": "ready", "/metrics": "metrics"}
+
+
+class _Asks:
+    """What a request asks for; ``sent``: it is with an engine already."""
+
+    __slots__ = ("body", "model", "seen", "sent", "streamed")
+
+    def __init__(self, model: Model, seen: Seen, streamed: bool) -> None:
+        self.model, self.seen, self.streamed = model, seen, streamed
+        self.body = b""
+        self.sent: Sent | None = None
+
+    def leave(self) -> None:
+        """Its client has left before anything else happened."""
+        self.seen.ended(status=_LEFT, reason="client_left")
+        if self.sent is not None:
+            self.sent.leave()
 
 
 class _Began:

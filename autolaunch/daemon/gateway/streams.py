@@ -66,9 +66,18 @@ class UsualAnswer(msgspec.Struct):
 
 
 skim = msgspec.json.Decoder(Skimmed).decode
-usual_answer = msgspec.json.Decoder(UsualAnswer).decode
+_usual_answer = msgspec.json.Decoder(UsualAnswer).decode
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+
+
+def counted(body: bytes, asked: str) -> tuple[int, int] | None:
+    """The tokens of the prompt and of the answer, of a whole answer that needs no change, which most do not."""
+    try:
+        usual = _usual_answer(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return (usual.usage.prompt_tokens, usual.usage.completion_tokens) if usual.model == asked else None
 
 
 class Usual(NamedTuple):

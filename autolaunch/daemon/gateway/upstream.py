@@ -217,36 +217,44 @@ class Upstream:
         self._idle: deque[Connection] = deque()
         self._closed = False
 
-    async def request(self, head: bytes, body: bytes) -> Connection:
+    def sent(self, head: bytes, body: bytes) -> Connection | None:
+        """Sends a request at once, on a connection that is idle, where there is one. For ``request`` to go on with."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.lives:
+                connection.send(head, body)
+                return connection
+        return None
+
+    async def request(self, head: bytes, body: bytes, connection: Connection | None = None) -> Connection:
         """Sends a request; the connection on which its answer's head has come. To be given back, or aborted.
+
+        ``connection``: it was sent on that one already.
 
         Raises:
             Broken: nobody listens, or the engine left without an answer.
         """
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.lives:
-                continue
+        connection = connection or self.sent(head, body)
+        while connection is not None:
             try:
-                connection.send(head, body)
                 await connection.answered()
             except Broken as broken:
                 connection.abort()
                 if broken.begun:
                     raise
-                # The engine closed it as one that was idle.
             except BaseException:
                 connection.abort()
                 raise
             else:
                 return connection
+            connection = self.sent(head, body)  # the engine closed the last one as one that was idle
         try:
-            _, connection = await asyncio.wait_for(
+            _, made = await asyncio.wait_for(
                 self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port), CONNECT_SECONDS
             )
         except (OSError, TimeoutError) as error:
             raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
-        return await self._asked(connection, head, body)
+        return await self._asked(made, head, body)
 
     async def _asked(self, connection: Connection, head: bytes, body: bytes) -> Connection:
         try:

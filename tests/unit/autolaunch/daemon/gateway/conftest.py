@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from autolaunch.daemon.gateway import http
+from autolaunch.daemon.gateway import http, listener
 
 
 @pytest.fixture
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SWEEP_SECONDS", 0.02)
+    monkeypatch.setattr(listener, "SWEEP_SECONDS", 0.02)
     monkeypatch.setattr(http, "LINGER_SECONDS", 0.1)
