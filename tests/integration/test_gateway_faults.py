@@ -297,3 +297,53 @@ def test_a_model_that_was_given_up_on_says_nothing_of_why_to_clients_until_someb
     assert ask(one.gateway_port, headers={"Prefer": "wait=60"}).status == 200
     assert get(one.gateway_port, "/ready").status == 200
     assert one.stop() == 0
+
+
+def test_who_waits_for_a_model_that_is_stopped_or_removed_meanwhile_is_told(serve: Serve) -> None:
+    one = serve(FAKE_MODES="steady,silent,silent")
+    one.configure(entry("a", None))
+    begin(one, "a")
+    one.configure(entry("a", None), entry("b", None), entry("c", None))
+    client(one).reload()
+    cut = streams(one, 2)
+    with Asker(one.gateway_port) as stopped, Asker(one.gateway_port) as removed:
+        for model, asker in (("b", stopped), ("c", removed)):
+            asker.send("POST", "/v1/chat/completions", chat(model), {"Prefer": "wait=600"})
+        one.until(lambda: metric(one.gateway_port, "autolaunch_requests_waiting") == 2)
+        client(one).stop("b")
+        answer = stopped.answer()
+        assert (answer.status, answer.code) == (503, "model_stopped")
+        one.configure(entry("b", None))
+        client(one).reload()
+        answer = removed.answer()
+        assert (answer.status, answer.code) == (404, "model_not_found")
+    for each in cut:
+        assert each.told().error is not None
+    assert ask(one.gateway_port).status == 404
+    assert metric(one.gateway_port, "autolaunch_requests_running") == 0
+    assert metric(one.gateway_port, "autolaunch_requests_waiting") == 0
+    assert one.stop() == 0
+
+
+def test_an_answer_that_had_not_begun_comes_from_the_other_replica_or_its_client_is_told_to_ask_again(
+    serve: Serve,
+) -> None:
+    one = serve(FAKE_MODES="steady")
+    one.configure(entry("a", None, pinned={"data_parallel": 2}))
+    engines = begin(one, "a", "a#2")
+    askers = [Asker(one.gateway_port) for _ in range(8)]
+    for number, asker in enumerate(askers):
+        asker.send("POST", "/v1/chat/completions", chat(max_tokens=100, user=f"one {number}"))
+    until(lambda: all(left(engine_port(one, name))["now"] for name in engines), "one of them has all the work")
+    os.kill(engines["a"], signal.SIGKILL)
+    answers = [asker.answer() for asker in askers]
+    assert [each.status for each in answers] == [200] * 8
+    for asker in askers:
+        asker.send("POST", "/v1/chat/completions", chat(max_tokens=3000))
+    until(lambda: left(engine_port(one, "a#2"))["now"] == 8, "not all are with the engine")
+    os.kill(engines["a#2"], signal.SIGKILL)
+    for asker in askers:
+        answer = asker.answer()
+        is_told_to_come_again(answer, "engine_died")
+        asker.connection.close()
+    assert one.stop() == 0

@@ -290,11 +290,13 @@ class Gateway:
             raise _wrong_method("GET")
         if name is not None and name not in self.models:
             raise self._unknown(name)
-        seen = self._metrics.begun(model=None, route=_METRIC_ROUTES.get(path, "models"))
+        since = time.monotonic()
         if own is not None:
             status = await own(request)
         else:
             status = self._page(request, 200, _Entry.of(self.models[name or ""], self._since))
+        # Afterwards: it waits for no engine, and would be counted as if it did on the very page that it asks for.
+        seen = self._metrics.begun(model=None, route=_METRIC_ROUTES.get(path, "models"), since=since)
         seen.ended(status=status, reason="ok" if status < 400 else "not_ready")
 
     async def _list(self, request: Request) -> int:
