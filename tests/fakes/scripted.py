@@ -19,6 +19,7 @@ from typing import Any, Literal, ParamSpec, cast
 import uvloop
 from prometheus_client.registry import CollectorRegistry
 
+from autolaunch.daemon.gateway.http import Connection
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.metrics import RequestMetrics
 from autolaunch.daemon.gateway.options import GatewayOptions
@@ -264,7 +265,9 @@ class Client:
         self.reader, self.writer = reader, writer
 
     def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        """Sends, unless the gateway has ended the connection."""
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
     async def ask(self, method: str, path: str, body: object = None, *headers: str) -> Answer:
         self.send(request(method, path, body, *headers))
@@ -356,6 +359,13 @@ class House:
     @property
     def under_way(self) -> int:
         return sum(each.under_way for each in self.gateway.models.values())
+
+    @property
+    def connection(self) -> Connection:
+        """The gateway's side of the one client that is connected."""
+        assert self.gateway._listener is not None
+        (found,) = self.gateway._listener._open
+        return found
 
     async def connect(self, receive_bytes: int | None = None) -> Client:
         """A client; ``receive_bytes``: how much of an answer its system takes before it is read."""

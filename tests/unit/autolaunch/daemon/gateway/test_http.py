@@ -151,7 +151,7 @@ async def test_more_requests_ahead_than_the_bound_are_answered_all_the_same_and_
         ahead = request("GET", "/health", None, "X-Long: " + "a" * 4000)
         client.send(request("POST", "/v1/chat/completions", asked()) + ahead * 800)
         await until(lambda: len(found.engine.asked) == 1)
-        (connection,) = found.gateway._listener._open if found.gateway._listener else ()
+        connection = found.connection
         first.set()
         for _ in range(801):
             assert (await client.answer()).status == 200
@@ -165,7 +165,7 @@ async def test_a_client_that_reads_nothing_is_answered_no_more_of_what_it_sends_
     async with house() as found:
         client = await found.connect(receive_bytes=4096)
         client.send(request("GET", "/metrics") * 5_000)
-        (connection,) = found.gateway._listener._open if found.gateway._listener else ()
+        connection = found.connection
         transport = connection._transport
         assert transport is not None
         most = 0

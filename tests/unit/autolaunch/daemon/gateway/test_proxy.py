@@ -174,7 +174,7 @@ async def test_a_client_that_reads_slowly_slows_its_engine_and_fills_no_memory()
             await asyncio.sleep(0.05)
         # What systems hold on the two connections is theirs; 40 MB it is not.
         assert before < 24 * 2**20
-        (connection,) = found.gateway._listener._open if found.gateway._listener else ()
+        connection = found.connection
         assert connection._transport is not None
         assert connection._transport.get_write_buffer_size() < 2**20
         while await client.piece():

@@ -133,8 +133,8 @@ async def test_requests_are_spread_over_replicas_and_come_back_to_the_one_that_h
         for each in found.engines:
             each.usual = (STREAM, event("a"), go, event("b", finish="stop"), b"0\r\n\r\n")
         clients = [await found.connect() for _ in range(8)]
-        for number, each in enumerate(clients):
-            each.send(request("POST", CHAT, asked(stream=True, user=f"user {number}")))
+        for number, client in enumerate(clients):
+            client.send(request("POST", CHAT, asked(stream=True, user=f"user {number}")))
         await until(lambda: found.under_way == 8)
         await until(lambda: sum(len(each.asked) for each in found.engines) == 8)
         counts = [each.traffic.under_way for each in found.replicas]
