@@ -173,6 +173,14 @@ def metric(port: int, name: str, **labels: str) -> float:
     return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
+def tells_to_come_again(answer: Answer) -> bool:
+    """Whether it tells how far a load is; in the moment after an engine's end it tells of that."""
+    assert answer.status == 503
+    assert answer.code in ("model_loading", "engine_died")
+    assert int(answer.headers["retry-after"]) >= 1
+    return answer.code == "model_loading" and bool(answer.document["load"]["stage"])
+
+
 def until(true: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():

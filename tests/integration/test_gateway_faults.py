@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from autolaunch import Client
-from tests.fakes.asking import Answer, Asker, Stream, ask, chat, get, left, metric, read, until
+from tests.fakes.asking import Asker, Stream, ask, chat, get, left, metric, read, tells_to_come_again, until
 from tests.fakes.served import Served, entry
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -53,12 +53,6 @@ def streams(one: Served, count: int, **more: object) -> list[Stream]:
     return found
 
 
-def is_told_to_come_again(answer: Answer, code: str) -> None:
-    assert (answer.status, answer.code) == (503, code)
-    assert int(answer.headers["retry-after"]) >= 1
-    assert answer.document["load"]["stage"]
-
-
 def test_an_engine_that_is_killed_under_32_streams_ends_each_in_order_and_disturbs_nothing_else(serve: Serve) -> None:
     one = serve(FAKE_MODES="steady")
     one.configure(entry("a", None), entry("b", None))
@@ -76,8 +70,7 @@ def test_an_engine_that_is_killed_under_32_streams_ends_each_in_order_and_distur
             assert told.words
             assert told.error is not None
             assert told.finish is None
-        answer = ask(one.gateway_port)
-        is_told_to_come_again(answer, "model_loading")
+        until(lambda: tells_to_come_again(ask(one.gateway_port)), "it does not tell that it loads")
         assert waiting.answer().status == 200
     ready(one, "a", times=2)
     assert ask(one.gateway_port).status == 200
@@ -99,7 +92,7 @@ def test_a_replica_that_is_killed_loses_its_own_streams_alone(serve: Serve) -> N
     one.configure(entry("a", None, pinned={"data_parallel": 2}))
     engines = begin(one, "a", "a#2")
     before = {name: left(engine_port(one, name))["asked"] for name in engines}
-    begun = [Stream(one.gateway_port, words=500, user=f"one {number}") for number in range(16)]
+    begun = [Stream(one.gateway_port, words=250, user=f"one {number}") for number in range(16)]
     until(lambda: all(each.words for each in begun), "a stream did not begin")
     shares = {name: left(engine_port(one, name))["asked"] - before[name] for name in engines}
     assert sum(shares.values()) == 16
@@ -110,7 +103,7 @@ def test_a_replica_that_is_killed_loses_its_own_streams_alone(serve: Serve) -> N
     assert time.monotonic() - asked_at < 3.0, "it waited for the replica that is gone"
     told = [each.told() for each in begun]
     assert sum(each.error is not None for each in told) == shares["a"]
-    assert sum(each == (["on "] * 500, "stop", None) for each in told) == shares["a#2"]
+    assert sum(each == (["on "] * 250, "stop", None) for each in told) == shares["a#2"]
     ready(one, "a", times=2)
     assert one.engine("a#2") == engines["a#2"]
     assert one.stop() == 0
@@ -224,7 +217,7 @@ def test_a_long_answer_is_not_cut_off_as_idle_and_only_requests_wake_what_sleeps
     client(one).deployments()
     time.sleep(0.5)  # in which it would begin
     assert one.engines() == []
-    is_told_to_come_again(ask(one.gateway_port), "model_loading")
+    assert tells_to_come_again(ask(one.gateway_port))
     answer = ask(one.gateway_port, headers={"Prefer": "wait=60"})
     assert answer.status == 200
     assert len(one.told("engine.ready", "a")) == 2
@@ -240,7 +233,7 @@ def test_a_model_that_loads_tells_how_far_it_is_and_when_to_come_again(serve: Se
         waiting.send("POST", "/v1/chat/completions", chat(stream=True), {"Prefer": "respond-async, wait=60"})
         for _ in range(2):
             answer = ask(one.gateway_port)
-            is_told_to_come_again(answer, "model_loading")
+            assert tells_to_come_again(answer)
             assert str(one.folder) not in answer.body.decode()
             ready_page = get(one.gateway_port, "/ready")
             assert (ready_page.status, ready_page.document["models"]) == (503, {"a": "loading"})
@@ -296,4 +289,56 @@ def test_a_model_that_was_given_up_on_says_nothing_of_why_to_clients_until_someb
     client(one).retry("a")
     assert ask(one.gateway_port, headers={"Prefer": "wait=60"}).status == 200
     assert get(one.gateway_port, "/ready").status == 200
+    assert one.stop() == 0
+
+
+def test_who_waits_for_a_model_that_is_stopped_or_removed_meanwhile_is_told(serve: Serve) -> None:
+    one = serve(FAKE_MODES="steady,silent,silent")
+    one.configure(entry("a", None))
+    begin(one, "a")
+    one.configure(entry("a", None), entry("b", None), entry("c", None))
+    client(one).reload()
+    cut = streams(one, 2)
+    with Asker(one.gateway_port) as stopped, Asker(one.gateway_port) as removed:
+        for model, asker in (("b", stopped), ("c", removed)):
+            asker.send("POST", "/v1/chat/completions", chat(model), {"Prefer": "wait=600"})
+        one.until(lambda: metric(one.gateway_port, "autolaunch_requests_waiting") == 2)
+        client(one).stop("b")
+        answer = stopped.answer()
+        assert (answer.status, answer.code) == (503, "model_stopped")
+        one.configure(entry("b", None))
+        client(one).reload()
+        answer = removed.answer()
+        assert (answer.status, answer.code) == (404, "model_not_found")
+    for each in cut:
+        assert each.told().error is not None
+    assert ask(one.gateway_port).status == 404
+    assert metric(one.gateway_port, "autolaunch_requests_running") == 0
+    assert metric(one.gateway_port, "autolaunch_requests_waiting") == 0
+    assert one.stop() == 0
+
+
+def test_an_answer_that_had_not_begun_comes_from_the_other_replica_or_its_client_is_told_to_ask_again(
+    serve: Serve,
+) -> None:
+    one = serve(FAKE_MODES="steady")
+    one.configure(entry("a", None, pinned={"data_parallel": 2}))
+    engines = begin(one, "a", "a#2")
+    askers = [Asker(one.gateway_port) for _ in range(8)]
+    for number, asker in enumerate(askers):
+        asker.send("POST", "/v1/chat/completions", chat(max_tokens=100, user=f"one {number}"))
+    until(lambda: all(left(engine_port(one, name))["now"] for name in engines), "one of them has all the work")
+    os.kill(engines["a"], signal.SIGKILL)
+    answers = [asker.answer() for asker in askers]
+    assert [each.status for each in answers] == [200] * 8
+    for asker in askers:
+        asker.send("POST", "/v1/chat/completions", chat(max_tokens=3000))
+    until(lambda: left(engine_port(one, "a#2"))["now"] == 8, "not all are with the engine")
+    os.kill(engines["a#2"], signal.SIGKILL)
+    for asker in askers:
+        answer = asker.answer()
+        asker.connection.close()
+        assert (answer.status, answer.code) == (503, "engine_died")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "started again" in answer.document["error"]["message"]
     assert one.stop() == 0

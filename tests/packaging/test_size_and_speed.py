@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,21 +22,23 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(300)  # the first of them builds and installs
 
+#: The installer, and not uvloop.
+UV = re.compile(r"uv(-|$)")
 ROUNDS = 9
 PAIRS = 15
 MOST_STARTS = 12
 
 
-def test_the_core_installs_in_less_than_60_megabytes(installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_core_installs_in_less_than_85_megabytes(installed: Installed, capsys: pytest.CaptureFixture[str]) -> None:
     """With its compiled modules; uv, which a machine may have already, is not counted."""
     size_bytes = sum(
         path.stat().st_size
         for path in installed.site_packages.rglob("*")
-        if path.is_file() and not path.relative_to(installed.site_packages).parts[0].startswith("uv")
+        if path.is_file() and not UV.match(path.relative_to(installed.site_packages).parts[0])
     )
     with capsys.disabled():
-        print(f"\nthe core takes {size_bytes / 1e6:.1f} MB (at most 60)")  # noqa: T201
-    assert size_bytes < 60e6
+        print(f"\nthe core takes {size_bytes / 1e6:.1f} MB (at most 85)")  # noqa: T201
+    assert size_bytes < 85e6
 
 
 def test_importing_autolaunch_takes_less_than_a_tenth_of_a_second(

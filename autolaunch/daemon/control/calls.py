@@ -26,6 +26,7 @@ from selector.errors import (
     UnknownDeployment,
     UsageError,
 )
+from selector.values import readable
 
 T = TypeVar("T")
 
@@ -101,14 +102,14 @@ def line_of(call: Call[T], line: bytes) -> T:
         NotSteered: it is none.
     """
     if call.answer is str:
-        return msgspec.convert(line.decode(errors="replace"), call.answer)
+        return msgspec.convert(line.decode(errors="replace"), readable(call.answer))
     return _decoded(line, call.answer)
 
 
 def refusal(code: int, body: bytes) -> AutolaunchError:
     """The error that an answer of another status than 200 is."""
     try:
-        told = msgspec.json.decode(body, type=ErrorDocument).error
+        told = msgspec.json.decode(body, type=readable(ErrorDocument)).error
     except msgspec.MsgspecError:
         return NotSteered(f"what answered is not autolaunch: status {code}")
     kind: type[AutolaunchError] = NotSteered
@@ -140,7 +141,7 @@ def allowed_hint() -> str:
 
 def _decoded(data: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return msgspec.json.decode(data, type=readable(kind))
     except msgspec.MsgspecError as error:
         raise NotSteered(
             f"what answered is not understood: {error}", hint="is the daemon of another release than this program?"

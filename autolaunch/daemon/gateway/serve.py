@@ -15,6 +15,7 @@ from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.doors import Doors
 from autolaunch.daemon.gateway.listener import Listener
 from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
+from autolaunch.daemon.gateway.pages import Entries, Entry, Health, Readiness
 from autolaunch.daemon.gateway.proxy import Proxy, Route, Sent
 from autolaunch.daemon.gateway.refusal import JSON, Refusal
 from autolaunch.daemon.gateway.request import BodyError, Header, Request
@@ -290,26 +291,28 @@ class Gateway:
             raise _wrong_method("GET")
         if name is not None and name not in self.models:
             raise self._unknown(name)
-        seen = self._metrics.begun(model=None, route=_METRIC_ROUTES.get(path, "models"))
+        since = time.monotonic()
         if own is not None:
             status = await own(request)
         else:
-            status = self._page(request, 200, _Entry.of(self.models[name or ""], self._since))
+            status = self._page(request, 200, Entry.of(self.models[name or ""], self._since))
+        # Afterwards: it waits for no engine, and would be counted as if it did on the very page that it asks for.
+        seen = self._metrics.begun(model=None, route=_METRIC_ROUTES.get(path, "models"), since=since)
         seen.ended(status=status, reason="ok" if status < 400 else "not_ready")
 
     async def _list(self, request: Request) -> int:
-        entries = tuple(_Entry.of(each, self._since) for each in self.models.values())
-        return self._page(request, 200, _Entries(data=entries))
+        entries = tuple(Entry.of(each, self._since) for each in self.models.values())
+        return self._page(request, 200, Entries(data=entries))
 
     async def _health(self, request: Request) -> int:
-        return self._page(request, 200, _Health(status="ok"))
+        return self._page(request, 200, Health(status="ok"))
 
     async def _ready(self, request: Request) -> int:
         """Ready: every model that is wanted answers, or does so as soon as somebody asks."""
         standings = {name: model.standing() for name, model in self.models.items()}
         waited = [each for each in standings.values() if each.condition in ("loading", "failed")]
         retry = b"%d" % max(1, round(max((each.retry_seconds for each in waited), default=0.0)))
-        document = _Readiness(
+        document = Readiness(
             status="waiting" if waited else "ready",
             models={name: each.condition for name, each in standings.items()},
         )
@@ -364,36 +367,6 @@ class _Began:
 
     def __init__(self) -> None:
         self.seen: Seen | None = None
-
-
-class _Health(msgspec.Struct):
-    status: str
-
-
-class _Readiness(msgspec.Struct):
-    status: str
-    models: dict[str, str]
-
-
-class _Entry(msgspec.Struct):
-    """A model, as OpenAI lists it, and how it stands."""
-
-    id: str
-    created: int
-    status: str
-    object: str = "model"
-    owned_by: str = "autolaunch"
-    max_model_len: int | None = None
-
-    @classmethod
-    def of(cls, model: Model, created: int) -> _Entry:
-        context = next((each.context_tokens for each in model.replicas if each.context_tokens is not None), None)
-        return cls(id=model.name, created=created, status=model.standing().condition, max_model_len=context)
-
-
-class _Entries(msgspec.Struct):
-    data: tuple[_Entry, ...]
-    object: str = "list"
 
 
 def _read(body: bytes) -> tuple[str, bool]:

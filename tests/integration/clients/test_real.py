@@ -70,6 +70,22 @@ def seen(red, blue):
 print(json.dumps([seen(255, 0), seen(0, 255)]))
 """
 
+OTHER_ROUTES = """
+import json, sys
+import openai
+client = openai.OpenAI(base_url=sys.argv[1], max_retries=0, timeout=60)
+asked = {"model": "glm-tiny-v", "input": "hello", "max_output_tokens": 12, "temperature": 0}
+found = {"words": client.responses.create(**asked).output_text, "streamed": ""}
+for event in client.responses.create(**asked, stream=True):
+    found["streamed"] += event.delta if event.type == "response.output_text.delta" else ""
+    found["last"] = event.type
+try:
+    client.embeddings.create(model="glm-tiny", input="hello")
+except openai.OpenAIError as error:
+    found["embeddings"] = [type(error).__name__, error.code]
+print(json.dumps(found))
+"""
+
 ANTHROPIC = """
 import json, sys
 import anthropic
@@ -130,6 +146,14 @@ def test_what_is_in_an_image_changes_the_answer(real: Real) -> None:
     red, blue = ran("openai", PICTURES, real.base_url, key=KEY, seconds=300.0)
     assert red.split()
     assert red != blue
+
+
+def test_responses_are_there_where_the_engine_has_them_and_what_it_has_not_is_not_found(real: Real) -> None:
+    found = ran("openai", OTHER_ROUTES, real.base_url, key=KEY, seconds=300.0)
+    assert found["words"].split()
+    assert found["streamed"].split() == found["words"].split()
+    assert found["last"] in ("response.completed", "response.incomplete")
+    assert found["embeddings"] == ["NotFoundError", "not_supported"]
 
 
 def test_anthropics_client_talks_where_the_engine_has_its_messages(real: Real) -> None:

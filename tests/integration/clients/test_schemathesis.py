@@ -102,7 +102,7 @@ def test_nothing_that_the_document_allows_or_forbids_is_a_fault_of_the_control_a
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr[-2_000:]
     tried = re.search(r"(\d+) generated", done.stdout)
     assert tried is not None, done.stdout[-3_000:]
-    assert int(tried[1]) > 100
+    assert int(tried[1]) > 50
     assert one.process is not None
     assert one.process.poll() is None
     with Client(path) as client:
