@@ -349,8 +349,6 @@ def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:
         "stopped": "model_stopped",
         "failed": "model_failed",
     }
-    if died and standing.condition == "serving":  # whoever keeps it up has not seen it yet
-        return _died(model)
     code = codes.get(standing.condition, "model_loading")
     return Refusal(
         503,

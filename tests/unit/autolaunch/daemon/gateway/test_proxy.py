@@ -287,10 +287,10 @@ async def test_an_answer_beyond_the_bound_is_not_held(monkeypatch: pytest.Monkey
     monkeypatch.setattr(proxy, "ANSWER_BYTES", 2**20)
     async with house() as found:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-        found.engine.scripts.append((head, *[chunk(b" " * 65_536) for _ in range(400)], LAST))
+        found.engine.scripts.append((head, *[chunk(b" " * 65_536)] * 2000, LAST))
         client = await found.connect()
         assert (await client.chat()).status in (502, 503)
-        assert found.engine.written_bytes < 20 * 2**20
+        assert found.engine.written_bytes < 64 * 2**20  # of 125; what systems hold on the way is theirs
         assert (await client.chat()).status == 200
 
 
