@@ -275,16 +275,7 @@ class EngineProcess:
 
     def listens_on(self, port: int) -> bool | None:
         """Whether a process of the tree listens on ``port``; ``None`` where the system does not tell."""
-        found, all_told = self._sockets(port, psutil.CONN_LISTEN)
-        return True if found else False if all_told else None
-
-    def callers(self, port: int) -> int:
-        """How many are connected to ``port`` of the tree, as far as the system tells."""
-        return self._sockets(port, psutil.CONN_ESTABLISHED)[0]
-
-    def _sockets(self, port: int, status: str) -> tuple[int, bool]:
-        """How many sockets of the tree are so, and whether the system told of all its processes."""
-        found, all_told = 0, True
+        all_told = True
         try:
             for process in self._tree():
                 try:
@@ -294,12 +285,14 @@ class EngineProcess:
                 except psutil.Error:
                     all_told = False
                     continue
-                found += sum(
-                    each.status == status and bool(each.laddr) and each.laddr.port == port for each in connections
-                )
+                if any(
+                    each.status == psutil.CONN_LISTEN and bool(each.laddr) and each.laddr.port == port
+                    for each in connections
+                ):
+                    return True
         except psutil.Error:
             all_told = False
-        return found, all_told
+        return False if all_told else None
 
     def _tree(self) -> list[psutil.Process]:
         return psutil.Process(self._guard.pid).children(recursive=True)

@@ -25,13 +25,11 @@ class Broken(Exception):
 
     Attributes:
         begun: some of the answer had come.
-        sent: the engine may have read the request.
     """
 
-    def __init__(self, message: str, *, begun: bool, sent: bool = True) -> None:
+    def __init__(self, message: str, *, begun: bool) -> None:
         super().__init__(message)
         self.begun = begun
-        self.sent = sent
 
 
 class Connection(asyncio.Protocol):
@@ -161,9 +159,6 @@ class Connection(asyncio.Protocol):
             self._fail("the head of its answer is longer than any")
         self._wake()
 
-    def eof_received(self) -> bool:
-        return False
-
     def connection_lost(self, error: Exception | None) -> None:
         if self._answers == "body" and not self._framed and error is None:
             self._answers = "whole"
@@ -263,7 +258,7 @@ class Upstream:
             async with asyncio.timeout(CONNECT_SECONDS):
                 _, made = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
         except (OSError, TimeoutError) as error:
-            raise Broken(f"nobody listens: {error}", begun=False, sent=False) from error
+            raise Broken(f"nobody listens: {error}", begun=False) from error
         return await self._asked(made, head, body)
 
     async def _asked(self, connection: Connection, head: bytes, body: bytes) -> Connection:

@@ -104,7 +104,7 @@ async def test_what_is_broken_says_whether_anything_had_come() -> None:
         engine.stop()
         with pytest.raises(Broken) as caught:
             await asked(made)
-        assert (caught.value.begun, caught.value.sent) == (False, False)
+        assert not caught.value.begun
 
 
 @story
@@ -112,9 +112,8 @@ async def test_an_engine_that_takes_no_connection_is_broken_after_a_while(monkey
     monkeypatch.setattr(upstream, "CONNECT_SECONDS", 0.02)
     monkeypatch.setattr(asyncio.get_running_loop().__class__, "create_connection", _never)
     made = Upstream("127.0.0.1", 1)
-    with pytest.raises(Broken) as caught:
+    with pytest.raises(Broken, match="nobody listens"):
         await asked(made)
-    assert not caught.value.sent
 
 
 async def _never(*_: object, **__: object) -> None:
