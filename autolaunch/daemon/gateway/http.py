@@ -4,8 +4,8 @@ llhttp parses (by httptools, strictly). It is not aiohttp's server because of wh
 more than all the rest of the gateway: ``scripts/bench_gateway`` holds the gateway to three times what nginx takes.
 
 A request's handler begins when its head is there, and is cancelled when its client leaves. Requests that are sent ahead
-(pipelined) wait for their turn. What is bounded: connections, the head (bytes, headers, seconds), the pieces of a body
-(bytes, seconds between them), what a client does not read (seconds), what it sends ahead (bytes).
+(pipelined) wait for their turn. What is bounded: connections, the head (bytes, headers, seconds), a body (bytes,
+seconds), what a client does not read (seconds), what it sends ahead (requests, bytes).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_answering",
+        "_buffered_bytes",
         "_buffered_since",
         "_deaf",
         "_drain",
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         #: Since when nothing has come that was waited for; since when the client has taken nothing.
         self._since = self.loop.time()
         self._buffered_since: float | None = None
+        self._buffered_bytes = 0
         self._drain: asyncio.Future[None] | None = None
         self._paused = False
         #: What comes is not read any more; and nothing more will be answered.
@@ -126,8 +128,12 @@ class Connection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """Is the time over for what is waited for?"""
         options = self.listener.options
-        if self._buffered_since is not None and now - self._buffered_since > SEND_SECONDS:
-            self.abort()
+        if self._buffered_since is not None and self._transport is not None:
+            left_bytes = self._transport.get_write_buffer_size()
+            if left_bytes < self._buffered_bytes:  # slow, and there
+                self._buffered_since, self._buffered_bytes = now, left_bytes
+            if now - self._buffered_since > SEND_SECONDS:
+                self.abort()
         elif self._ending:
             if now - self._since > LINGER_SECONDS:
                 self.abort()
@@ -183,6 +189,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._buffered_since = self.loop.time()
+        self._buffered_bytes = self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def resume_writing(self) -> None:
         self._buffered_since = None
@@ -259,7 +266,12 @@ class Connection(asyncio.Protocol):
     def _start(self, request: Request) -> None:
         self._fresh = None
         if request.received:
-            self.listener.early(request)
+            try:
+                self.listener.early(request)
+            except Exception as error:  # noqa: BLE001 - one request's fault is not another's
+                self.listener.on_fault(error)
+                self.abort()
+                return
         self._task = self.loop.create_task(self._handled(request))
 
     async def _handled(self, request: Request) -> None:

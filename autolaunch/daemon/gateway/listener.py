@@ -22,8 +22,7 @@ class Listener:
 
     Args:
         handler: called with each request; it answers it.
-        early: called before it, with each request that is here whole: what needs no waiting can be done at once. It
-            raises nothing.
+        early: called before it, with each request that is here whole: what needs no waiting can be done at once.
         options: the bounds.
         on_malformed: answers what is no request, or is none any more, with a status and a reason.
         on_connection: told 1 when a client has connected, -1 when it has left.
