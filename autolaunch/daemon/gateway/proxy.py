@@ -341,6 +341,8 @@ def _ending(model: Model) -> Refusal:
 def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:
     if not model.replicas:  # somebody took it out of the configuration while its client waited
         return Refusal(404, f"{model.name} {standing.message}", code="model_not_found", reason="not_ready")
+    if standing.condition == "serving":  # its engine has just ended, and nobody has noticed yet
+        return _died(model)
     codes = {
         "loading": "model_loading",
         "asleep": "model_loading",
