@@ -148,7 +148,8 @@ def figures(week: Week) -> Figures:
         timers=sum(not each.cancelled() for each in timers),
         threads=threading.active_count(),
         descriptors=len(list(Path("/proc/self/fd").iterdir())) if sys.platform == "linux" else 0,
-        ours=sum(type(each).__module__.startswith("autolaunch.daemon") for each in gc.get_objects()),
+        # Of some types that are written in C it is no text.
+        ours=sum(str(type(each).__module__).startswith("autolaunch.daemon") for each in gc.get_objects()),
         state_bytes=len(msgspec.json.encode(week.one.kept())) + len(msgspec.json.encode(week.one.state.changes)),
         blocks=sys.getallocatedblocks(),
     )
