@@ -158,20 +158,23 @@ def limited(report: HardwareReport, memory_bytes: int | None) -> HardwareReport:
 
 def infeasible(plan: LaunchPlan, report: HardwareReport) -> Fault:
     """What is to be said of a plan without a candidate: the refusal that came nearest to fitting."""
-    # Where a number of replicas was pinned, too few devices for them say more than how one would fit.
-    several = tuple(each for each in plan.rejected if each.code == "layout.devices" and _pinned_replicas(plan) > 1)
-    nearest = min(several or plan.rejected, key=_shortage, default=None)
-    if nearest is None:
-        why = f"nothing of {len(report.accelerators)} devices can serve it"
-    else:
-        where = "" if nearest.parallel is None or not report.accelerators else f" on {_laid(nearest)}"
-        why = f"nearest is {nearest.repo} ({nearest.quantization}) with {nearest.engine}{where}: {nearest.message}"
     return Fault(
         reason="no plan",
         permanent=True,
-        message=f"no plan for {plan.model} fits; {why}",
+        message=f"no plan for {plan.model} fits; {nearest(plan.rejected, report, _pinned_replicas(plan))}",
         hint=f"autolaunch advise {plan.model}",
     )
+
+
+def nearest(rejected: tuple[Rejection, ...], report: HardwareReport, pinned_replicas: int) -> str:
+    """The refusal that came nearest to fitting, in words."""
+    # Where a number of replicas was pinned, too few devices for them say more than how one would fit.
+    several = tuple(each for each in rejected if each.code == "layout.devices" and pinned_replicas > 1)
+    found = min(several or rejected, key=_shortage, default=None)
+    if found is None:
+        return f"nothing of {len(report.accelerators)} devices can serve it"
+    where = "" if found.parallel is None or not report.accelerators else f" on {_laid(found)}"
+    return f"nearest is {found.repo} ({found.quantization}) with {found.engine}{where}: {found.message}"
 
 
 def devices_held(

@@ -28,7 +28,7 @@ import msgspec
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Deployment, Fault
-from autolaunch.daemon.planning import Share, limited, wholly_on_devices
+from autolaunch.daemon.planning import Share, limited, nearest, wholly_on_devices
 from autolaunch.daemon.pools import Devices, Memory, Pool, Units
 from selector.catalog import Catalog
 from selector.contract import Candidate
@@ -36,7 +36,7 @@ from selector.errors import AutolaunchError
 from selector.hardware import HardwareReport
 from selector.request import WORKLOADS, PlanRequest
 from selector.score import ranked
-from selector.search import decide
+from selector.search import Decision, decide
 from selector.wishes import checked_figures, pins_on_checkpoints, workload_of
 
 #: Beyond so many trials nothing further is tried: what has been found is dealt.
@@ -255,14 +255,17 @@ class _Dealer:
         return self._tried[key]
 
     def _decided(self, place: int, units: Units) -> Candidate | None:
-        """The best candidate; from main memory that of one replica, with its part of it."""
+        found = self._decision(place, units).ranked
+        return found[0] if found else None
+
+    def _decision(self, place: int, units: Units) -> Decision:
+        """What the planner says; from main memory of one replica, with its part of it."""
         request, report = self._wishes[place].request, self._pool.report(units)
         replicas, free_bytes = request.pins.data_parallel or 1, report.host.memory_available_bytes
         if replicas > 1 and not report.accelerators:
             report = limited(report, None if free_bytes is None else free_bytes // replicas)
             request = msgspec.structs.replace(request, pins=msgspec.structs.replace(request.pins, data_parallel=1))
-        found = decide(self._known.model(request.model), report, request, self._known).ranked
-        return found[0] if found else None
+        return decide(self._known.model(request.model), report, request, self._known)
 
     def _spare(self, spare: Units, given: dict[int, Units]) -> None:
         """Deals what is left, a step for each in turn, as long as it makes a plan better."""
@@ -323,9 +326,10 @@ class _Dealer:
         asked = wish.request.pins.gpu_count
         if asked is not None and asked > len(free):
             return f"it asks for {asked} devices, {len(free)} are not pinned by others"
-        alone = self._decided(place, free)
-        if alone is None:
-            return "it does not fit, with nothing beside it either"
+        alone = self._decision(place, free)
+        if not alone.ranked:
+            why = nearest(alone.rejected, self._pool.report(free), wish.request.pins.data_parallel or 1)
+            return f"it does not fit, with nothing beside it either; {why}"
         return "it fits alone, and not beside the deployments before it"
 
 

@@ -107,7 +107,9 @@ def test_a_third_that_finds_no_room_leaves_the_others_theirs() -> None:
     assert [each.reason is None for each in parts] == [True, True, False]
     assert parts[2].reason == "it fits alone, and not beside the deployments before it"
     alone = dealt(report, deployments("glm-4.6", "glm-4.5v", pinned=Pins(quantization="BF16")))
-    assert alone[0].reason == "it does not fit, with nothing beside it either"
+    why = alone[0].reason or ""
+    assert why.startswith("it does not fit, with nothing beside it either; nearest is zai-org/GLM-4.6 (BF16) with ")
+    assert "GiB" in why
     assert alone[1].devices == frozenset({0, 1})
 
 
