@@ -20,6 +20,7 @@ from autolaunch.daemon.deployment import Deployment, Fault
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.hands import Hands
 from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.loop import new_loop, take_files
 from autolaunch.daemon.machine import State
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import LaunchEvent, Server
@@ -65,8 +66,6 @@ class Foreground:
         listening: socket.socket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        from autolaunch.daemon.loop import new_loop
-
         self._changed = threading.Condition()
         self._loop = new_loop()
         self._on_tell = on_tell
@@ -223,6 +222,7 @@ class Foreground:
             self._opening = self._loop.create_task(self._open(self._reach))
 
     async def _open(self, reach: Reach) -> None:
+        take_files()
         # What they are made of takes a tenth of a second to be read in, which nothing here has to wait for.
         await self._loop.run_in_executor(None, _read_in)
         from autolaunch.daemon.gateway.face import Face

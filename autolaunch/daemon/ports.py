@@ -67,20 +67,24 @@ def free_port(host: str, port: int) -> int:
         return int(listener.getsockname()[1])
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int, *, beside: bool = False) -> socket.socket:
     """A socket that listens on the gateway's address. Clients may connect from now on: they wait until it serves.
+
+    ``beside``: this process listens on the port already, at another address that this one may overlap.
 
     Raises:
         PortTaken: somebody has the address; they are named where the system tells.
         UsageError: it is none of this machine.
     """
-    free_port(host, port)  # says who has it
+    if not beside:
+        free_port(host, port)  # says who has it
     family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
         0
     ]
     listening = socket.socket(family, kind, protocol)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(place)
         listening.listen(BACKLOG)
     except OSError as error:

@@ -28,7 +28,7 @@ from autolaunch.daemon.host import Host
 from autolaunch.daemon.journal import Journal
 from autolaunch.daemon.leases import Leases
 from autolaunch.daemon.lock import DaemonLock
-from autolaunch.daemon.loop import settle
+from autolaunch.daemon.loop import settle, take_files
 from autolaunch.daemon.notify import Notifier
 from autolaunch.daemon.replicas import kept_for
 from autolaunch.daemon.report import Report, with_retry
@@ -113,6 +113,7 @@ class Daemon:
         # One thread: what is written later is newer.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._set_signals()
+        take_files()
         try:
             async with self._reading:
                 await self._begin_unless_ended()

@@ -60,6 +60,7 @@ class Supervisor:
         run: the present try, or the last.
         ran: the last try before it that had an engine.
         traffic: what passes to the engine: counted by the gateway, looked at here.
+        load_seconds: from the last start to its first token.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Supervisor:
         self._watched = -1
         self._workers: tuple[psutil.Process, ...] = ()
         self.traffic = Traffic()
+        self.load_seconds: float | None = None
         self._seen_answers = 0
         self._changed = asyncio.Event()
 
@@ -265,6 +267,7 @@ class Supervisor:
             return
         if run.number == self.state.run and self.state.phase == "loading":
             self._watch(run)
+        self.load_seconds = seconds
         self._step(Ready(run=run.number, seconds=seconds))
 
     async def _probe(self, run: Run) -> None:

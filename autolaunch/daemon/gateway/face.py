@@ -117,7 +117,8 @@ class Face:
         keys = _keys(options)
         before = self.gateway.options
         moved = (options.host, options.port) != (before.host, before.port)
-        return Opened(options, keys, listening_socket(options.host, options.port) if moved else None)
+        beside = options.port == before.port  # our own socket is there still
+        return Opened(options, keys, listening_socket(options.host, options.port, beside=beside) if moved else None)
 
     async def reload(self, opened: Opened) -> None:
         """These options from now on, and the keys as their file has them now. Nobody's connection ends by it."""

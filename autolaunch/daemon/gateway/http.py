@@ -228,6 +228,10 @@ class Connection(asyncio.Protocol):
         self._headers = []  # trailers are none of them
         request.method = _METHODS.get(method := parser.get_method()) or method.decode("ascii", "replace")
         target = self._target
+        if target[:7].lower() == b"http://":  # as proxies are asked: ours where it is to whom Host says
+            place, _, rest = target[7:].partition(b"/")
+            if place == (request.header(b"host") or "").encode("latin-1"):
+                target = b"/" + rest
         request.path = (target.partition(b"?")[0] if b"?" in target else target).decode("latin-1")
         request.keeps = parser.should_keep_alive() and not self.listener.closing
         if version == "1.0":

@@ -83,6 +83,8 @@ _BY_ENGINE: Mapping[EngineName, Manners] = {
                 code="model_not_found",
                 message=_NO_MODEL,
             ),
+            # mlx-lm 0.32: the thread that generates has ended, and with it everybody's answers: no fault of a request.
+            Known(words=re.compile(r"generation thread"), status=503, code="engine_error"),
             Known(words=re.compile(r""), with_status=404, status=400, code="invalid_request"),
         ),
     ),

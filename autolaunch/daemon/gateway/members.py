@@ -10,7 +10,6 @@ from autolaunch.daemon.gateway.routing import Endpoint, Standing, Traffic
 from autolaunch.daemon.happenings import Command
 
 if TYPE_CHECKING:
-    from autolaunch.daemon.machine import State
     from autolaunch.daemon.supervisor import Supervisor
 
 #: What a load takes where no plan tells, and what is added to a load for planning and checking files.
@@ -75,7 +74,7 @@ def standing(one: Supervisor, now: float) -> Standing:
         return Standing(condition="failed", message=message, retry_seconds=LONGEST_RETRY_SECONDS)
     if state.wanted == "stopped":
         return Standing(condition="stopped", message="is stopped", retry_seconds=LONGEST_RETRY_SECONDS)
-    load_seconds = _load_seconds(state)
+    load_seconds = _load_seconds(one)
     if state.asleep and state.phase == "planned":
         message = "was stopped because nobody asked; it is started now"
         return Standing(condition="asleep", message=message, retry_seconds=_bounded(load_seconds + PREPARE_SECONDS))
@@ -112,8 +111,12 @@ def _on_the_way(one: Supervisor, now: float, load_seconds: float) -> Standing:
     )
 
 
-def _load_seconds(state: State) -> float:
-    return LOAD_SECONDS if state.candidate is None else state.candidate.speed.load_seconds or LOAD_SECONDS
+def _load_seconds(one: Supervisor) -> float:
+    """What its next load takes: what the last one did, else as planned."""
+    if one.load_seconds is not None:
+        return one.load_seconds
+    decided = one.decided
+    return LOAD_SECONDS if decided is None else decided.candidate.speed.load_seconds or LOAD_SECONDS
 
 
 def _bounded(seconds: float) -> float:

@@ -238,8 +238,8 @@ class Mender:
             block = self._framed(block)
         if b"error" in block and streams.ERROR.search(block) is not None:
             block = b"".join(self._error(event) for event in streams.split(block))
-        if not self._named:
-            self._learn_name(block)
+        if not self._named and b'"model"' in block:
+            self._learn_name(*streams.datas(block))
         if self._renamed:
             block = self._rename(block)
         if self._pieces is not None:
@@ -375,16 +375,16 @@ class Mender:
         numbers = streams.SEQUENCE.findall(self._last)
         return int(numbers[-1]) + 1 if numbers else 0
 
-    def _learn_name(self, block: bytes) -> None:
-        """The first event that names the model tells what is to be replaced in all that follow."""
-        found = streams.MODEL.search(block)
-        if found is None:
+    def _learn_name(self, *texts: bytes) -> None:
+        """The first that names the model tells what is to be replaced in all that follow."""
+        name = next(filter(None, map(streams.name_in, texts)), None)
+        if name is None:
             return
         self._named = True
-        name, wanted = found.group(1), _encode(self._asked)
-        if name != wanted:
+        found, wanted = _encode(name), _encode(self._asked)
+        if found != wanted:
             # mlx-vlm 0.7.10 writes some events of one stream with blanks and some without.
-            self._renamed = tuple((key + name, key + wanted) for key in streams.MODEL_KEYS)
+            self._renamed = tuple((key + found, key + wanted) for key in streams.MODEL_KEYS)
 
     def _rename(self, block: bytes) -> bytes:
         for named, wanted in self._renamed:

@@ -32,8 +32,8 @@ ANSWER_BYTES = 64 * 2**20
 LOOK_SECONDS = 5.0
 #: When to come again after the endpoint has ended: where it is kept up, it is there again by then.
 ENDING_RETRY_SECONDS = 10.0
-#: Tries of one request on engines that end before they answer.
-TRIES = 3
+#: Tries of one request on engines that end before they answer. What ends one may end the next: no more are risked.
+TRIES = 2
 #: Headers of a request that an engine gets to see; what is a credential is not among them.
 _PASSED = frozenset(
     {b"accept", b"anthropic-version", b"anthropic-beta", b"traceparent", b"tracestate", b"x-request-id"}
@@ -271,7 +271,7 @@ class _Passing:
             if self.mender.streams:
                 await self._streamed(status, headers)
             else:
-                await self._whole(status, headers)
+                await self._whole(connection.status, headers)
         except BaseException:
             # The client has left, or the daemon ends: the engine need not go on.
             connection.abort()
@@ -284,7 +284,8 @@ class _Passing:
         except Broken as broken:
             raise _died(self.model) from broken
         status, body = self.mender.whole(status, body)
-        self.replica.traffic.answers += 1
+        if status < 400:  # an engine that does not generate any more may still refuse
+            self.replica.traffic.answers += 1
         self._count()
         self.request.respond(status, headers, body)
         reason: Reason = "ok" if status < 500 else "engine_error"
@@ -301,15 +302,16 @@ class _Passing:
                 passed = mender.feed(piece)
                 if not passed:
                     continue
-                traffic.answers += 1
                 if mender.tokens_seen > tokens:
+                    traffic.answers += 1
                     seen.tokens(mender.tokens_seen - tokens)
                     tokens = mender.tokens_seen
                 sent += len(passed)
                 await request.write(passed)
+            told_so = mender.failed
             last = mender.end()
-            if mender.failed:  # or broken off, by an engine whose answers end with their connections
-                reason = "engine_error"
+            if mender.failed:  # some engines' answers end with their connections: so does the death of one
+                reason = "engine_error" if told_so else "engine_died"
         except Broken:
             reason = "engine_died"
             last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
@@ -326,7 +328,7 @@ class _Passing:
 def _died(model: Model) -> Refusal:
     return Refusal(
         503,
-        f"the engine of {model.name} ended before it answered; it is started again",
+        f"the engine of {model.name} gave this request no answer: it has ended, or closed the connection",
         code="engine_died",
         retry_seconds=max(1.0, model.standing().retry_seconds),
         reason="engine_died",

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: What may lie here of a body before it is read.
 AHEAD_BYTES = 1_048_576
+#: After so many pieces of a body they have to be so large in the mean: each costs an object, however small it is.
+PIECES, PIECE_BYTES = 4096, 64
 
 Header = tuple[bytes, bytes]
 _REASONS = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
@@ -56,6 +58,7 @@ class Request:
     early: object = None
     left: Callable[[], None] | None = None
     _size = 0
+    _count = 0
     _waiter: asyncio.Future[None] | None = None
     _awaits = False
     _chunked = False
@@ -138,8 +141,13 @@ class Request:
         if self.done:
             return  # answered already: read so that the next request is found
         self._pieces.append(piece)
+        self._count += 1
         self._size += len(piece)
         self.total += len(piece)
+        if self._count > PIECES and self.total < self._count * PIECE_BYTES:
+            self._pieces, self._size = [], 0
+            self.fail(BodyError(400, "the body comes in pieces too small to be worth their while"))
+            return
         self.wake()
         if self._size > AHEAD_BYTES:
             self._connection.pause()

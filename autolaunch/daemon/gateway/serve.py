@@ -194,13 +194,16 @@ class Gateway:
         route = ROUTES.get(path)
         early, request.early, request.left = request.early, None, None
         if isinstance(early, Refusal):
-            raise early
+            try:
+                raise early
+            finally:
+                del early  # it would hold on to the request that it is raised for
         if isinstance(early, _Asks) and route is not None:
             began.seen = early.seen
             await self._proxied(request, route, early)
             return
         self._doors.address(request)
-        if request.method == "OPTIONS":
+        if request.method == "OPTIONS" and request.has(b"origin") and request.has(b"access-control-request-method"):
             request.respond(204, self._doors.preflight(request), b"")
             return
         key = None if path in self.options.open_paths else self._doors.key(request)
@@ -248,7 +251,7 @@ class Gateway:
             asks.body, asks.sent = body, self._proxy.sent(request, route, asks.model, body)
             request.early, request.left = asks, asks.leave
         except Refusal as refusal:
-            request.early = refusal
+            request.early = refusal.with_traceback(None)
 
     def _refuse(self, request: Request, refusal: Refusal, seen: Seen | None) -> None:
         route = ROUTES.get(request.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,8 +12,6 @@ from autolaunch.daemon.gateway.documents import Dialect
 
 DONE = b"data: [DONE]\n\n"
 DONE_LINE = re.compile(rb"(?m)^data: ?\[DONE\][ \t]*$")
-#: The key cannot be in a text: there its quotes would be escaped.
-MODEL = re.compile(rb'(?<!\\)"model": ?("(?:[^"\\]|\\.)*")')
 MODEL_KEYS = (b'"model":', b'"model": ')
 #: A piece of an answer: text, reasoning under either name, or a call's arguments.
 PIECES: Mapping[Dialect, re.Pattern[bytes]] = {
@@ -65,6 +63,19 @@ class UsualAnswer(msgspec.Struct):
     error: None = None
 
 
+class _Inner(msgspec.Struct):
+    model: object = None
+
+
+class _Named(msgspec.Struct):
+    """Where an answer, or an event of one, has the model's name; a name elsewhere is somebody else's."""
+
+    model: object = None
+    message: _Inner | None = None
+    response: _Inner | None = None
+
+
+_named = msgspec.json.Decoder(_Named).decode
 skim = msgspec.json.Decoder(Skimmed).decode
 _usual_answer = msgspec.json.Decoder(UsualAnswer).decode
 _decode = msgspec.json.Decoder().decode
@@ -120,6 +131,23 @@ def usual(pieces: re.Pattern[bytes], event: bytes, told: bytes) -> Usual | None:
     if event[start:end] != told[told_start:told_end]:
         return None
     return Usual(event[:start], event[end:], told[:told_start], told[told_end:])
+
+
+def name_in(text: bytes) -> str | None:
+    """What an answer, or an event's data, calls its model."""
+    try:
+        found = _named(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    names = (found.model, *(each.model for each in (found.message, found.response) if each is not None))
+    return next((each for each in names if isinstance(each, str)), None)
+
+
+def datas(block: bytes) -> Iterator[bytes]:
+    """The data of each event of a block."""
+    for line in block.split(b"\n"):
+        if line.startswith(b"data: {"):
+            yield line[6:]
 
 
 def split(block: bytes) -> list[bytes]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tracemalloc
 
 import pytest
 
 from autolaunch.daemon.gateway import http
+from autolaunch.daemon.gateway.keys import Keys, key_of
 from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.gateway.request import Request
 from tests.fakes.scripted import asked, chunk, house, request, story, until
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -253,8 +256,8 @@ async def test_an_http_1_0_client_is_never_sent_an_interim_answer() -> None:
 async def test_a_body_where_none_belongs_is_read_over() -> None:
     async with house() as found:
         client = await found.connect()
-        for method, path in (("GET", "/health"), ("GET", "/v1/models"), ("OPTIONS", "/v1/models")):
-            assert (await client.ask(method, path, b"GET /nothing HTTP/1.1\r\n\r\n")).status in (200, 204)
+        for method, path, told in (("GET", "/health", 200), ("GET", "/v1/models", 200), ("OPTIONS", "/v1/models", 405)):
+            assert (await client.ask(method, path, b"GET /nothing HTTP/1.1\r\n\r\n")).status == told
         assert (await client.ask("GET", "/health")).status == 200
 
 
@@ -266,3 +269,26 @@ async def test_a_refused_request_with_a_body_leaves_the_connection_usable(method
         for _ in range(3):
             assert (await client.ask(method, "/v1/models", BODY)).status == 405
         assert (await client.chat()).status == 200
+
+
+@story
+async def test_a_body_in_crumbs_is_refused_before_they_are_many(swift: None) -> None:
+    async with house(GatewayOptions(body_bytes=2**24)) as found:
+        crumbs = b"".join(chunk(b" x") for _ in range(8192))
+        assert status(await found.once(CHUNKED + crumbs * 4)) == 400
+        assert found.engine.asked == []
+
+
+@story
+async def test_a_request_that_is_refused_leaves_nothing_for_the_garbage_collector() -> None:
+    async with house(keys=Keys(entries=(key_of("web", "k" * 20),))) as found:
+        client = await found.connect()
+        await client.ask("POST", "/v1/chat/completions", padded(1000))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                assert (await client.ask("POST", "/v1/chat/completions", padded(1000))).status == 401
+            assert sum(type(each) is Request for each in gc.get_objects()) < 5
+        finally:
+            gc.enable()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from autolaunch.daemon.gateway.documents import Dialect
 from autolaunch.daemon.gateway.mending import Mender
 from tests.fakes.wire import ASKED, Recording, answer, events, recording, recordings
 
@@ -237,3 +238,41 @@ def test_an_answer_that_is_packed_is_passed_on_unread() -> None:
     mender = Mender(engine="vllm", asked="a", served="b", dialect="chat", streamed=True)
     mender.head(200, [(b"content-type", b"text/event-stream"), (b"content-encoding", b"gzip")])
     assert mender.feed(b"\x1f\x8b\r\n\n\n") + mender.end() == b"\x1f\x8b\r\n\n\n"
+
+
+CAR = {"model": "BMW 320", "year": 2020}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "answer_of"),
+    [
+        ("messages", {"content": [{"type": "tool_use", "id": "1", "name": "f", "input": CAR}], "model": "engine's"}),
+        ("responses", {"metadata": CAR, "output": [], "model": "engine's"}),
+        ("chat", {"choices": [{"message": {"content": "x", "car": CAR}}], "model": "engine's"}),
+    ],
+)
+def test_only_the_answers_own_name_is_renamed(dialect: Dialect, answer_of: dict[str, object]) -> None:
+    mender = Mender(engine="vllm", asked=ASKED, served="engine's", dialect=dialect, streamed=False)
+    _, told = mender.whole(200, json.dumps(answer_of).encode())
+    assert json.loads(told) == {**answer_of, "model": ASKED}
+
+
+def test_the_name_of_a_stream_is_learnt_from_its_place_and_no_other() -> None:
+    response = {"metadata": CAR, "model": "engine's", "output": []}
+    told = [
+        {"type": "response.created", "response": response},
+        {"type": "response.output_item.added", "item": {"arguments": json.dumps(CAR), "car": CAR}},
+        {"type": "response.completed", "response": response},
+    ]
+    stream = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in told)
+    mender = Mender(engine="vllm", asked=ASKED, served="engine's", dialect="responses", streamed=True)
+    mender.head(200, [(b"content-type", b"text/event-stream")])
+    got = [json.loads(line[6:]) for line in mender.feed(stream).split(b"\n") if line.startswith(b"data: ")]
+    named = {**response, "model": ASKED}
+    assert got == [{**told[0], "response": named}, told[1], {**told[2], "response": named}]
+
+
+def test_an_engine_that_generates_no_more_is_no_fault_of_its_client() -> None:
+    mender = Mender(engine="mlx", asked=ASKED, served=ASKED, dialect="chat", streamed=False)
+    status, told = mender.whole(404, b'{"error": "generation thread died: unhashable type"}')
+    assert (status, json.loads(told)["error"]["code"]) == (503, "engine_error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from autolaunch.daemon.gateway import proxy
@@ -323,3 +324,27 @@ async def test_other_options_hold_for_requests_after_them() -> None:
         assert (await client.chat()).status == 429
         await found.gateway.reload(GatewayOptions(), None, None)
         assert (await client.chat()).status == 200
+
+
+@story
+async def test_a_refusal_is_put_right_by_the_engines_own_status() -> None:
+    """What a status of 501 means is known, and lost once the gateway has made it a 502."""
+    async with house() as found:
+        found.engine.usual = (whole({"error": {"message": "This server does not support embeddings"}}, status=501),)
+        assert found.replica.place is not None
+        found.replica.place = msgspec.structs.replace(found.replica.place, engine="llamacpp")
+        answered = await (await found.connect()).chat()
+        assert (answered.status, answered.code) == (404, "not_supported")
+
+
+@story
+async def test_an_engine_that_only_refuses_shows_no_sign_of_life() -> None:
+    async with house() as found:
+        client = await found.connect()
+        await client.chat()
+        before = found.replica.traffic.answers
+        assert before > 0
+        found.engine.usual = (whole({"error": {"message": "no"}}, status=400),)
+        await client.chat()
+        await client.chat(stream=True)
+        assert found.replica.traffic.answers == before
