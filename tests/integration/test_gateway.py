@@ -386,3 +386,23 @@ def test_a_reload_moves_the_endpoint_to_a_port_that_is_free_and_to_no_other(serv
     assert stream.told() == (["on "] * 200, "stop", None)
     assert len(one.told("engine.ready")) == 1
     assert one.stop() == 0
+
+
+def test_a_reload_opens_the_endpoint_to_others_on_the_port_that_it_has(serve: Serve) -> None:
+    """And only who has a key is served from then on, on connections of before too."""
+    one = serve()
+    path = keys_file(one, first=FIRST)
+    one.configure(entry("a", None))
+    begin(one, "a")
+    with Asker(one.gateway_port) as kept:
+        kept.send("GET", "/v1/models")
+        assert kept.answer().status == 200
+        one.configure(entry("a", None), host="0.0.0.0", keys_file=str(path))  # noqa: S104 - with a key
+        reload(one)
+        assert one.told("configuration.wrong") == []
+        kept.send("GET", "/v1/models")
+        assert kept.answer().status == 401
+    with Asker(one.gateway_port) as fresh:
+        fresh.send("GET", "/v1/models", headers=key(FIRST))
+        assert fresh.answer().status == 200
+    assert one.stop() == 0
