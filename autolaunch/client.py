@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 #: How long an answer may take. What takes long (loads, ends) is not waited for by the daemon either.
 TIMEOUT_SECONDS = 30.0
+#: How long one may take to answer where several are asked which of them is there.
+LOOK_TIMEOUT_SECONDS = 2.0
 #: How often :meth:`Client.wait` looks.
 LOOK_SECONDS = 0.25
 #: At rest, and nothing but somebody's wish changes that.
@@ -250,9 +252,11 @@ def _answering(places: Places) -> list[Path]:
     found, refused = [], None
     for path in (*places.daemons, *places.launches):
         try:
-            connected(path, TIMEOUT_SECONDS).close()
+            connected(path, LOOK_TIMEOUT_SECONDS).close()
         except PermissionError as error:
             refused = calls.unreachable(str(path), error)
+        except TimeoutError:  # it is there, and has no time
+            found.append(path)
         except OSError:
             continue
         else:

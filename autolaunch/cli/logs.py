@@ -66,7 +66,7 @@ def logs(name: str | None, lines: int, follow: bool, events: bool, as_json: bool
     if name is None and not events:
         raise UsageError("whose logs?", hint="autolaunch logs NAME; autolaunch ps lists the names")
     reached = something()
-    client = reached[0].client if name is None else holder_of(name, reached).client
+    client = reached.reached[0].client if name is None else holder_of(name, reached).client
     if events:
         _tell_events(client, name, lines, follow=follow, as_json=as_json)
         return

@@ -9,7 +9,7 @@ import click
 
 from autolaunch.cli.engines import show
 from autolaunch.cli.options import WANTED, Command, option
-from autolaunch.cli.reach import Reached, holder_of, shown, something
+from autolaunch.cli.reach import Reached, holder_of, shown, something, tell_silent
 from autolaunch.cli.terminal import Terminal, clean
 from autolaunch.daemon.control.contract import BriefDocument, Verb
 from selector.errors import UsageError
@@ -69,7 +69,8 @@ def _steer(verb: Verb, names: tuple[str, ...], everyone: bool, *, as_json: bool)
     # All are found before the first is touched.
     whom: list[tuple[Reached, str]] = [(holder_of(name, reached), name) for name in dict.fromkeys(names)]
     if everyone:
-        whom = [(each, one.name) for each in reached for one in each.deployments]
+        whom = [(each, one.name) for each in reached.reached for one in each.deployments]
+        tell_silent(reached)
     done = []
     for each, name in whom:
         after = each.client.act(name, verb)

@@ -65,7 +65,7 @@ def wait(name: str | None, timeout_seconds: float | None, as_json: bool, verbose
     124 when it took longer than --timeout.
     """
     reached = something()
-    client = (reached[0] if name is None else holder_of(name, reached)).client
+    client = (reached.reached[0] if name is None else holder_of(name, reached)).client
     with Progress(sys.stderr, Terminal.of(sys.stderr)) as progress:
         last = ""
 
