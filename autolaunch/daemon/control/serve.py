@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from autolaunch.daemon.control import openapi, routes, streams, views
-from autolaunch.daemon.control.connection import BODY_SECONDS, Connection, Server, error_response
+from autolaunch.daemon.control.connection import BODY_SECONDS, STREAMS, Connection, Server, error_response
 from autolaunch.daemon.control.contract import (
     VERBS,
     DeploymentsDocument,
@@ -59,6 +59,7 @@ class Control:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="control")
         self._closing = asyncio.Event()
         self._reloads: set[asyncio.Task[str | None]] = set()
+        self._streams = 0
 
     async def start(self) -> None:
         """Answers from here on.
@@ -188,6 +189,18 @@ class Control:
         self, request: BaseRequest, asked: Asked, pieces: AsyncGenerator[bytes, None]
     ) -> web.StreamResponse:
         """Sends what comes. Who reads slowly holds up only this."""
+        if self._streams >= STREAMS:
+            told = f"{STREAMS} logs and events are being followed, and more are not"
+            raise routes.Refused(503, "streams", told, "end one of them: autolaunch logs --follow")
+        self._streams += 1
+        try:
+            return await self._sent(request, asked, pieces)
+        finally:
+            self._streams -= 1
+
+    async def _sent(
+        self, request: BaseRequest, asked: Asked, pieces: AsyncGenerator[bytes, None]
+    ) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Cache-Control": "no-store"})
         answer.content_type = asked.route.media
         if asked.route.media == routes.TEXT:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from autolaunch.client import Client, clients
+from autolaunch.daemon.control import calls, serve
 from autolaunch.daemon.control.contract import DeploymentDocument
 from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.control.places import launch_socket
@@ -18,6 +20,7 @@ from autolaunch.daemon.control.views import moment, phase_of, shown
 from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
 from autolaunch.daemon.hands import Decided, Hands
 from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.journal import Event
 from autolaunch.daemon.machine import State
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import LaunchEvent
@@ -161,6 +164,27 @@ def test_a_fault_of_ours_is_an_error_document_and_the_next_request_is_answered(
 
     asyncio.run(play())
     assert [type(each) for each in told] == [ZeroDivisionError, ZeroDivisionError]
+
+
+def test_streams_leave_room_for_questions_and_one_too_many_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "STREAMS", 2)
+    steered = SteeredLaunch({"a": supervisor("a")}, lambda: None)
+    steered.say(Event(event="e", message="m"))
+
+    def ask(client: Client) -> None:
+        followed = [client.events(follow=True) for _ in range(2)]
+        assert [next(each).event for each in followed] == ["e", "e"]
+        with pytest.raises(NotSteered, match="2 logs and events are being followed"):
+            next(client.logs("a", follow=True))
+        assert client.status().kind == "launch"
+
+    asked(home, steered, ask)
+
+
+def test_a_connection_that_is_reset_is_not_taken_for_nobody() -> None:
+    for error in (ConnectionResetError(), BrokenPipeError(), RemoteDisconnected()):
+        assert type(calls.unreachable("/s", error)) is NotSteered
+    assert type(calls.unreachable("/s", ConnectionRefusedError())) is NotRunning
 
 
 def test_a_plan_is_shown_with_what_was_chosen_in_the_end(home: Path) -> None:

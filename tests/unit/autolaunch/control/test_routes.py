@@ -112,7 +112,7 @@ def test_parameters_are_described_with_their_bounds_and_each_answer_with_its_typ
     assert of["lines"]["schema"] == {"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}
     assert of["follow"]["schema"] == {"enum": [0, 1], "default": 0}
     assert of["name"]["required"] is True
-    assert set(logs["responses"]) == {"200", "400", "403", "404", "413", "default"}
+    assert set(logs["responses"]) == {"200", "400", "403", "404", "413", "503", "default"}
     assert list(logs["responses"]["200"]["content"]) == ["text/plain"]
     status = document["paths"]["/v1/status"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert status == {"$ref": "#/components/schemas/StatusDocument"}
