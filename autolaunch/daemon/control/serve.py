@@ -171,7 +171,8 @@ class Control:
                 for one in found:
                     one.post(Command(verb=verb))
         answer = _document(views.deployment(self.steered, name))
-        if operation == "stop" and self.steered.kind == "launch":
+        whole = name in {one.state.deployment.name for one in found}  # and not one replica of several
+        if operation == "stop" and whole and self.steered.kind == "launch":
             self.steered.end()
         return answer
 

@@ -104,6 +104,14 @@ def test_a_verb_is_for_all_replicas_and_a_launch_ends_when_it_is_stopped(home: P
     assert [each.event for each in steered.happened.after(0)] == ["control.stop"]
 
 
+def test_a_launch_goes_on_when_one_of_its_replicas_is_stopped(home: Path) -> None:
+    ended: list[bool] = []
+    steered = SteeredLaunch({"a": supervisor("a"), "a#2": supervisor("a")}, lambda: ended.append(True))
+    found = asked(home, steered, lambda client: client.stop("a#2"))
+    assert [(each.unit, each.wanted) for each in found.replicas] == [("a#2", "stopped")]
+    assert ended == []
+
+
 def test_what_a_launch_says_is_among_its_events(home: Path) -> None:
     one = supervisor("a")
     steered = SteeredLaunch({"a": one}, lambda: None)
