@@ -95,11 +95,19 @@ def _tell_events(client: Client, name: str | None, count: int, *, follow: bool, 
 def _some(client: Client, name: str | None, count: int, *, follow: bool) -> Iterator[EventDocument]:
     """The last ``count`` events, and those that follow."""
 
-    def concerns(event: EventDocument) -> bool:
-        return name is None or event.deployment in (name, None)
-
     past = tuple(client.events())
-    wanted = [event for event in past if concerns(event) and event.event != "events.missed"]
+    wanted = [event for event in past if concerns(name, event) and event.event != "events.missed"]
     yield from wanted[len(wanted) - min(count, len(wanted)) :]
     if follow:
-        yield from filter(concerns, client.events(since=past[-1].serial if past else 0, follow=True))
+        coming = client.events(since=past[-1].serial if past else 0, follow=True)
+        yield from (event for event in coming if concerns(name, event))
+
+
+def concerns(name: str | None, event: EventDocument) -> bool:
+    """Whether an event is of ``name``: of a deployment all of its replicas' are, of a replica the deployment's too."""
+    if name is None or event.deployment is None:
+        return True
+    whole, _, number = name.rpartition("#")
+    if whole and number.isdecimal():
+        return event.deployment in (name, whole)
+    return event.deployment == name or event.deployment.rpartition("#")[0] == name

@@ -8,7 +8,7 @@ import click
 import pytest
 from msgspec.structs import replace
 
-from autolaunch.cli.logs import Lines
+from autolaunch.cli.logs import Lines, concerns
 from autolaunch.cli.render_kept import render_daemon, render_deployment, render_event, render_process, render_table
 from autolaunch.cli.terminal import Terminal
 from autolaunch.cli.wait import Seconds, _step
@@ -140,6 +140,18 @@ def test_an_event_is_one_line() -> None:
     assert text.count("\n") == 0
     assert "engine.failed a it" in text
     assert text.endswith("(run=2)")
+
+
+def test_events_of_a_deployment_are_those_of_its_replicas_too() -> None:
+    told = ("a", "a#2", "a#3", "b", "ab#2", None)
+    events = [EventDocument(serial=1, time=NOW, level="info", event="e", message="m", deployment=each) for each in told]
+    for name, found in (
+        ("a", ["a", "a#2", "a#3", None]),
+        ("a#2", ["a", "a#2", None]),
+        ("b", ["b", None]),
+        (None, list(told)),
+    ):
+        assert [each.deployment for each in events if concerns(name, each)] == found
 
 
 def test_what_is_waited_for_is_the_first_that_does_not_serve() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from autolaunch.client import Client, clients
 from autolaunch.daemon.control import calls, serve
@@ -120,6 +121,14 @@ def test_what_a_launch_says_is_among_its_events(home: Path) -> None:
     assert (event.event, event.deployment, event.figures) == ("engine.ready", "a", {"run": 0, "seconds": 1.5})
 
 
+def test_what_a_replica_says_has_its_own_name() -> None:
+    one = supervisor("a")
+    one.state = replace(one.state, deployment=replace(one.state.deployment, replica=2))
+    steered = SteeredLaunch({"a#2": one}, lambda: None)
+    steered.tell(one, Tell(name="engine.ready", message="m"))
+    assert [each.deployment for each in steered.happened.after(0)] == ["a#2"]
+
+
 def test_a_launch_is_found_and_two_are_told_apart_by_their_sockets(home: Path) -> None:
     steered = SteeredLaunch({"a": supervisor("a")}, lambda: None)
 
@@ -190,7 +199,7 @@ def test_streams_leave_room_for_questions_and_one_too_many_is_told(home: Path, m
 
 
 def test_a_connection_that_is_reset_is_not_taken_for_nobody() -> None:
-    for error in (ConnectionResetError(), BrokenPipeError(), RemoteDisconnected()):
+    for error in (ConnectionResetError(), BrokenPipeError(), RemoteDisconnected("")):
         assert type(calls.unreachable("/s", error)) is NotSteered
     assert type(calls.unreachable("/s", ConnectionRefusedError())) is NotRunning
 
