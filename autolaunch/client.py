@@ -44,8 +44,8 @@ TIMEOUT_SECONDS = 30.0
 LOOK_TIMEOUT_SECONDS = 2.0
 #: How often :meth:`Client.wait` looks.
 LOOK_SECONDS = 0.25
-#: At rest, and nothing but somebody's wish changes that.
-_RESTS: dict[Phase, str] = {"stopped": "it is stopped", "asleep": "it sleeps until somebody asks it something"}
+#: What serves, at the latest as soon as it is asked.
+_READY: frozenset[Phase] = SERVING | {"asleep"}
 
 
 class Client:
@@ -144,28 +144,20 @@ class Client:
     ) -> tuple[DeploymentDocument, ...]:
         """Waits until a deployment (``None``: every one) is in ``phase``, and gives them as they are then.
 
-        One that serves but has left a probe unanswered counts as ready. ``on_look`` is called with all at every look.
+        One that serves but has left a probe unanswered counts as ready, and so does one that is asleep: it serves as
+        soon as it is asked. ``on_look`` is called with all at every look.
 
         Raises:
-            NotServing: it was given up on, or is at rest, and will not come to it by itself.
+            NotServing: it was given up on, or is stopped, and will not come to it by itself.
             WaitTimedOut: it took longer.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
+
+        def look() -> tuple[DeploymentDocument, ...]:
             found = self.deployments() if name is None else (self.deployment(name),)
             on_look(found)
-            left = [each for each in found if not _is_in(each, phase)]
-            if not left:
-                return found
-            for each in left:
-                _refuse_what_rests(each, phase)
-            pause_seconds = LOOK_SECONDS
-            if deadline is not None:
-                pause_seconds = min(pause_seconds, deadline - time.monotonic())
-            if pause_seconds <= 0:
-                told = ", ".join(f"{each.name} is {each.phase}" for each in left)
-                raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
-            time.sleep(pause_seconds)
+            return found
+
+        return waited(look, phase=phase, timeout_seconds=timeout_seconds)
 
     # --- the one place of input and output --------------------------------------------------------------
 
@@ -218,6 +210,27 @@ class _Connection(http.client.HTTPConnection):
             self.sock.settimeout(None)
 
 
+def waited(
+    look: Callable[[], tuple[DeploymentDocument, ...]], *, phase: Phase = "ready", timeout_seconds: float | None = None
+) -> tuple[DeploymentDocument, ...]:
+    """As :meth:`Client.wait`, of all that ``look`` gives each time, whoever has them."""
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        found = look()
+        left = [each for each in found if not _is_in(each, phase)]
+        if not left:
+            return found
+        for each in left:
+            _refuse_what_rests(each, phase)
+        pause_seconds = LOOK_SECONDS
+        if deadline is not None:
+            pause_seconds = min(pause_seconds, deadline - time.monotonic())
+        if pause_seconds <= 0:
+            told = ", ".join(f"{each.name} is {each.phase}" for each in left)
+            raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
+        time.sleep(pause_seconds)
+
+
 def clients() -> tuple[Client, ...]:
     """One for each daemon and each launch that answers this user; daemons first.
 
@@ -267,7 +280,7 @@ def _answering(places: Places) -> list[Path]:
 
 
 def _is_in(deployment: DeploymentDocument, phase: Phase) -> bool:
-    return deployment.phase in SERVING if phase == "ready" else deployment.phase == phase
+    return deployment.phase in _READY if phase == "ready" else deployment.phase == phase
 
 
 def _refuse_what_rests(deployment: DeploymentDocument, phase: Phase) -> None:
@@ -277,9 +290,9 @@ def _refuse_what_rests(deployment: DeploymentDocument, phase: Phase) -> None:
         hint = None if fault is None else fault.hint
         tried = f"autolaunch retry {deployment.name} tries it again"
         raise NotServing(f"{deployment.name}: {message}", hint=f"{hint}; {tried}" if hint else tried)
-    if phase == "ready" and deployment.phase in _RESTS:
+    if phase == "ready" and deployment.phase == "stopped":
         hint = f"autolaunch restart {deployment.name} starts it"
-        raise NotServing(f"{deployment.name}: {_RESTS[deployment.phase]}", hint=hint)
+        raise NotServing(f"{deployment.name}: it is stopped", hint=hint)
 
 
 def _broke_off(path: Path) -> AutolaunchError:

@@ -113,6 +113,20 @@ def test_a_launch_goes_on_when_one_of_its_replicas_is_stopped(home: Path) -> Non
     assert ended == []
 
 
+def test_what_sleeps_is_waited_for_no_longer_and_what_is_stopped_is_an_error(home: Path) -> None:
+    asleep, stopped = supervisor("a"), supervisor("b")
+    asleep.state = replace(asleep.state, asleep=True)
+    stopped.state = replace(stopped.state, wanted="stopped")
+    steered = SteeredLaunch({"a": asleep, "b": stopped}, lambda: None)
+
+    def ask(client: Client) -> None:
+        assert client.wait("a", timeout_seconds=1)[0].phase == "asleep"
+        with pytest.raises(NotServing, match="b: it is stopped"):
+            client.wait(timeout_seconds=1)
+
+    asked(home, steered, ask)
+
+
 def test_what_a_launch_says_is_among_its_events(home: Path) -> None:
     one = supervisor("a")
     steered = SteeredLaunch({"a": one}, lambda: None)

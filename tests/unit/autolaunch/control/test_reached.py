@@ -17,6 +17,7 @@ from autolaunch.cli import reach
 from autolaunch.cli.ps import _render, document_of
 from autolaunch.cli.reach import Everyone, everything, holder_of, something
 from autolaunch.cli.terminal import Terminal
+from autolaunch.cli.wait import _looked
 from autolaunch.daemon.control.listening import connected
 from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.control.places import launch_socket
@@ -81,3 +82,21 @@ def test_where_all_hang_that_is_the_error(home: Path) -> None:
             something()
         connected(path, 1.0).close()
     assert everything() == Everyone(())
+
+
+def test_all_deployments_of_all_processes_are_waited_for(home: Path) -> None:
+    async def play() -> None:
+        first = control_of(SteeredLaunch({"a": supervisor("a")}, lambda: None), home)
+        second = control_of(SteeredLaunch({"b": supervisor("b")}, lambda: None), home)
+        second.path = launch_socket(os.environ, home, 1)
+        await first.start()
+        await second.start()
+        try:
+            found = await asyncio.to_thread(everything)
+            looked = await asyncio.to_thread(_looked, found.reached, None)
+            assert sorted(each.name for each in looked) == ["a", "b"]
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(play())
