@@ -193,13 +193,12 @@ def test_what_is_followed_of_a_daemon_that_is_killed_ends_with_an_error(serve: S
     for each in following:
         assert each.stdout is not None
         assert each.stdout.readline() != ""
-    one.signal(signal.SIGKILL)
+    one.kill()
     for each in following:
         _, told = each.communicate(timeout=20)
         assert each.returncode == 5
         assert "has ended" in told
-    one.start()
-    one.until(lambda: one.told("engine.ready"))
+    one.begin()
     assert one.stop() == 0
 
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from autolaunch.cli.logs import Lines, concerns
 from autolaunch.cli.render_kept import render_daemon, render_deployment, render_event, render_process, render_table
+from autolaunch.cli.steer import _failing
 from autolaunch.cli.terminal import Terminal
 from autolaunch.cli.wait import Seconds, _step
 from autolaunch.daemon.control.contract import (
@@ -152,6 +153,18 @@ def test_events_of_a_deployment_are_those_of_its_replicas_too() -> None:
         (None, list(told)),
     ):
         assert [each.deployment for each in events if concerns(name, each)] == found
+
+
+def test_all_that_is_tried_again_is_what_failed_or_waits_and_is_wanted() -> None:
+    stopped = replica("failed", wanted="stopped")
+    for phase in ("ready", "degraded", "asleep", "stopped", "loading", "planned"):
+        assert _failing(deployment(replica(phase))) == (), phase  # type: ignore[arg-type]  # each is a Phase
+    for failing in ("failed", "backing off"):
+        assert _failing(deployment(replica(failing))) == ("glm-4.6",)  # type: ignore[arg-type]  # each is a Phase
+    assert _failing(deployment(stopped)) == ()
+    both = (replica("failed", unit="glm-4.6"), replica("backing off", unit="glm-4.6#2"))
+    assert _failing(deployment(*both)) == ("glm-4.6",)
+    assert _failing(deployment(replica("ready"), both[1])) == ("glm-4.6#2",)
 
 
 def test_what_is_waited_for_is_the_first_that_does_not_serve() -> None:
