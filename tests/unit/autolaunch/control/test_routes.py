@@ -171,3 +171,9 @@ def test_what_kept_a_socket_from_being_asked_is_said_with_the_way_out() -> None:
 def test_a_name_is_one_part_of_a_path() -> None:
     assert urllib.parse.unquote(calls.deployment("a/b").target.split("/")[3]) == "a/b"
     assert calls.status().answer is StatusDocument
+
+
+def test_answers_may_have_further_fields_in_a_later_release_and_times_are_times() -> None:
+    document = openapi.described()
+    assert '"additionalProperties": false' not in json.dumps(document)
+    assert document["components"]["schemas"]["StatusDocument"]["properties"]["started"]["format"] == "date-time"
