@@ -181,7 +181,7 @@ class Client:
             if response.status != 200:
                 raise calls.refusal(response.status, response.read(calls.ANSWER_BYTES))
             connection.wait_without_end()
-            while line := response.readline(calls.LINE_BYTES):
+            while line := _next_line(response, self.path):
                 yield calls.line_of(call, line.rstrip(b"\n"))
         except OSError as error:
             raise calls.unreachable(str(self.path), error) from error
@@ -189,6 +189,13 @@ class Client:
             raise _broke_off(self.path) from error
         finally:
             connection.close()
+
+
+def _next_line(response: http.client.HTTPResponse, path: Path) -> bytes:
+    try:
+        return response.readline(calls.LINE_BYTES)
+    except ConnectionResetError as error:  # it was killed
+        raise _broke_off(path) from error
 
 
 class _Connection(http.client.HTTPConnection):

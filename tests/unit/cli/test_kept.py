@@ -158,9 +158,9 @@ def test_events_of_a_deployment_are_those_of_its_replicas_too() -> None:
 def test_all_that_is_tried_again_is_what_failed_or_waits_and_is_wanted() -> None:
     stopped = replica("failed", wanted="stopped")
     for phase in ("ready", "degraded", "asleep", "stopped", "loading", "planned"):
-        assert _failing(deployment(replica(phase))) == (), phase  # type: ignore[arg-type]  # each is a Phase
+        assert _failing(deployment(replica(phase))) == (), phase
     for failing in ("failed", "backing off"):
-        assert _failing(deployment(replica(failing))) == ("glm-4.6",)  # type: ignore[arg-type]  # each is a Phase
+        assert _failing(deployment(replica(failing))) == ("glm-4.6",)
     assert _failing(deployment(stopped)) == ()
     both = (replica("failed", unit="glm-4.6"), replica("backing off", unit="glm-4.6#2"))
     assert _failing(deployment(*both)) == ("glm-4.6",)
