@@ -32,7 +32,7 @@ from autolaunch.daemon.control.contract import (
     Verb,
 )
 from autolaunch.daemon.control.listening import connected
-from autolaunch.daemon.control.places import Places, to_ask
+from autolaunch.daemon.control.places import VARIABLE, Places, to_ask
 from selector.contract import LaunchPlan
 from selector.errors import AutolaunchError, NotRunning, NotServing, NotSteered, WaitTimedOut
 
@@ -243,10 +243,12 @@ def clients() -> tuple[Client, ...]:
 
     Raises:
         NotAllowed: nobody does, and there is one that does not answer this user.
+        NotSteered: ``AUTOLAUNCH_SOCKET`` names one, and nobody answers there.
     """
     from autolaunch.home import home
 
-    return tuple(Client(path) for path in _answering(to_ask(os.environ, home())))
+    places = to_ask(os.environ, home())
+    return tuple(Client(path) for path in _answering(places, named=bool(os.environ.get(VARIABLE))))
 
 
 def _found() -> Path:
@@ -267,8 +269,8 @@ def _found() -> Path:
     return (daemons or answering)[0]
 
 
-def _answering(places: Places) -> list[Path]:
-    """Those that somebody listens on."""
+def _answering(places: Places, *, named: bool = False) -> list[Path]:
+    """Those that somebody listens on; one that is ``named`` has to be one of them."""
     found, refused = [], None
     for path in (*places.daemons, *places.launches):
         try:
@@ -277,8 +279,9 @@ def _answering(places: Places) -> list[Path]:
             refused = calls.unreachable(str(path), error)
         except TimeoutError:  # it is there, and has no time
             found.append(path)
-        except OSError:
-            continue
+        except OSError as error:
+            if named:
+                refused = calls.unreachable(str(path), error)
         else:
             found.append(path)
     if not found and refused is not None:

@@ -40,7 +40,7 @@ class PsDocument(Value, frozen=True, kw_only=True):
 def ps(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 (read by main)
     """List what the daemon and the launches of this user keep up.
 
-    Exit code 0, also where nothing runs.
+    Exit code 0, also where nothing runs; 5 where AUTOLAUNCH_SOCKET names a socket that nobody listens at.
     """
     document = document_of(everything())
     show(document, as_json, lambda terminal: _render(document, terminal))

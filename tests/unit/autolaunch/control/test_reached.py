@@ -21,7 +21,7 @@ from autolaunch.cli.wait import _looked
 from autolaunch.daemon.control.listening import connected
 from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.control.places import launch_socket
-from selector.errors import NotSteered
+from selector.errors import NotRunning, NotSteered
 from tests.unit.autolaunch.control.test_launches import supervisor
 
 
@@ -100,3 +100,12 @@ def test_all_deployments_of_all_processes_are_waited_for(home: Path) -> None:
             await second.close()
 
     asyncio.run(play())
+
+
+def test_a_socket_that_is_named_and_is_none_is_an_error_with_its_path(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOLAUNCH_SOCKET", str(home / "nowhere.sock"))
+    for ask in (everything, something):
+        with pytest.raises(NotRunning, match=r"nowhere\.sock"):
+            ask()
