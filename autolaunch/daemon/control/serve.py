@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,10 @@ HOSTS = frozenset({"autolaunch"})
 CLOSE_SECONDS = 1.0
 #: What may read log files at once: a disk that hangs holds up these alone.
 READERS = 4
+
+
+#: ``name`` or ``name:port``; the name is looked at by itself.
+_HOST = re.compile(r"(?:\[(?P<bare>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
 
 class Control:
@@ -122,6 +127,8 @@ class Control:
     async def _refuse_bodies(self, request: BaseRequest) -> None:
         if not request.body_exists:
             return
+        if hdrs.EXPECT in request.headers:  # the body comes only when it is asked for
+            raise routes.Refused(413, "body", "no body is taken")
         length, read = request.content_length or 0, 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -231,5 +238,8 @@ def _document(document: msgspec.Struct) -> web.Response:
 
 def _is_ours(host: str) -> bool:
     """Whether a ``Host`` is one of the names that this is asked under; whatever port it has."""
-    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found["bare"] or found["name"]
     return name.lower() in HOSTS or is_loopback(name)

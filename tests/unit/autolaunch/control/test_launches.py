@@ -243,3 +243,10 @@ def test_a_phase_is_called_what_a_person_calls_it(state: State, phase: str) -> N
 def test_moments_are_of_this_day_and_keys_are_not_shown() -> None:
     assert abs(moment(time.monotonic()).timestamp() - time.time()) < 1.0
     assert shown("--api-key secret \x1b[1mx", "secret", None) == "--api-key <key> x"
+
+
+def test_a_name_that_is_ours_is_a_name_and_perhaps_a_port() -> None:
+    for host in ("localhost", "LOCALHOST:80", "autolaunch", "127.0.0.1:9", "[::1]", "[::1]:9"):
+        assert serve._is_ours(host), host
+    for host in ("localhost:80@evil", "localhost:", "localhost:x", "localhost:1:2", "[::1]x", "[localhost]", "::1", ""):
+        assert not serve._is_ours(host), host
