@@ -169,6 +169,7 @@ def test_a_log_is_followed_until_ctrl_c_or_the_daemons_end(serve: Serve) -> None
     one.signal(signal.SIGTERM)
     assert events.wait(20) == 5
     assert status.wait(20) == 5
+    one.until(lambda: any('"exit_code":5' in line and json.loads(line) for line in lines))
     assert one.stop() == 0
     for each in (first, events, status):
         assert each.stdout is not None
