@@ -32,7 +32,7 @@ from autolaunch.daemon.control.contract import (
     Verb,
 )
 from autolaunch.daemon.control.listening import connected
-from autolaunch.daemon.control.places import Places, to_ask
+from autolaunch.daemon.control.places import VARIABLE, Places, to_ask
 from selector.contract import LaunchPlan
 from selector.errors import AutolaunchError, NotRunning, NotServing, NotSteered, WaitTimedOut
 
@@ -40,10 +40,12 @@ T = TypeVar("T")
 
 #: How long an answer may take. What takes long (loads, ends) is not waited for by the daemon either.
 TIMEOUT_SECONDS = 30.0
+#: How long one may take to answer where several are asked which of them is there.
+LOOK_TIMEOUT_SECONDS = 2.0
 #: How often :meth:`Client.wait` looks.
 LOOK_SECONDS = 0.25
-#: At rest, and nothing but somebody's wish changes that.
-_RESTS: dict[Phase, str] = {"stopped": "it is stopped", "asleep": "it sleeps until somebody asks it something"}
+#: What serves, at the latest as soon as it is asked.
+_READY: frozenset[Phase] = SERVING | {"asleep"}
 
 
 class Client:
@@ -142,28 +144,20 @@ class Client:
     ) -> tuple[DeploymentDocument, ...]:
         """Waits until a deployment (``None``: every one) is in ``phase``, and gives them as they are then.
 
-        One that serves but has left a probe unanswered counts as ready. ``on_look`` is called with all at every look.
+        One that serves but has left a probe unanswered counts as ready, and so does one that is asleep: it serves as
+        soon as it is asked. ``on_look`` is called with all at every look.
 
         Raises:
-            NotServing: it was given up on, or is at rest, and will not come to it by itself.
+            NotServing: it was given up on, or is stopped, and will not come to it by itself.
             WaitTimedOut: it took longer.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
+
+        def look() -> tuple[DeploymentDocument, ...]:
             found = self.deployments() if name is None else (self.deployment(name),)
             on_look(found)
-            left = [each for each in found if not _is_in(each, phase)]
-            if not left:
-                return found
-            for each in left:
-                _refuse_what_rests(each, phase)
-            pause_seconds = LOOK_SECONDS
-            if deadline is not None:
-                pause_seconds = min(pause_seconds, deadline - time.monotonic())
-            if pause_seconds <= 0:
-                told = ", ".join(f"{each.name} is {each.phase}" for each in left)
-                raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
-            time.sleep(pause_seconds)
+            return found
+
+        return waited(look, phase=phase, timeout_seconds=timeout_seconds)
 
     # --- the one place of input and output --------------------------------------------------------------
 
@@ -187,7 +181,7 @@ class Client:
             if response.status != 200:
                 raise calls.refusal(response.status, response.read(calls.ANSWER_BYTES))
             connection.wait_without_end()
-            while line := response.readline(calls.LINE_BYTES):
+            while line := _next_line(response, self.path):
                 yield calls.line_of(call, line.rstrip(b"\n"))
         except OSError as error:
             raise calls.unreachable(str(self.path), error) from error
@@ -195,6 +189,13 @@ class Client:
             raise _broke_off(self.path) from error
         finally:
             connection.close()
+
+
+def _next_line(response: http.client.HTTPResponse, path: Path) -> bytes:
+    try:
+        return response.readline(calls.LINE_BYTES)
+    except ConnectionResetError as error:  # it was killed
+        raise _broke_off(path) from error
 
 
 class _Connection(http.client.HTTPConnection):
@@ -216,15 +217,38 @@ class _Connection(http.client.HTTPConnection):
             self.sock.settimeout(None)
 
 
+def waited(
+    look: Callable[[], tuple[DeploymentDocument, ...]], *, phase: Phase = "ready", timeout_seconds: float | None = None
+) -> tuple[DeploymentDocument, ...]:
+    """As :meth:`Client.wait`, of all that ``look`` gives each time, whoever has them."""
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        found = look()
+        left = [each for each in found if not _is_in(each, phase)]
+        if not left:
+            return found
+        for each in left:
+            _refuse_what_rests(each, phase)
+        pause_seconds = LOOK_SECONDS
+        if deadline is not None:
+            pause_seconds = min(pause_seconds, deadline - time.monotonic())
+        if pause_seconds <= 0:
+            told = ", ".join(f"{each.name} is {each.phase}" for each in left)
+            raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
+        time.sleep(pause_seconds)
+
+
 def clients() -> tuple[Client, ...]:
     """One for each daemon and each launch that answers this user; daemons first.
 
     Raises:
         NotAllowed: nobody does, and there is one that does not answer this user.
+        NotSteered: ``AUTOLAUNCH_SOCKET`` names one, and nobody answers there.
     """
     from autolaunch.home import home
 
-    return tuple(Client(path) for path in _answering(to_ask(os.environ, home())))
+    places = to_ask(os.environ, home())
+    return tuple(Client(path) for path in _answering(places, named=bool(os.environ.get(VARIABLE))))
 
 
 def _found() -> Path:
@@ -245,16 +269,19 @@ def _found() -> Path:
     return (daemons or answering)[0]
 
 
-def _answering(places: Places) -> list[Path]:
-    """Those that somebody listens on."""
+def _answering(places: Places, *, named: bool = False) -> list[Path]:
+    """Those that somebody listens on; one that is ``named`` has to be one of them."""
     found, refused = [], None
     for path in (*places.daemons, *places.launches):
         try:
-            connected(path, TIMEOUT_SECONDS).close()
+            connected(path, LOOK_TIMEOUT_SECONDS).close()
         except PermissionError as error:
             refused = calls.unreachable(str(path), error)
-        except OSError:
-            continue
+        except TimeoutError:  # it is there, and has no time
+            found.append(path)
+        except OSError as error:
+            if named:
+                refused = calls.unreachable(str(path), error)
         else:
             found.append(path)
     if not found and refused is not None:
@@ -263,7 +290,7 @@ def _answering(places: Places) -> list[Path]:
 
 
 def _is_in(deployment: DeploymentDocument, phase: Phase) -> bool:
-    return deployment.phase in SERVING if phase == "ready" else deployment.phase == phase
+    return deployment.phase in _READY if phase == "ready" else deployment.phase == phase
 
 
 def _refuse_what_rests(deployment: DeploymentDocument, phase: Phase) -> None:
@@ -273,9 +300,9 @@ def _refuse_what_rests(deployment: DeploymentDocument, phase: Phase) -> None:
         hint = None if fault is None else fault.hint
         tried = f"autolaunch retry {deployment.name} tries it again"
         raise NotServing(f"{deployment.name}: {message}", hint=f"{hint}; {tried}" if hint else tried)
-    if phase == "ready" and deployment.phase in _RESTS:
+    if phase == "ready" and deployment.phase == "stopped":
         hint = f"autolaunch restart {deployment.name} starts it"
-        raise NotServing(f"{deployment.name}: {_RESTS[deployment.phase]}", hint=hint)
+        raise NotServing(f"{deployment.name}: it is stopped", hint=hint)
 
 
 def _broke_off(path: Path) -> AutolaunchError:

@@ -9,7 +9,7 @@ import click
 from autolaunch import __version__
 from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
-from autolaunch.cli.main import wants_json
+from autolaunch.cli.main import wants_json, wants_lines
 from autolaunch.cli.terminal import Unwritable, clean
 from selector.errors import AutolaunchError, UsageError
 
@@ -127,7 +127,8 @@ def _shown(arguments: list[str]) -> int:
         show_error("usage", _sentence(error), _where_help_is(error), 2, as_json=as_json)
         return 2
     except AutolaunchError as error:
-        show_error(error.code, error.message, error.hint, error.exit_code, as_json=as_json)
+        lines = wants_lines(arguments)
+        show_error(error.code, error.message, error.hint, error.exit_code, as_json=as_json, in_lines=lines)
         return error.exit_code
     return 0
 

@@ -23,8 +23,10 @@ class ErrorDocument(Value, frozen=True, kw_only=True):
     error: Told
 
 
-def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_json: bool) -> None:
-    """``autolaunch: <sentence>`` and its hint on stderr, or one JSON document on stdout."""
+def show_error(
+    code: str, message: str, hint: str | None, exit_code: int, *, as_json: bool, in_lines: bool = False
+) -> None:
+    """``autolaunch: <sentence>`` and its hint on stderr, or one JSON document on stdout (``in_lines``: in one line)."""
     message = clean(message)
     hint = None if hint is None else clean(hint)
     if "JOURNAL_STREAM" in os.environ and not as_json and _told_the_journal(code, message, hint):
@@ -33,7 +35,8 @@ def show_error(code: str, message: str, hint: str | None, exit_code: int, *, as_
         import msgspec
 
         document = ErrorDocument(error=Told(code=code, message=message, hint=hint, exit_code=exit_code))
-        write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        encoded = msgspec.json.encode(document)
+        write(sys.stdout, (encoded if in_lines else msgspec.json.format(encoded, indent=2)).decode())
         return
     import click
 

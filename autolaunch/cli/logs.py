@@ -16,7 +16,7 @@ from autolaunch.cli.render_kept import render_event
 from autolaunch.cli.terminal import Terminal, clean, write
 from autolaunch.client import Client
 from autolaunch.daemon.control.contract import MOST_LINES, SOME_LINES, EventDocument
-from selector.errors import UsageError
+from selector.errors import NotRunning, NotSteered, UnknownDeployment, UsageError
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -61,12 +61,13 @@ class Lines(_Int):
 def logs(name: str | None, lines: int, follow: bool, events: bool, as_json: bool, verbose: bool) -> None:  # noqa: ARG001 (read by main)
     """Print what the engine of deployment NAME printed last.
 
-    With --events NAME may be left out. Exit code 2 for a name of nothing, 5 where nothing runs.
+    With --events NAME may be left out. Exit code 2 for a name of nothing, 5 where nothing runs, or what is followed
+    ends with the daemon.
     """
     if name is None and not events:
         raise UsageError("whose logs?", hint="autolaunch logs NAME; autolaunch ps lists the names")
     reached = something()
-    client = reached[0].client if name is None else holder_of(name, reached).client
+    client = reached.reached[0].client if name is None else holder_of(name, reached).client
     if events:
         _tell_events(client, name, lines, follow=follow, as_json=as_json)
         return
@@ -78,6 +79,25 @@ def logs(name: str | None, lines: int, follow: bool, events: bool, as_json: bool
             write(sys.stdout, clean(line.replace("\t", "    ")), terminal)
         if follow:
             sys.stdout.flush()
+    if follow:
+        _explain_end(client, str(name))
+
+
+def _explain_end(client: Client, name: str | None) -> None:
+    """What was followed has ended, and not by its reader's wish.
+
+    Raises:
+        NotRunning: who was asked has ended.
+    """
+    try:
+        if name is not None:
+            client.deployment(name)
+    except UnknownDeployment:
+        write(sys.stderr, clean(f"autolaunch: {name} is kept up no more"))
+        return
+    except NotSteered:
+        pass
+    raise NotRunning(f"what listened at {client.path} has ended", hint="autolaunch ps lists what runs")
 
 
 def _tell_events(client: Client, name: str | None, count: int, *, follow: bool, as_json: bool) -> None:
@@ -90,16 +110,26 @@ def _tell_events(client: Client, name: str | None, count: int, *, follow: bool, 
         )
         if follow:
             sys.stdout.flush()
+    if follow:
+        _explain_end(client, None)
 
 
 def _some(client: Client, name: str | None, count: int, *, follow: bool) -> Iterator[EventDocument]:
     """The last ``count`` events, and those that follow."""
 
-    def concerns(event: EventDocument) -> bool:
-        return name is None or event.deployment in (name, None)
-
     past = tuple(client.events())
-    wanted = [event for event in past if concerns(event) and event.event != "events.missed"]
+    wanted = [event for event in past if concerns(name, event) and event.event != "events.missed"]
     yield from wanted[len(wanted) - min(count, len(wanted)) :]
     if follow:
-        yield from filter(concerns, client.events(since=past[-1].serial if past else 0, follow=True))
+        coming = client.events(since=past[-1].serial if past else 0, follow=True)
+        yield from (event for event in coming if concerns(name, event))
+
+
+def concerns(name: str | None, event: EventDocument) -> bool:
+    """Whether an event is of ``name``: of a deployment all of its replicas' are, of a replica the deployment's too."""
+    if name is None or event.deployment is None:
+        return True
+    whole, _, number = name.rpartition("#")
+    if whole and number.isdecimal():
+        return event.deployment in (name, whole)
+    return event.deployment == name or event.deployment.rpartition("#")[0] == name

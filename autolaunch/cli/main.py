@@ -54,6 +54,12 @@ def wants_json(arguments: list[str]) -> bool:
     return "--json" in ours
 
 
+def wants_lines(arguments: list[str]) -> bool:
+    """Whether what is printed is a document a line: ``--json`` of what is followed."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in ours and not {"--follow", "-f"}.isdisjoint(ours)
+
+
 def wants_traceback(arguments: list[str]) -> bool:
     ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--verbose" in ours or bool(os.environ.get("AUTOLAUNCH_DEBUG"))
@@ -67,7 +73,8 @@ def _interrupted(arguments: list[str], stopped: signals.Stopped) -> int:
     with signals.deferred():
         message = "stopped" if stopped.exit_code == 130 else f"stopped by signal {stopped.signal_number}"
         with suppress(BrokenPipeError, Unwritable):  # after SIGHUP the terminal is gone, and there is nobody to tell
-            show_error("interrupted", message, None, stopped.exit_code, as_json=wants_json(arguments))
+            lines = wants_lines(arguments)
+            show_error("interrupted", message, None, stopped.exit_code, as_json=wants_json(arguments), in_lines=lines)
     return stopped.exit_code
 
 

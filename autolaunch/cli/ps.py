@@ -6,9 +6,9 @@ import click
 
 from autolaunch.cli.engines import show
 from autolaunch.cli.options import Command
-from autolaunch.cli.reach import Reached, everything, shown
+from autolaunch.cli.reach import Everyone, Reached, Silent, everything, shown
 from autolaunch.cli.render_kept import now_utc, render_process, render_table
-from autolaunch.cli.terminal import Terminal
+from autolaunch.cli.terminal import Terminal, clean, wrapped
 from autolaunch.daemon.control.contract import DeploymentDocument, StatusDocument
 from selector.values import Value
 
@@ -21,9 +21,18 @@ class ProcessRow(Value, frozen=True, kw_only=True):
     deployments: tuple[DeploymentDocument, ...]
 
 
+class SilentRow(Value, frozen=True, kw_only=True):
+    """Somebody listens at ``socket`` and does not answer; ``message`` says how that shows."""
+
+    socket: str
+    code: str
+    message: str
+
+
 class PsDocument(Value, frozen=True, kw_only=True):
     schema: int = 1
     processes: tuple[ProcessRow, ...]
+    silent: tuple[SilentRow, ...] = ()
 
 
 @click.command(cls=Command, examples="  autolaunch ps\n  autolaunch ps --json | jq '.processes[].deployments[].name'\n")
@@ -31,11 +40,21 @@ class PsDocument(Value, frozen=True, kw_only=True):
 def ps(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 (read by main)
     """List what the daemon and the launches of this user keep up.
 
-    Exit code 0, also where nothing runs.
+    Exit code 0, also where nothing runs; 5 where AUTOLAUNCH_SOCKET names a socket that nobody listens at.
     """
-    found = everything()
-    document = PsDocument(processes=tuple(_row(each) for each in found))
+    document = document_of(everything())
     show(document, as_json, lambda terminal: _render(document, terminal))
+
+
+def document_of(everyone: Everyone) -> PsDocument:
+    return PsDocument(
+        processes=tuple(_row(each) for each in everyone.reached),
+        silent=tuple(_silent_row(each) for each in everyone.silent),
+    )
+
+
+def _silent_row(silent: Silent) -> SilentRow:
+    return SilentRow(socket=str(silent.client.path), code=silent.error.code, message=silent.error.message)
 
 
 def _row(reached: Reached) -> ProcessRow:
@@ -43,11 +62,13 @@ def _row(reached: Reached) -> ProcessRow:
 
 
 def _render(document: PsDocument, terminal: Terminal) -> str:
-    if not document.processes:
+    if not document.processes and not document.silent:
         return "nothing runs here: no daemon, and no launch of yours"
     now = now_utc()
-    return "\n\n".join(
+    parts = [
         f"{render_process(each.status, now)}\n"
         f"{render_table(each.deployments, terminal, now) if each.deployments else '  no deployments'}"
         for each in document.processes
-    )
+    ]
+    parts += [click.style(wrapped(clean(each.message), terminal, first=""), fg="red") for each in document.silent]
+    return "\n\n".join(parts)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 from autolaunch.cli.options import SHOWN, option
-from autolaunch.client import Client, clients
+from autolaunch.cli.terminal import clean, write
+from autolaunch.client import LOOK_TIMEOUT_SECONDS, Client, clients
 from autolaunch.daemon.control.calls import NOBODY_HINT
 from autolaunch.daemon.control.contract import DeploymentDocument, StatusDocument
-from selector.errors import NotRunning, UnknownDeployment, UsageError
+from selector.errors import NotRunning, NotSteered, UnknownDeployment, UsageError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: So many are asked at once.
+ASKED_AT_ONCE = 16
 
 
 class Reached(NamedTuple):
@@ -23,40 +29,79 @@ class Reached(NamedTuple):
     deployments: tuple[DeploymentDocument, ...]
 
 
-def everything() -> tuple[Reached, ...]:
-    """All that answer; none where nothing runs.
+class Silent(NamedTuple):
+    """Somebody listens there, and this is what came of asking."""
+
+    client: Client
+    error: NotSteered
+
+
+class Everyone(NamedTuple):
+    """All that listen: those that answered, and those that did not."""
+
+    reached: tuple[Reached, ...]
+    silent: tuple[Silent, ...] = ()
+
+
+def everything() -> Everyone:
+    """All that listen; none where nothing runs. One that hangs holds up the others for 2 s at most.
 
     Raises:
-        NotAllowed: there is one, and not for this user.
+        NotAllowed: all that there are are not for this user.
     """
-    found = []
-    for client in clients():
-        try:
-            found.append(Reached(client, client.status(), client.deployments()))
-        except NotRunning:  # it ended just now
-            continue
-    return tuple(found)
+    # Who is silent here may be silent for a moment: what is asked of a client later has the time that it needs.
+    found = [Client(each.path, timeout_seconds=LOOK_TIMEOUT_SECONDS) for each in clients()]
+    if not found:
+        return Everyone(())
+    with ThreadPoolExecutor(min(len(found), ASKED_AT_ONCE)) as pool:
+        answers = tuple(pool.map(_asked, found))
+    return Everyone(
+        tuple(each for each in answers if isinstance(each, Reached)),
+        tuple(each for each in answers if isinstance(each, Silent)),
+    )
 
 
-def something() -> tuple[Reached, ...]:
-    """As :func:`everything`, where there has to be one.
+def _asked(client: Client) -> Reached | Silent | None:
+    try:
+        return Reached(Client(client.path), client.status(), client.deployments())
+    except NotRunning:  # it ended just now
+        return None
+    except NotSteered as error:
+        return Silent(client, error)
+
+
+def something() -> Everyone:
+    """As :func:`everything`, where there has to be one that answers.
 
     Raises:
         NotSteered: there is none for this user.
     """
     found = everything()
-    if not found:
+    if not found.reached:
+        if found.silent:
+            raise found.silent[0].error
         raise NotRunning("no daemon of autolaunch runs here, and no launch of yours", hint=NOBODY_HINT)
     return found
 
 
-def holder_of(name: str, reached: tuple[Reached, ...]) -> Reached:
+def tell_silent(everyone: Everyone) -> None:
+    """Says on stderr who does not answer: what is done to all is not done to these."""
+    for each in everyone.silent:
+        write(sys.stderr, clean(f"autolaunch: {each.error.message}"))
+
+
+def holder_of(name: str, everyone: Everyone) -> Reached:
     """Who has deployment (or replica) ``name``.
 
     Raises:
         UsageError: nobody, or several.
+        NotSteered: nobody who answers, and there is one who does not.
     """
+    reached = everyone.reached
     holders = [each for each in reached if any(_is(name, one) for one in each.deployments)]
+    if not holders and everyone.silent:
+        error = everyone.silent[0].error
+        raise NotSteered(f"nobody who answers has {name!r}; {error.message}", hint=error.hint)
     if not holders:
         names = [one.name for each in reached for one in each.deployments]
         near = difflib.get_close_matches(name, names, n=1)

@@ -39,7 +39,7 @@ def status(name: str | None, follow: bool, as_json: bool, verbose: bool) -> None
     if name is None:
         if follow:
             raise UsageError("--follow takes the name of a deployment", hint="autolaunch logs --events --follow")
-        _show_daemon(something()[0], as_json=as_json)
+        _show_daemon(something().reached[0], as_json=as_json)
         return
     client = holder_of(name, something()).client
     if not follow:

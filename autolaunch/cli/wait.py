@@ -11,9 +11,10 @@ import click
 from autolaunch.cli.engines import show
 from autolaunch.cli.options import HOW, Command, option
 from autolaunch.cli.progress import Progress
-from autolaunch.cli.reach import holder_of, shown, something
+from autolaunch.cli.reach import Reached, holder_of, shown, something
 from autolaunch.cli.render_kept import now_utc, render_table, until
 from autolaunch.cli.terminal import Terminal
+from autolaunch.client import waited
 from autolaunch.daemon.control.contract import SERVING, DeploymentDocument, DeploymentsDocument
 
 if TYPE_CHECKING:
@@ -59,34 +60,46 @@ class _Step(NamedTuple):
 @option(HOW, "--timeout", "timeout_seconds", type=Seconds(), metavar="TIME", help="No longer than 90, 30m or 2h.")
 @shown()
 def wait(name: str | None, timeout_seconds: float | None, as_json: bool, verbose: bool) -> None:  # noqa: ARG001 (read by main)
-    """Wait until deployment NAME serves; without a NAME until all do.
+    """Wait until deployment NAME serves; without a NAME until all do, of the daemon and of every launch.
 
-    Exit code 0 when it serves, 5 when it was given up on, is stopped or asleep (with the reason), or nothing runs,
+    One that is asleep counts: it serves as soon as it is asked. Exit code 0 when it serves, 5 when it was given up on
+    or is stopped (with the reason), or nothing runs, or one that runs does not answer,
     124 when it took longer than --timeout.
     """
     reached = something()
-    client = (reached[0] if name is None else holder_of(name, reached)).client
+    whom = reached.reached if name is None else (holder_of(name, reached),)
+    if name is None and reached.silent:
+        raise reached.silent[0].error  # nobody can say whether all serve
     with Progress(sys.stderr, Terminal.of(sys.stderr)) as progress:
         last = ""
 
-        def look(found: tuple[DeploymentDocument, ...]) -> None:
+        def look() -> tuple[DeploymentDocument, ...]:
             nonlocal last
+            found = _looked(whom, name)
             step = _step(found)
             if step is None:
-                return
+                return found
             if last == "loading" and step.stage == "waiting":  # else it would be shown as one that came to its end
                 progress.event(step._replace(stage="stopping"))
             progress.event(step)
             last = step.stage
+            return found
 
-        found = client.wait(name, timeout_seconds=timeout_seconds, on_look=look)
+        found = waited(look, timeout_seconds=timeout_seconds)
     document = DeploymentsDocument(deployments=found)
     show(document, as_json, lambda terminal: render_table(found, terminal, now_utc()))
 
 
+def _looked(whom: tuple[Reached, ...], name: str | None) -> tuple[DeploymentDocument, ...]:
+    """What is waited for, as it is now."""
+    if name is not None:
+        return tuple(each.client.deployment(name) for each in whom)
+    return tuple(one for each in whom for one in each.client.deployments())
+
+
 def _step(found: tuple[DeploymentDocument, ...]) -> _Step | None:
     """What is waited for now: the first that does not serve yet."""
-    left = next((each for each in found if each.phase not in SERVING), None)
+    left = next((each for each in found if each.phase not in SERVING and each.phase != "asleep"), None)
     if left is None:
         return None
     one = next(each for each in left.replicas if each.phase == left.phase)

@@ -330,6 +330,9 @@ def test_bodies_are_bounded_and_none_is_taken(serve: Serve) -> None:
     assert asked(client, line, "Content-Length: 2", body=b"{}")[0] == 400
     assert asked(client, line, "Content-Length: 5000", body=b"x" * 5000)[0] == 413
     assert asked(client, line, "Content-Length: 99999999999")[0] == 413
+    began = time.monotonic()
+    assert asked(client, line, "Content-Length: 2", "Expect: 100-continue")[0] == 413
+    assert time.monotonic() - began < connection.BODY_SECONDS / 2
     chunks = b"400\r\n" + b"x" * 1024 + b"\r\n"
     assert asked(client, line, "Transfer-Encoding: chunked", body=chunks * 8 + b"0\r\n\r\n")[0] == 413
     assert asked(client, line, "Transfer-Encoding: chunked", body=b"zz\r\n")[0] == 400

@@ -167,12 +167,40 @@ def test_a_log_is_followed_until_ctrl_c_or_the_daemons_end(serve: Serve) -> None
     status = follow("status", "a", "--follow", "--json")
     one.until(lambda: any('"phase":"ready"' in line for line in lines))
     one.signal(signal.SIGTERM)
-    assert events.wait(20) == 0
+    assert events.wait(20) == 5
     assert status.wait(20) == 5
+    one.until(lambda: any('"exit_code":5' in line and json.loads(line) for line in lines))
     assert one.stop() == 0
     for each in (first, events, status):
         assert each.stdout is not None
         each.stdout.close()
+
+
+def test_what_is_followed_of_a_daemon_that_is_killed_ends_with_an_error(serve: Serve) -> None:
+    one = serve()
+    one.begin()
+    environ = {**one.environ, "PYTHONUNBUFFERED": "1"}
+    following = [
+        subprocess.Popen(
+            command("logs", *words, "--follow", "-n", "1"),
+            cwd=ROOT,
+            env=environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for words in (("a",), ("--events",))
+    ]
+    for each in following:
+        assert each.stdout is not None
+        assert each.stdout.readline() != ""
+    one.kill()
+    for each in following:
+        _, told = each.communicate(timeout=20)
+        assert each.returncode == 5
+        assert "control.sock" in told  # it has ended, or was about to be asked for more
+    one.begin()
+    assert one.stop() == 0
 
 
 def test_what_was_asked_for_is_in_the_journal(serve: Serve) -> None:

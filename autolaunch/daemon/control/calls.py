@@ -130,6 +130,8 @@ def unreachable(place: str, error: OSError) -> NotSteered:
         return NotAllowed(f"{place} is not for this user", hint=allowed_hint())
     if isinstance(error, TimeoutError):
         return NotSteered(f"nothing answers at {place}, though something listens there")
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return NotSteered(f"{place} answers nobody now: too many ask it, or it is ending")
     if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
         return NotRunning(f"nothing listens at {place}", hint=NOBODY_HINT)
     return NotRunning(f"{place} could not be asked: {error.strerror or error}", hint=NOBODY_HINT)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 HEAD_SECONDS, IDLE_SECONDS, BODY_SECONDS = 10.0, 30.0, 10.0
 #: More connections than these are closed as they come.
 CONNECTIONS = 64
+#: More that are followed than these are refused: there is always room for a question.
+STREAMS = 48
 HEAD_LINE_BYTES, HEAD_FIELD_BYTES, HEADERS = 8190, 8190, 64
 
 

@@ -19,6 +19,8 @@ Phase = Literal[
     "planned", "preparing", "loading", "ready", "degraded", "draining", "backing off", "failed", "asleep", "stopped"
 ]
 SERVING: frozenset[Phase] = frozenset({"ready", "degraded"})
+#: A time in UTC.
+Moment = Annotated[datetime, Meta(tz=True)]
 Kind = Literal["daemon", "launch"]
 Verb = Literal["start", "stop", "restart", "retry"]
 VERBS: tuple[Verb, ...] = ("start", "stop", "restart", "retry")
@@ -106,11 +108,11 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
 
     unit: str
     phase: Phase
-    since: datetime
+    since: Moment
     wanted: Literal["running", "stopped"]
     run: int
     failures: int = 0
-    next_try_at: datetime | None = None
+    next_try_at: Moment | None = None
     fault: FaultDocument | None = None
     chosen: ChosenDocument | None = None
     engine: EngineDocument | None = None
@@ -128,7 +130,7 @@ class DeploymentDocument(Document, frozen=True, kw_only=True):
     name: str
     model: str
     phase: Phase
-    since: datetime
+    since: Moment
     url: str | None = None
     replicas: tuple[ReplicaDocument, ...]
 
@@ -154,7 +156,7 @@ class StatusDocument(Document, frozen=True, kw_only=True):
     version: str
     kind: Kind
     pid: int
-    started: datetime
+    started: Moment
     configuration: str | None = None
     wrong: str | None = None
     url: str | None = None
@@ -173,12 +175,13 @@ class EventDocument(Document, frozen=True, kw_only=True):
     """Something that happened, numbered from 1 since the start.
 
     ``events.missed`` stands for those that a reader was too slow for, or that were before anything kept: ``figures``
-    has their number as ``events``.
+    has their number as ``events``. Asked for what came after a number that there was not yet, as by one who asked
+    before a restart, it is the first, without a number, and all that there is follows.
     """
 
     schema: Literal[1] = 1
     serial: int
-    time: datetime
+    time: Moment
     level: Literal["error", "warning", "notice", "info", "debug"]
     event: str
     message: str

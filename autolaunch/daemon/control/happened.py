@@ -54,22 +54,32 @@ class Happened:
             tell()
 
     def after(self, serial: int, most: int = BATCH) -> tuple[EventDocument, ...]:
-        """The first that came after ``serial``; in front of them ``events.missed`` where there were others before."""
+        """The first that came after ``serial``; in front of them ``events.missed`` where there were others before.
+
+        A ``serial`` that no event has had yet is of an earlier start: what there is follows, and how many were
+        missed is unknown (``None``).
+        """
         with self._lock:
-            serial = min(serial, self._serial)
+            earlier = serial > self._serial
+            if earlier:
+                serial = 0
             found = tuple(each for each in self._kept if each.serial > serial)[:most]
             missed = (found[0].serial if found else self._serial + 1) - serial - 1
+        if earlier:
+            return (self._missed(serial + missed, "the numbers began anew: this was started since", None), *found)
         if not missed:
             return found
-        told = EventDocument(
-            serial=serial + missed,
+        return (self._missed(serial + missed, f"{missed} events before this are no longer kept", missed), *found)
+
+    def _missed(self, serial: int, message: str, count: int | None) -> EventDocument:
+        return EventDocument(
+            serial=serial,
             time=_moment(self._clock()),
             level="warning",
             event="events.missed",
-            message=f"{missed} events before this are no longer kept",
-            figures={"events": missed},
+            message=message,
+            figures={"events": count},
         )
-        return (told, *found)
 
     def follow(self, tell: Callable[[], None]) -> None:
         """``tell`` is called after every event, from whatever thread it comes, until :meth:`leave`."""

@@ -45,10 +45,10 @@ class SteeredLaunch:
         self.happened.append(event)
 
     def tell(self, one: Supervisor, tell: Tell) -> None:
-        """What the machine of the deployment says."""
+        """What the machine of a unit says."""
         figures = {"run": one.state.run, "reason": tell.reason, "seconds": tell.seconds, "hint": tell.hint}
-        name = one.state.deployment.name
-        self.say(Event(level=tell.level, event=tell.name, message=tell.message, deployment=name, figures=figures))
+        unit = one.state.deployment.key
+        self.say(Event(level=tell.level, event=tell.name, message=tell.message, deployment=unit, figures=figures))
 
     def hear(self, unit: str, event: LaunchEvent) -> None:
         """What the launch of a unit says."""

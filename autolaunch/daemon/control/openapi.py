@@ -28,6 +28,7 @@ def described() -> dict[str, Any]:
     queries = list(dict.fromkeys(route.query for route in ROUTES))
     _, schemas = msgspec.json.schema_components([ErrorDocument, *answers], ref_template=_REFERENCE)
     _, asked = msgspec.json.schema_components(queries, ref_template=_REFERENCE)
+    schemas = {name: _open(schema) for name, schema in schemas.items()}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, asked[route.query.__name__])
@@ -44,6 +45,17 @@ def described() -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _open(schema: Any) -> Any:
+    """``schema`` of an answer, in which a later release may have further fields."""
+    if isinstance(schema, dict):
+        return {
+            name: _open(value)
+            for name, value in schema.items()
+            if not (name == "additionalProperties" and value is False)
+        }
+    return [_open(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def _operation(route: Route, query: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ ANY: Errors = (
 )
 NO_NAME: Errors = ((404, "There is no such deployment."),)
 NO_PLAN: Errors = ((404, "There is no such deployment, or no plan of it was made yet."),)
+NO_ROOM: Errors = ((503, "Too many streams are being followed."),)
 NO_FILE: Errors = ((409, "A launch in the foreground has no configuration."),)
 
 
@@ -98,7 +99,7 @@ ROUTES: tuple[Route, ...] = (
         answer=str,
         media=TEXT,
         query=LogsQuery,
-        errors=NO_NAME,
+        errors=(*NO_NAME, *NO_ROOM),
     ),
     *(
         Route(
@@ -136,6 +137,7 @@ ROUTES: tuple[Route, ...] = (
         answer=EventDocument,
         media=LINES,
         query=EventsQuery,
+        errors=NO_ROOM,
     ),
     Route(
         operation="openapi",

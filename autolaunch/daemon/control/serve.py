@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from autolaunch.daemon.control import openapi, routes, streams, views
-from autolaunch.daemon.control.connection import BODY_SECONDS, Connection, Server, error_response
+from autolaunch.daemon.control.connection import BODY_SECONDS, STREAMS, Connection, Server, error_response
 from autolaunch.daemon.control.contract import (
     VERBS,
     DeploymentsDocument,
@@ -47,6 +48,10 @@ CLOSE_SECONDS = 1.0
 READERS = 4
 
 
+#: ``name`` or ``name:port``; the name is looked at by itself.
+_HOST = re.compile(r"(?:\[(?P<bare>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
+
+
 class Control:
     """The control API of ``steered`` at ``path``. Everything belongs to the loop of what it steers."""
 
@@ -59,6 +64,7 @@ class Control:
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="control")
         self._closing = asyncio.Event()
         self._reloads: set[asyncio.Task[str | None]] = set()
+        self._streams = 0
 
     async def start(self) -> None:
         """Answers from here on.
@@ -121,6 +127,8 @@ class Control:
     async def _refuse_bodies(self, request: BaseRequest) -> None:
         if not request.body_exists:
             return
+        if hdrs.EXPECT in request.headers:  # the body comes only when it is asked for
+            raise routes.Refused(413, "body", "no body is taken")
         length, read = request.content_length or 0, 0
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -170,7 +178,8 @@ class Control:
                 for one in found:
                     one.post(Command(verb=verb))
         answer = _document(views.deployment(self.steered, name))
-        if operation == "stop" and self.steered.kind == "launch":
+        whole = name in {one.state.deployment.name for one in found}  # and not one replica of several
+        if operation == "stop" and whole and self.steered.kind == "launch":
             self.steered.end()
         return answer
 
@@ -188,6 +197,18 @@ class Control:
         self, request: BaseRequest, asked: Asked, pieces: AsyncGenerator[bytes, None]
     ) -> web.StreamResponse:
         """Sends what comes. Who reads slowly holds up only this."""
+        if self._streams >= STREAMS:
+            told = f"{STREAMS} logs and events are being followed, and more are not"
+            raise routes.Refused(503, "streams", told, "end one of them: autolaunch logs --follow")
+        self._streams += 1
+        try:
+            return await self._sent(request, asked, pieces)
+        finally:
+            self._streams -= 1
+
+    async def _sent(
+        self, request: BaseRequest, asked: Asked, pieces: AsyncGenerator[bytes, None]
+    ) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"Cache-Control": "no-store"})
         answer.content_type = asked.route.media
         if asked.route.media == routes.TEXT:
@@ -217,5 +238,8 @@ def _document(document: msgspec.Struct) -> web.Response:
 
 def _is_ours(host: str) -> bool:
     """Whether a ``Host`` is one of the names that this is asked under; whatever port it has."""
-    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found["bare"] or found["name"]
     return name.lower() in HOSTS or is_loopback(name)

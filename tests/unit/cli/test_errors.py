@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from autolaunch.cli.errors import show_error
+from autolaunch.cli.main import wants_lines
 
 
 @pytest.mark.parametrize(("code", "priority"), [("configuration", "<3>"), ("interrupted", "<6>")])
@@ -35,3 +36,9 @@ def test_a_stream_that_is_not_the_journals_has_none(
     monkeypatch.setenv("JOURNAL_STREAM", "0:0")  # of the service in which a shell runs
     show_error("usage", "it is wrong", "do this", 2, as_json=False)
     assert capsys.readouterr().err == "autolaunch: it is wrong\n  hint: do this\n"
+
+
+def test_an_error_among_documents_of_a_line_each_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, count in ((["logs", "--json", "-f", "a"], 1), (["logs", "--json", "--", "-f"], 9)):
+        show_error("interrupted", "stopped", None, 130, as_json=True, in_lines=wants_lines(arguments))
+        assert capsys.readouterr().out.count("\n") == count

@@ -8,8 +8,9 @@ import click
 import pytest
 from msgspec.structs import replace
 
-from autolaunch.cli.logs import Lines
+from autolaunch.cli.logs import Lines, concerns
 from autolaunch.cli.render_kept import render_daemon, render_deployment, render_event, render_process, render_table
+from autolaunch.cli.steer import _failing
 from autolaunch.cli.terminal import Terminal
 from autolaunch.cli.wait import Seconds, _step
 from autolaunch.daemon.control.contract import (
@@ -140,6 +141,30 @@ def test_an_event_is_one_line() -> None:
     assert text.count("\n") == 0
     assert "engine.failed a it" in text
     assert text.endswith("(run=2)")
+
+
+def test_events_of_a_deployment_are_those_of_its_replicas_too() -> None:
+    told = ("a", "a#2", "a#3", "b", "ab#2", None)
+    events = [EventDocument(serial=1, time=NOW, level="info", event="e", message="m", deployment=each) for each in told]
+    for name, found in (
+        ("a", ["a", "a#2", "a#3", None]),
+        ("a#2", ["a", "a#2", None]),
+        ("b", ["b", None]),
+        (None, list(told)),
+    ):
+        assert [each.deployment for each in events if concerns(name, each)] == found
+
+
+def test_all_that_is_tried_again_is_what_failed_or_waits_and_is_wanted() -> None:
+    stopped = replica("failed", wanted="stopped")
+    for phase in ("ready", "degraded", "asleep", "stopped", "loading", "planned"):
+        assert _failing(deployment(replica(phase))) == (), phase
+    for failing in ("failed", "backing off"):
+        assert _failing(deployment(replica(failing))) == ("glm-4.6",)
+    assert _failing(deployment(stopped)) == ()
+    both = (replica("failed", unit="glm-4.6"), replica("backing off", unit="glm-4.6#2"))
+    assert _failing(deployment(*both)) == ("glm-4.6",)
+    assert _failing(deployment(replica("ready"), both[1])) == ("glm-4.6#2",)
 
 
 def test_what_is_waited_for_is_the_first_that_does_not_serve() -> None:

@@ -22,7 +22,6 @@ def test_events_are_numbered_from_one_and_given_after_a_number() -> None:
     assert [each.serial for each in one.after(0)] == [1, 2, 3]
     assert [each.event for each in one.after(2)] == ["e3"]
     assert one.after(3) == ()
-    assert one.after(10**9) == ()
     assert one.after(0)[0].time.isoformat() == "2027-01-15T08:00:00.250000+00:00"
 
 
@@ -33,6 +32,15 @@ def test_what_is_no_longer_kept_is_told_as_missed() -> None:
     assert [each.serial for each in rest] == [8, 9, 10, 11, 12]
     assert [each.serial for each in one.after(7)] == [8, 9, 10, 11, 12]
     assert one.after(6)[0].figures == {"events": 1}
+
+
+def test_a_number_of_an_earlier_start_gets_what_there_is_and_is_told() -> None:
+    missed, *rest = happened(3).after(10**9)
+    assert (missed.event, missed.serial, missed.figures) == ("events.missed", 0, {"events": None})
+    assert [each.serial for each in rest] == [1, 2, 3]
+    assert [each.serial for each in happened(12).after(13)] == [7, 8, 9, 10, 11, 12]
+    (alone,) = happened(0).after(1)
+    assert (alone.event, alone.serial) == ("events.missed", 0)
 
 
 def test_a_reader_gets_a_bounded_number_at_once_and_comes_back_for_the_rest() -> None:

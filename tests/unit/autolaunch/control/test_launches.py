@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from autolaunch.client import Client, clients
+from autolaunch.daemon.control import calls, serve
 from autolaunch.daemon.control.contract import DeploymentDocument
 from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.control.places import launch_socket
@@ -18,6 +21,7 @@ from autolaunch.daemon.control.views import moment, phase_of, shown
 from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
 from autolaunch.daemon.hands import Decided, Hands
 from autolaunch.daemon.happenings import Tell
+from autolaunch.daemon.journal import Event
 from autolaunch.daemon.machine import State
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import LaunchEvent
@@ -101,12 +105,42 @@ def test_a_verb_is_for_all_replicas_and_a_launch_ends_when_it_is_stopped(home: P
     assert [each.event for each in steered.happened.after(0)] == ["control.stop"]
 
 
+def test_a_launch_goes_on_when_one_of_its_replicas_is_stopped(home: Path) -> None:
+    ended: list[bool] = []
+    steered = SteeredLaunch({"a": supervisor("a"), "a#2": supervisor("a")}, lambda: ended.append(True))
+    found = asked(home, steered, lambda client: client.stop("a#2"))
+    assert [(each.unit, each.wanted) for each in found.replicas] == [("a#2", "stopped")]
+    assert ended == []
+
+
+def test_what_sleeps_is_waited_for_no_longer_and_what_is_stopped_is_an_error(home: Path) -> None:
+    asleep, stopped = supervisor("a"), supervisor("b")
+    asleep.state = replace(asleep.state, asleep=True)
+    stopped.state = replace(stopped.state, wanted="stopped")
+    steered = SteeredLaunch({"a": asleep, "b": stopped}, lambda: None)
+
+    def ask(client: Client) -> None:
+        assert client.wait("a", timeout_seconds=1)[0].phase == "asleep"
+        with pytest.raises(NotServing, match="b: it is stopped"):
+            client.wait(timeout_seconds=1)
+
+    asked(home, steered, ask)
+
+
 def test_what_a_launch_says_is_among_its_events(home: Path) -> None:
     one = supervisor("a")
     steered = SteeredLaunch({"a": one}, lambda: None)
     steered.tell(one, Tell(name="engine.ready", message="a token came back", seconds=1.5))
     (event,) = asked(home, steered, lambda client: tuple(client.events()))
     assert (event.event, event.deployment, event.figures) == ("engine.ready", "a", {"run": 0, "seconds": 1.5})
+
+
+def test_what_a_replica_says_has_its_own_name() -> None:
+    one = supervisor("a")
+    one.state = replace(one.state, deployment=replace(one.state.deployment, replica=2))
+    steered = SteeredLaunch({"a#2": one}, lambda: None)
+    steered.tell(one, Tell(name="engine.ready", message="m"))
+    assert [each.deployment for each in steered.happened.after(0)] == ["a#2"]
 
 
 def test_a_launch_is_found_and_two_are_told_apart_by_their_sockets(home: Path) -> None:
@@ -163,6 +197,27 @@ def test_a_fault_of_ours_is_an_error_document_and_the_next_request_is_answered(
     assert [type(each) for each in told] == [ZeroDivisionError, ZeroDivisionError]
 
 
+def test_streams_leave_room_for_questions_and_one_too_many_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "STREAMS", 2)
+    steered = SteeredLaunch({"a": supervisor("a")}, lambda: None)
+    steered.say(Event(event="e", message="m"))
+
+    def ask(client: Client) -> None:
+        followed = [client.events(follow=True) for _ in range(2)]
+        assert [next(each).event for each in followed] == ["e", "e"]
+        with pytest.raises(NotSteered, match="2 logs and events are being followed"):
+            next(client.logs("a", follow=True))
+        assert client.status().kind == "launch"
+
+    asked(home, steered, ask)
+
+
+def test_a_connection_that_is_reset_is_not_taken_for_nobody() -> None:
+    for error in (ConnectionResetError(), BrokenPipeError(), RemoteDisconnected("")):
+        assert type(calls.unreachable("/s", error)) is NotSteered
+    assert type(calls.unreachable("/s", ConnectionRefusedError())) is NotRunning
+
+
 def test_a_plan_is_shown_with_what_was_chosen_in_the_end(home: Path) -> None:
     one = supervisor("a")
     best, taken = candidate("vllm", "glm-tiny"), candidate("transformers", "glm-tiny", context=1024)
@@ -188,3 +243,10 @@ def test_a_phase_is_called_what_a_person_calls_it(state: State, phase: str) -> N
 def test_moments_are_of_this_day_and_keys_are_not_shown() -> None:
     assert abs(moment(time.monotonic()).timestamp() - time.time()) < 1.0
     assert shown("--api-key secret \x1b[1mx", "secret", None) == "--api-key <key> x"
+
+
+def test_a_name_that_is_ours_is_a_name_and_perhaps_a_port() -> None:
+    for host in ("localhost", "LOCALHOST:80", "autolaunch", "127.0.0.1:9", "[::1]", "[::1]:9"):
+        assert serve._is_ours(host), host
+    for host in ("localhost:80@evil", "localhost:", "localhost:x", "localhost:1:2", "[::1]x", "[localhost]", "::1", ""):
+        assert not serve._is_ours(host), host

@@ -112,7 +112,7 @@ def test_parameters_are_described_with_their_bounds_and_each_answer_with_its_typ
     assert of["lines"]["schema"] == {"type": "integer", "minimum": 0, "maximum": 10_000, "default": 100}
     assert of["follow"]["schema"] == {"enum": [0, 1], "default": 0}
     assert of["name"]["required"] is True
-    assert set(logs["responses"]) == {"200", "400", "403", "404", "413", "default"}
+    assert set(logs["responses"]) == {"200", "400", "403", "404", "413", "503", "default"}
     assert list(logs["responses"]["200"]["content"]) == ["text/plain"]
     status = document["paths"]["/v1/status"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert status == {"$ref": "#/components/schemas/StatusDocument"}
@@ -171,3 +171,9 @@ def test_what_kept_a_socket_from_being_asked_is_said_with_the_way_out() -> None:
 def test_a_name_is_one_part_of_a_path() -> None:
     assert urllib.parse.unquote(calls.deployment("a/b").target.split("/")[3]) == "a/b"
     assert calls.status().answer is StatusDocument
+
+
+def test_answers_may_have_further_fields_in_a_later_release_and_times_are_times() -> None:
+    document = openapi.described()
+    assert '"additionalProperties": false' not in json.dumps(document)
+    assert document["components"]["schemas"]["StatusDocument"]["properties"]["started"]["format"] == "date-time"
