@@ -25,7 +25,7 @@ class Real(NamedTuple):
     daemon: Served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # tests of others count the processes that there are
 def real(engines_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     """mlx-lm serves ``glm-tiny`` and mlx-vlm ``glm-tiny-v``. Environments and weights are those of the other tests."""
     folder = tmp_path_factory.mktemp("real")
