@@ -340,5 +340,6 @@ def test_an_answer_that_had_not_begun_comes_from_the_other_replica_or_its_client
         asker.connection.close()
         assert (answer.status, answer.code) == (503, "engine_died")
         assert int(answer.headers["retry-after"]) >= 1
-        assert "started again" in answer.document["error"]["message"]
+        message = answer.document["error"]["message"]
+        assert "no answer" in message or "started again" in message  # before, or after it was noticed
     assert one.stop() == 0
