@@ -235,7 +235,7 @@ def waited(
         if pause_seconds <= 0:
             told = ", ".join(f"{each.name} is {each.phase}" for each in left)
             raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
-        time.sleep(pause_seconds)
+        time.sleep(pause_seconds)  # of several processes none tells of the others'
 
 
 def clients() -> tuple[Client, ...]:

@@ -49,11 +49,11 @@ def status(name: str | None, follow: bool, as_json: bool, verbose: bool) -> None
     last = None
     while True:
         document = client.deployment(name)
-        now = [(each.phase, each.run, each.load) for each in document.replicas]
+        now = [(each.phase, each.run, each.load, each.fault, each.wanted, each.failures) for each in document.replicas]
         if now != last:
             _print(document, as_json=as_json)
         last = now
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # the progress of a load is no event, so it is looked for
 
 
 def _show_daemon(reached: Reached, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autolaunch.daemon import machine
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.journal import Journal, Level
+from autolaunch.daemon.shown import shown_phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -95,7 +96,7 @@ def _statuses(name: str, engines: list[Supervisor]) -> Iterator[str]:
     """Of the replicas of one name those that are in one phase together, the ones that serve first."""
     by_phase: dict[str, list[Supervisor]] = {}
     for one in sorted(engines, key=lambda each: each.state.phase not in machine.SERVING):
-        by_phase.setdefault(_phase(one), []).append(one)
+        by_phase.setdefault(shown_phase(one.state), []).append(one)
     for phase, alike in by_phase.items():
         if len(alike) == 1 and (len(engines) == 1 or phase not in machine.SERVING):
             yield _status_of(alike[0])
@@ -103,17 +104,8 @@ def _statuses(name: str, engines: list[Supervisor]) -> Iterator[str]:
             yield f"{name} {phase}, {len(alike)} of {len(engines)} replicas"
 
 
-def _phase(one: Supervisor) -> str:
-    state = one.state
-    if state.phase in ("failed", "backing off") and state.fault is not None:
-        return state.phase
-    if state.wanted == "stopped" and state.at_rest:
-        return "stopped"
-    return "asleep" if state.asleep and state.phase == "planned" else state.phase
-
-
 def _status_of(one: Supervisor) -> str:
-    state, name, phase = one.state, one.state.deployment.key, _phase(one)
+    state, name, phase = one.state, one.state.deployment.key, shown_phase(one.state)
     if phase == "loading" and one.run.server is not None and one.run.server.progress is not None:
         return f"{name} {one.run.server.progress.message}"
     if phase in ("failed", "backing off") and state.fault is not None:

@@ -1,9 +1,11 @@
-"""A small file that a person wrote: read whole, with a bound, and never waited for."""
+"""Small files that people write too: read whole, with a bound, and never waited for; replaced whole, or not at all."""
 
 from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from selector.values import Value
@@ -58,3 +60,30 @@ def read(path: Path, maximum_bytes: int) -> Content:
         most = maximum_bytes // 2**10
         raise Unreadable(f"larger than {f'{most} KiB' if most < 2**10 else f'{most // 2**10} MiB'}")
     return Content(content=content, mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid)
+
+
+def replace(path: Path, content: bytes, own: Callable[[int], None]) -> None:
+    """Puts ``content`` in the place of what is at ``path``, at once and for good.
+
+    ``own`` is called with the new file's descriptor, to say whose it is and who may read it (0600 until then).
+
+    Raises:
+        OSError: it could not be; what was there is there still.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    made = Path(temporary)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            own(descriptor)
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+        made.replace(path)
+    except BaseException:
+        made.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

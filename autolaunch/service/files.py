@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
+from autolaunch.daemon import small_file
 from autolaunch.service.setup import MARK, File, names_a_model
 from selector.errors import UsageError
 
@@ -104,14 +104,4 @@ def _content(path: Path) -> bytes | None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            os.fchmod(descriptor, 0o644)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)  # noqa: PTH105 - a name, not a Path, is what mkstemp gives
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108 - as above
-        raise
+    small_file.replace(path, text.encode(), lambda descriptor: os.fchmod(descriptor, 0o644))

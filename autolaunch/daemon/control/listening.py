@@ -165,7 +165,7 @@ def _connect(connection: socket.socket, address: str, timeout_seconds: float) ->
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
-            time.sleep(RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS)  # a full queue of a UNIX socket tells nobody when it has room
         else:
             return
 

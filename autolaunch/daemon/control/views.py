@@ -22,6 +22,7 @@ from autolaunch.daemon.control.contract import (
     StatusDocument,
 )
 from autolaunch.daemon.output import printable
+from autolaunch.daemon.shown import shown_phase
 from autolaunch.given import without_secrets
 from selector.contract import LaunchPlan
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from autolaunch.daemon.control.steered import Steered
     from autolaunch.daemon.deployment import Fault
     from autolaunch.daemon.hands import Run
-    from autolaunch.daemon.machine import State
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
 
@@ -88,18 +88,6 @@ def plan(one: Supervisor) -> LaunchPlan | None:
     return None if decided is None else msgspec.structs.replace(decided.plan, chosen=decided.candidate)
 
 
-def phase_of(state: State) -> Phase:
-    """What a person calls the phase."""
-    if state.phase == "planned" and not state.planning:
-        if state.wanted == "stopped":
-            return "stopped"
-        if state.asleep:
-            return "asleep"
-    if state.phase == "backing off" and state.wanted == "stopped":
-        return "stopped"
-    return state.phase
-
-
 def replica(unit: str, one: Supervisor, requests: int | None, doing: LaunchEvent | None) -> ReplicaDocument:
     """One replica. What an engine said has no key and no token in it."""
     state, run = one.state, one.run
@@ -107,7 +95,7 @@ def replica(unit: str, one: Supervisor, requests: int | None, doing: LaunchEvent
     decided = run.decided
     return ReplicaDocument(
         unit=unit,
-        phase=phase_of(state),
+        phase=shown_phase(state),
         since=moment(state.since),
         wanted=state.wanted,
         run=state.run,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +72,7 @@ def _changed(path: Path, change: Callable[[Keys, bytes], bytes], *, make: bool) 
             before = b"" if found is None else found.content
             after = change(parsed(path, before), before)
             keys = parsed(path, after)
-            _replace(path, after, found)
+            small_file.replace(path, after, lambda descriptor: _own(descriptor, found))
     except OSError as error:
         raise ConfigurationError(
             f"{path}: {error.strerror or error}", hint="--file FILE takes another" if make else None
@@ -98,29 +97,10 @@ def _locked(folder: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise ConfigurationError(f"{folder}: another command keeps changing files in it") from error
-                time.sleep(0.05)
+                time.sleep(0.05)  # a lock that is waited for without end could not be given up
         yield
     finally:
         os.close(descriptor)
-
-
-def _replace(path: Path, content: bytes, before: small_file.Content | None) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            _own(descriptor, before)
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)  # noqa: PTH105 - a name, not a Path, is what mkstemp gives
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108 - as above
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _own(descriptor: int, before: small_file.Content | None) -> None:

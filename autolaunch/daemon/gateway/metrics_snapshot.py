@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, get_args
 from weakref import WeakKeyDictionary
 
 from autolaunch.daemon import machine
+from autolaunch.daemon.control.contract import Phase
+from autolaunch.daemon.shown import shown_phase
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -19,31 +21,8 @@ if TYPE_CHECKING:
     from engines.logs import Figures
     from selector.contract import Candidate
 
-#: The machine's phases, with what people ask of ``planned``: whether it sleeps, or was stopped.
-ShownPhase = Literal[
-    "planned",
-    "preparing",
-    "loading",
-    "ready",
-    "degraded",
-    "draining",
-    "backing_off",
-    "failed",
-    "asleep",
-    "stopped",
-]
-PHASES: Final[tuple[ShownPhase, ...]] = get_args(ShownPhase)
-#: The machine's phases that are shown by their own names.
-_SHOWN: Final[dict[machine.Phase, ShownPhase]] = {
-    "planned": "planned",
-    "preparing": "preparing",
-    "loading": "loading",
-    "ready": "ready",
-    "degraded": "degraded",
-    "draining": "draining",
-    "backing off": "backing_off",
-    "failed": "failed",
-}
+#: As labels have them.
+PHASES: Final = tuple(each.replace(" ", "_") for each in get_args(Phase))
 #: What the machine says where an engine has failed; the first of them of a run is counted.
 _FAILURES: Final = frozenset({"engine.failed", "ladder.step", "deployment.failed"})
 
@@ -92,7 +71,7 @@ class ReplicaFacts(Value, frozen=True, kw_only=True):
 
     model: str
     replica: int
-    phase: ShownPhase
+    phase: str
     phase_seconds: float
     wanted: bool
     failures: tuple[tuple[Reason, int], ...] = ()
@@ -175,13 +154,6 @@ def snapshot_of(
     return Snapshot(replicas=replicas, configuration_ok=configuration_ok)
 
 
-def shown_phase(state: machine.State) -> ShownPhase:
-    """The phase as it is shown: nothing runs of one that is asleep or was stopped."""
-    if state.wanted == "stopped" and state.at_rest:
-        return "stopped"
-    return "asleep" if state.asleep and state.phase == "planned" else _SHOWN[state.phase]
-
-
 def _facts(one: Supervisor, happened: Happened, now: float, running: int | None) -> ReplicaFacts:
     state, run = one.state, one.run  # each is replaced whole, so they may be read beside the loop
     server = run.server
@@ -194,7 +166,7 @@ def _facts(one: Supervisor, happened: Happened, now: float, running: int | None)
     return ReplicaFacts(
         model=state.deployment.name,
         replica=state.deployment.replica or 1,
-        phase=shown_phase(state),
+        phase=shown_phase(state).replace(" ", "_"),
         phase_seconds=max(0.0, now - state.since),
         wanted=state.wanted == "running",
         failures=failures,

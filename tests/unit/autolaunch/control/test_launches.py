@@ -17,12 +17,13 @@ from autolaunch.daemon.control import calls, serve
 from autolaunch.daemon.control.contract import DeploymentDocument
 from autolaunch.daemon.control.of_launch import SteeredLaunch, control_of
 from autolaunch.daemon.control.places import launch_socket
-from autolaunch.daemon.control.views import moment, phase_of, shown
+from autolaunch.daemon.control.views import moment, shown
 from autolaunch.daemon.deployment import Deployment, Fault, KeptDeployment
 from autolaunch.daemon.hands import Decided, Hands
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.journal import Event
 from autolaunch.daemon.machine import State
+from autolaunch.daemon.shown import shown_phase
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import LaunchEvent
 from selector.catalog import Catalog
@@ -237,7 +238,7 @@ def test_a_plan_is_shown_with_what_was_chosen_in_the_end(home: Path) -> None:
     ],
 )
 def test_a_phase_is_called_what_a_person_calls_it(state: State, phase: str) -> None:
-    assert phase_of(state) == phase
+    assert shown_phase(state) == phase
 
 
 def test_moments_are_of_this_day_and_keys_are_not_shown() -> None:
