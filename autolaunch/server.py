@@ -21,6 +21,15 @@ from selector.values import Value
 Stage = Literal["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]
 
 
+class Transfer(Value, frozen=True, kw_only=True):
+    """How far a download is. ``left_seconds`` at the rate of late; ``None`` where there is no rate yet."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float | None = None
+    left_seconds: float | None = None
+
+
 class LaunchEvent(Value, frozen=True, kw_only=True):
     """One thing that happened. ``seconds`` since the launch began; ``fraction`` 0 to 1 where it is known."""
 
@@ -28,6 +37,7 @@ class LaunchEvent(Value, frozen=True, kw_only=True):
     message: str
     fraction: float | None = None
     seconds: float = 0.0
+    transfer: Transfer | None = None
 
 
 class Server:

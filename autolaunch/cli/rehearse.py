@@ -10,7 +10,8 @@ import click
 from autolaunch.cli import signals
 from autolaunch.cli.running import How, announce
 from autolaunch.cli.terminal import Terminal, clean, count, duration, gib, heading, rate, table, wrapped, write
-from autolaunch.rehearse import Comparison, Rehearsal, rehearse
+from autolaunch.comparison import Comparison
+from autolaunch.rehearsing import Rehearsal, rehearse
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import EngineError
@@ -28,7 +29,7 @@ def run_rehearsal(decided: LaunchPlan, chosen: Candidate, known: Catalog, how: H
     """
     from autolaunch import api
     from autolaunch.cli.progress import Progress
-    from autolaunch.launch import LaunchOptions
+    from autolaunch.launching import LaunchOptions
 
     terminal = Terminal.of(sys.stderr)
     mode: Literal["miniature", "dummy"] = how.rehearse or "miniature"

@@ -17,7 +17,7 @@ import msgspec
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun
 from autolaunch.daemon.faults import Refusal, fault_of, of_diagnosis
 from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECONDS
-from autolaunch.launch import LaunchOptions, Prepared, prepare, start
+from autolaunch.launching import LaunchOptions, Prepared, prepare, start
 from autolaunch.server import LaunchEvent, Server
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import AutolaunchError, EngineStartError

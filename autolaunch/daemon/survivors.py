@@ -21,7 +21,7 @@ import psutil
 from autolaunch.daemon.deployment import Fault, Kept, KeptDeployment, KeptRun
 from autolaunch.daemon.guard import FOLLOW_SECONDS, KILL_SECONDS
 from autolaunch.daemon.process import GRACE_SECONDS
-from autolaunch.launch import RUN_MARK
+from autolaunch.launching import RUN_MARK
 
 #: What a guard that lost its daemon takes at most: the grace, and its own bound.
 GUARD_SECONDS = GRACE_SECONDS + FOLLOW_SECONDS + KILL_SECONDS

@@ -16,7 +16,7 @@ import psutil
 
 from autolaunch.daemon.lock import holder
 from autolaunch.daemon.ports import free_port
-from autolaunch.launch import RUN_MARK
+from autolaunch.launching import RUN_MARK
 from tests.fakes.supervised import leased
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ import msgspec
 import pytest
 
 from autolaunch import api
-from autolaunch.launch import LaunchOptions
-from autolaunch.rehearse import rehearse
+from autolaunch.launching import LaunchOptions
+from autolaunch.rehearsing import rehearse
 from engines import miniature
 from engines.environments import without_engine_secrets
 from selector.architecture import stored_weights

@@ -10,7 +10,7 @@ import pytest
 
 from autolaunch import api
 from autolaunch.cli.app import run
-from autolaunch.launch import LaunchOptions, launch
+from autolaunch.launching import LaunchOptions, launch
 from engines import registry
 from engines.base import Serving
 from engines.environments import Environments

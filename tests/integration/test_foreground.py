@@ -16,7 +16,7 @@ import pytest
 
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.runs import log_place
-from autolaunch.launch import (
+from autolaunch.launching import (
     LaunchOptions,
     engine_environment,
     launch,

@@ -15,7 +15,7 @@ import pytest
 
 from autolaunch import api, proof
 from autolaunch.chat import ask
-from autolaunch.launch import LaunchOptions, launch
+from autolaunch.launching import LaunchOptions, launch
 from autolaunch.proof import Endpoint
 from autolaunch.server import Server
 from selector.catalog import Catalog

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from autolaunch import launch
+from autolaunch import launching
 from autolaunch.daemon import hands
 from autolaunch.daemon.deployment import Deployment
 from autolaunch.daemon.happenings import Command
@@ -49,8 +49,8 @@ class Machine:
 def on(bench: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[Bench, Machine]]:
     """A bench whose deployment is planned by the real planner on a machine of four A100s."""
 
-    def prepare(plan: LaunchPlan, *, candidate: Candidate, **_more: object) -> launch.Prepared:
-        return launch.Prepared(
+    def prepare(plan: LaunchPlan, *, candidate: Candidate, **_more: object) -> launching.Prepared:
+        return launching.Prepared(
             plan=plan,
             candidate=candidate,
             model=Catalog().model(plan.model),

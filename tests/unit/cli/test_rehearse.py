@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
-import autolaunch.rehearse
+import autolaunch.rehearsing
 from autolaunch import api
 from autolaunch.cli.app import run
 from autolaunch.cli.rehearse import render_rehearsal
 from autolaunch.cli.terminal import Terminal
+from autolaunch.comparison import Comparison
 from autolaunch.proof import Step
-from autolaunch.rehearse import Comparison, Failure, Rehearsal
+from autolaunch.rehearsing import Failure, Rehearsal
 from selector.contract import LaunchPlan
 from tests.unit.cli.conftest import make_candidate
 
@@ -67,7 +68,7 @@ def played(monkeypatch: pytest.MonkeyPatch, plan: LaunchPlan) -> list[dict[str, 
         return rehearsal() if given["mode"] == "miniature" else FAILED
 
     monkeypatch.setattr(api, "plan", lambda *_, **__: plan)
-    monkeypatch.setattr(autolaunch.rehearse, "rehearse", rehearse)
+    monkeypatch.setattr(autolaunch.rehearsing, "rehearse", rehearse)
     monkeypatch.setattr("autolaunch.cli.rehearse.rehearse", rehearse)
     return seen
 

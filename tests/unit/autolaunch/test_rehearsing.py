@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from autolaunch import api
-from autolaunch.launch import LaunchOptions
-from autolaunch.rehearse import rehearse
+from autolaunch.launching import LaunchOptions
+from autolaunch.rehearsing import rehearse
 from autolaunch.stand_in import Cast, cast, differing
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan

@@ -19,7 +19,8 @@ import msgspec
 
 from autolaunch import api, proof
 from autolaunch.chat import AskResult
-from autolaunch.launch import Catalogue, LaunchOptions, launch
+from autolaunch.comparison import Comparison
+from autolaunch.launching import Catalogue, LaunchOptions, launch
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
 from autolaunch.stand_in import MAKE_WEIGHTS, Cast, Mode, cast, differing
@@ -30,15 +31,6 @@ from selector.engine_facts import EngineFacts
 from selector.errors import AutolaunchError, ConfigurationError, EngineError, NoFeasiblePlan, UsageError
 from selector.facts import ModelFacts
 from selector.values import Value
-
-
-class Comparison(Value, frozen=True, kw_only=True):
-    """A figure that was predicted beside the one that was seen. ``unit`` is ``bytes``, ``tokens`` or ``tokens/s``."""
-
-    name: str
-    unit: Literal["bytes", "tokens", "tokens/s"]
-    predicted: float
-    measured: float
 
 
 class Failure(Value, frozen=True, kw_only=True):
