@@ -1,4 +1,4 @@
-"""What the README shows beside what ``tests/unit/docs`` holds of every page: its commands, outputs and configuration."""
+"""What the README shows, beside what ``tests/unit/docs`` holds of every page: commands, outputs, configuration."""
 
 from __future__ import annotations
 
