@@ -6,6 +6,8 @@ What starts something is run by ``tests/integration/test_docs.py``.
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import click
@@ -13,8 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from autolaunch.cli.app import LAUNCH, autolaunch
+from autolaunch.daemon.deployment import Deployment
+from autolaunch.daemon.gateway.options import GatewayOptions
 from selector.catalog import Catalog
 from selector.errors import UsageError
+from selector.values import Value
 from tests import documented
 from tests.documented import Block, Misspelt, Shown
 
@@ -128,6 +133,16 @@ def known_options() -> set[str]:
     }
 
 
+def test_the_reference_of_the_commands_is_their_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(documented.ROOT / "scripts"))
+    pages = importlib.import_module("docs_pages")
+    told = dict(pages.helps())
+    assert len(told) > 25
+    for typed, text in told.items():
+        words = typed.replace("MODEL", "glm-tiny").split()[1:]
+        assert CliRunner(env={"COLUMNS": "80"}).invoke(autolaunch, [*words, "--help"]).output == text + "\n"
+
+
 # --- run here ---------------------------------------------------------------------------------------
 
 
@@ -173,6 +188,15 @@ def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     result = runner.invoke(autolaunch, ["serve", "--config", str(path), "--check"])
     assert result.exit_code == 0, result.exception or result.output
     assert "is right" in result.output
+
+
+@pytest.mark.parametrize(("heading", "kind"), [("[[deployments]]", Deployment), ("[gateway]", GatewayOptions)])
+def test_every_key_of_the_configuration_is_in_its_reference(heading: str, kind: type[Value]) -> None:
+    text = (documented.DOCS / "reference/configuration.md").read_text(encoding="utf-8")
+    section = text.partition(f"## `{heading}`")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    told = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert told == set(kind.__struct_fields__) - {"replica"}  # counted by itself, and refused in a file
 
 
 @pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "python"], ids=lambda block: block.where)
