@@ -41,7 +41,7 @@ def page() -> str:
 
 def helps() -> Iterator[tuple[str, str]]:
     """Each command as it is typed, and its help."""
-    root = click.Context(autolaunch, info_name="autolaunch", **_width())
+    root = _context(autolaunch, "autolaunch", None)
     yield "autolaunch", root.get_help()
     yield from _of(autolaunch, LAUNCH, "autolaunch MODEL", root)
     for name in autolaunch.list_commands(root):
@@ -52,12 +52,13 @@ def _of(group: click.Group, name: str, typed: str, parent: click.Context) -> Ite
     command = group.get_command(parent, name)
     if command is None:
         raise LookupError(f"{typed}: there is no such command")
-    context = click.Context(command, info_name=name, parent=parent, **_width())
+    context = _context(command, name, parent)
     yield typed, command.get_help(context)
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
             yield from _of(command, each, f"{typed} {each}", context)
 
 
-def _width() -> dict[str, int]:
-    return {"terminal_width": COLUMNS, "max_content_width": COLUMNS}
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    settings = {**command.context_settings, "terminal_width": COLUMNS}
+    return click.Context(command, info_name=name, parent=parent, **settings)

@@ -236,7 +236,7 @@ def simple_commands(typed: str) -> tuple[tuple[str, ...], ...]:
 
 def _bare(words: list[str]) -> list[str]:
     """Without what only says how a program is run: variables, sudo, uv run."""
-    while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] in {"sudo", "exec", "time"}):
+    while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] in {"sudo", "env"}):
         words = words[1:]
     return words[2:] if words[:2] == ["uv", "run"] else words
 
