@@ -16,6 +16,7 @@
     │   ├── DevicesTaken            devices are those of another deployment
     │   ├── DaemonRunning           another daemon keeps them already
     │   ├── NotServing              a deployment that was waited for does not come by itself
+    │   ├── InUse                   weights that are to be removed are served, fetched or read
     │   └── NotSteered              who keeps engines up could not be asked
     │       ├── NotRunning          neither a daemon nor a launch is there
     │       └── NotAllowed          there is one, and not for this user
@@ -117,6 +118,10 @@ class DaemonRunning(EngineError):
 
 class NotServing(EngineError):
     code = "engine.not_serving"
+
+
+class InUse(EngineError):
+    code = "engine.in_use"
 
 
 class NotSteered(EngineError):

@@ -1,10 +1,11 @@
-"""``autolaunch models`` and ``hardware``: what this release knows."""
+"""``autolaunch models`` and ``hardware``: what this release knows, and what of it lies here."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
@@ -15,8 +16,21 @@ from selector.facts import AcceleratorFacts, CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.values import Value
 
+if TYPE_CHECKING:
+    from autolaunch.on_disk import OnDisk
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _VENDORS: tuple[tuple[Vendor, str], ...] = (("nvidia", "NVIDIA"), ("amd", "AMD"), ("apple", "Apple"))
+
+
+class LocalRow(Value, frozen=True, kw_only=True):
+    """Files of a checkpoint that are on this machine; ``revision`` is the commit of those in a hub's cache."""
+
+    place: str
+    folder: str
+    revision: str | None
+    whole: bool
+    bytes_on_disk: int
 
 
 class CheckpointRow(Value, frozen=True, kw_only=True):
@@ -25,6 +39,7 @@ class CheckpointRow(Value, frozen=True, kw_only=True):
     format: str
     quantization: str
     download_bytes: int
+    local: tuple[LocalRow, ...] = ()
 
 
 class ModelRow(Value, frozen=True, kw_only=True):
@@ -39,8 +54,11 @@ class ModelRow(Value, frozen=True, kw_only=True):
 
 
 class ModelsDocument(Value, frozen=True, kw_only=True):
+    """``local_bytes`` is what all that is local takes together, each file once."""
+
     schema: int = 1
     models: tuple[ModelRow, ...]
+    local_bytes: int = 0
 
 
 class HardwareRow(Value, frozen=True, kw_only=True):
@@ -79,19 +97,31 @@ def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) ->
 # --- models -----------------------------------------------------------------------------------------
 
 
-@click.command(cls=Command, examples="  autolaunch models\n  autolaunch models --verbose     every checkpoint\n")
+MODELS_EXAMPLES = """\
+  autolaunch models                 what is known, and what of it lies here
+  autolaunch models --verbose       every checkpoint
+  autolaunch rm glm-4.6             free the room that it takes
+"""
+
+
+@click.command(cls=Command, examples=MODELS_EXAMPLES)
 @_shown
 def models(as_json: bool, verbose: bool) -> None:
-    """List the models that this release knows, with their checkpoints."""
+    """List the models that this release knows, and which of their checkpoints are on this machine."""
     from autolaunch import api
+    from autolaunch.hub_cache import cache_directory
+    from autolaunch.on_disk import on_disk, total_bytes
 
-    known = api.catalog()
+    known, home, cache = api.catalog(), api.home(), cache_directory(os.environ)
     found = [known.model(name) for name in known.model_ids()]
-    document = ModelsDocument(models=tuple(_model_row(model) for model in found))
+    here = [each for model in found for each in on_disk(model, cache=cache, home=home)]
+    document = ModelsDocument(
+        models=tuple(_model_row(model, here) for model in found), local_bytes=total_bytes(here, cache)
+    )
     _print(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
 
 
-def _model_row(model: ModelFacts) -> ModelRow:
+def _model_row(model: ModelFacts, here: list[OnDisk]) -> ModelRow:
     return ModelRow(
         id=model.id,
         title=model.title,
@@ -100,17 +130,34 @@ def _model_row(model: ModelFacts) -> ModelRow:
         modalities=model.modalities,
         context_tokens=model.context_tokens,
         generated=model.generated,
-        checkpoints=tuple(_checkpoint_row(each) for each in model.checkpoints),
+        checkpoints=tuple(
+            _checkpoint_row(
+                each,
+                tuple(
+                    LocalRow(
+                        place=found.place,
+                        folder=str(found.folder),
+                        revision=found.revision,
+                        whole=found.whole,
+                        bytes_on_disk=found.bytes_on_disk,
+                    )
+                    for found in here
+                    if (found.model, found.repo, found.file_prefix) == (model.id, each.repo, each.file_prefix)
+                ),
+            )
+            for each in model.checkpoints
+        ),
     )
 
 
-def _checkpoint_row(checkpoint: CheckpointFacts) -> CheckpointRow:
+def _checkpoint_row(checkpoint: CheckpointFacts, local: tuple[LocalRow, ...]) -> CheckpointRow:
     return CheckpointRow(
         repo=checkpoint.repo,
         modelscope=checkpoint.modelscope,
         format=checkpoint.format,
         quantization=checkpoint.quantization,
         download_bytes=checkpoint.download_bytes,
+        local=local,
     )
 
 
@@ -133,7 +180,29 @@ def _render_models(document: ModelsDocument, terminal: Terminal, *, verbose: boo
     parts = [table(head, rows, right=(2, 5), flex=4, width=terminal.width_columns)]
     if verbose:
         parts += [_render_checkpoints(model, terminal) for model in document.models]
+    parts.append(_render_local(document, terminal))
     return "\n\n".join(parts)
+
+
+def _render_local(document: ModelsDocument, terminal: Terminal) -> str:
+    rows: list[tuple[str, ...]] = [
+        (
+            each.repo,
+            each.quantization,
+            (found.revision or "")[:8] or ("made here" if found.place == "made here" else "-"),
+            "whole" if found.whole else "in part",
+            gib(found.bytes_on_disk),
+        )
+        for model in document.models
+        for each in model.checkpoints
+        for found in each.local
+    ]
+    if not rows:
+        return f"{heading('On this machine')}\n  none of their weights"
+    head = ("checkpoint", "quant", "commit", "state", "size")
+    body = table(head, rows, right=(4,), flex=(0, 1), width=terminal.width_columns)
+    told = f"  {gib(document.local_bytes)} together; autolaunch rm MODEL frees what a model takes."
+    return f"{heading('On this machine')}\n{body}\n\n{told}"
 
 
 def _span(low_bytes: int, high_bytes: int) -> str:

@@ -30,7 +30,12 @@ def header(work: Work, what: str, how: Iterable[str], told: Iterable[str] = ()) 
     lines.append("")
     for each in (*told, *_said_of_engine(work), NOT_DONE):
         lines += wrap(each, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+    return "".join(f"# {_printable(line)}".rstrip() + "\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """A line that stays one, whatever a name in it holds."""
+    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def _gib(size_bytes: float) -> str:

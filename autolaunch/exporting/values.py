@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Literal
 
+from msgspec.structs import replace
+
 from autolaunch.given import PORTS, address, is_loopback
 from autolaunch.given import served_name as checked_name
 from selector.errors import UsageError
@@ -64,6 +66,8 @@ def checked(options: ExportOptions, to: Target) -> ExportOptions:
             raise UsageError(f"{name} {path[:60]!a} can stand in no file of lines")
         if not PurePath(path).is_absolute() or ".." in PurePath(path).parts:
             raise UsageError(f"{name} {path} is looked for where the artefact runs: give the whole path")
+        if path.endswith(("\\", " ")):
+            raise UsageError(f"{name} {path!a} ends with what a unit's line would go on after")
     if options.api_key_file is not None and to == "kubernetes":
         raise UsageError(
             "--api-key-file is a file of a machine, and Kubernetes has secrets",
@@ -73,8 +77,7 @@ def checked(options: ExportOptions, to: Target) -> ExportOptions:
         return options
     if to == "kubernetes":
         raise UsageError("--host is an address of a machine: in Kubernetes its service has one", hint="leave it out")
-    if is_loopback(options.host) and address(options.host) is None:
-        return options
-    if address(options.host) is None:
+    host = "127.0.0.1" if is_loopback(options.host) and address(options.host) is None else address(options.host)
+    if host is None:
         raise UsageError(f"--host {options.host} is no address", hint="127.0.0.1, or 0.0.0.0 for all that it has")
-    return options
+    return replace(options, host=host)

@@ -46,8 +46,13 @@ def unit_word(text: str, *, command: bool = False) -> str:
         doubled = doubled.replace("$", "$$")
     if _PLAIN.fullmatch(doubled):
         return doubled
-    escaped = doubled.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{escaped}"'
+    return f'"{"".join(map(_unit_character, doubled))}"'
+
+
+def _unit_character(each: str) -> str:
+    if each in '\\"':
+        return f"\\{each}"
+    return f"\\x{ord(each):02x}" if each < " " or each == "\x7f" else each
 
 
 def unit_command(argv: Iterable[str]) -> str:

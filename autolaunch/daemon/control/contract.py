@@ -104,6 +104,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
         measured: what the engine said of itself, by the names of ``Server.figures``; only what it has said.
         requests: under way now.
         log_path: what the engine prints, or the last one printed.
+        folder: where the weights are that it has, once they are there.
     """
 
     unit: str
@@ -121,6 +122,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
     measured: dict[str, int | float] = field(default_factory=dict)
     requests: int | None = None
     log_path: str | None = None
+    folder: str | None = None
 
 
 class DeploymentDocument(Document, frozen=True, kw_only=True):
