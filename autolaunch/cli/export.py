@@ -29,11 +29,11 @@ from autolaunch.exporting import export as export_plan
 from selector.errors import UsageError
 
 EXAMPLES = """\
-  autolaunch export glm-4.6 --to shell                      a script, on standard output
+  autolaunch export glm-4.6 --to shell                a script, as it stands
+  autolaunch export glm-4.6 --to systemd --output units/
   autolaunch export glm-4.6 --to kubernetes --hardware 8xh200 --output glm.yaml
-  autolaunch export glm-4.6 --to systemd --output units/    several files: a folder
   autolaunch export glm-4.6 --to slurm --hardware 2x8xh100 --format bf16
-  autolaunch export glm-tiny --to compose --model-path /models/glm-tiny --engine vllm
+  autolaunch export glm-4.6 --to compose --model-path /models/GLM-4.6-FP8
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autolaunch.exporting.export import export as export
+from autolaunch.exporting.artefact import export as export
 from autolaunch.exporting.values import Artefact as Artefact
 from autolaunch.exporting.values import ExportOptions as ExportOptions
 from autolaunch.exporting.values import File as File

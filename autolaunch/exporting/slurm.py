@@ -12,6 +12,9 @@ CORES_A_RANK, CORES_BESIDE = 4, 4
 #: What is taken of main memory beside what was planned: page cache of the weights as they are read; assumed.
 MEMORY_FACTOR = 1.25
 
+#: A step does not take over the job's processors by itself (https://slurm.schedmd.com/srun.html, since 22.05).
+_SRUN = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1'
+
 #: What every node of a job does: the first one serves, the others hold their ranks. One word of the script, in quotes.
 _NODE = """\
     set -- "$@" --node-rank "$SLURM_NODEID" --master-addr "$MASTER_ADDR"
@@ -31,6 +34,7 @@ def slurm(work: Work) -> tuple[File, ...]:
     told = (
         *shell.told(work),
         "ROOT has to be on a file system that every node sees. The devices are those that Slurm gives the job.",
+        "PyTorch is PyPI's build for CUDA, whatever the node that prepares has; UV_TORCH_BACKEND names another.",
         "Partition, account and time are the site's: add them above, or to sbatch.",
         f"Clients reach it at port {work.options.port} of the job's first node (squeue --format=%N)"
         + (", the next replicas at the ports after it." if work.replicas > 1 else "."),
@@ -81,10 +85,10 @@ def _directives(work: Work) -> str:
 
 def _launch(*, several: bool) -> str:
     if not several:
-        return 'exec srun --kill-on-bad-exit=1 "$@"'
+        return f'exec {_SRUN} "$@"'
     return f"""\
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   export MASTER_ADDR
   # shellcheck disable=SC2016 # what is in quotes is each node's to read
-  exec srun --kill-on-bad-exit=1 bash -c '
+  exec {_SRUN} bash -c '
 {_NODE}' node "$@\""""

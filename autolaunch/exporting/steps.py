@@ -43,7 +43,9 @@ def environment(work: Work, folder: str) -> tuple[tuple[str, ...], ...]:
     requirements = (each.partition(";")[0].strip() for each in package.requirements if holds_on(each, platform))
     backend: tuple[str, ...] = ()
     if package.torch_backend:
-        backend = ("--torch-backend", "cpu" if work.kind == "cpu" else "auto")
+        # A job is prepared where no driver is, perhaps: what uv would take there is PyTorch for CPUs.
+        chosen = "cpu" if work.kind == "cpu" else None if work.to == "slurm" else "auto"
+        backend = () if chosen is None else ("--torch-backend", chosen)
     return (*made, ("uv", "pip", "install", "--python", folder, *backend, *overrides, *requirements))
 
 

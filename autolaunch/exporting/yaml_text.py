@@ -9,7 +9,7 @@ Node = str | int | bool | None | Sequence["Node"] | Mapping[str, "Node"]
 
 #: Text that is text to readers of YAML 1.1 and 1.2, less the words below.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
-_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"})
 
 
 def documents(*nodes: Node) -> str:

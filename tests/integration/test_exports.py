@@ -28,7 +28,7 @@ from selector.contract import EngineChoice
 from selector.facts import EngineName
 from selector.request import Pins
 from tests.clients import ran
-from tests.fakes.exported import CASES, GOLDEN
+from tests.fakes.exported import CASES, GOLDEN, planned
 
 pytestmark = pytest.mark.integration
 
@@ -245,3 +245,39 @@ def test_the_script_serves_without_autolaunch(
         assert process.wait(30) in (-15, 0, 143)
     assert sys.modules["autolaunch"].__file__ is not None
     assert "autolaunch" not in (tmp_path / "log").read_text().replace(str(tmp_path), "").replace("autolaunch--", "")
+
+
+@pytest.mark.parametrize(
+    "name", ["a $(touch pwned) b", "it's", '"; touch pwned; "', "a`touch pwned`b", "*", "-n", "\\ $HOME \\t"]
+)
+def test_bash_reads_every_value_as_one_word(name: str, tmp_path: Path) -> None:
+    """Bash is the real one; a program of the engine's name writes down what it is given."""
+    folder, programs, root = tmp_path / name, tmp_path / "programs", tmp_path / f"{name} root"
+    for each in (folder, programs):
+        each.mkdir()
+    program = programs / "vllm"
+    program.write_text('#!/bin/sh\npwd -P; printf "%s\\0" "$VLLM_API_KEY" "$@"\n')
+    program.chmod(0o755)
+    options = ExportOptions(model_path=str(folder), api_key_file=str(tmp_path / f"{name} key"), extra=("--seed", "7"))
+    (file,) = export(planned("replicas"), "shell", options=options, catalog=Catalog()).files
+    script = tmp_path / "script"
+    script.write_text(file.text)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ROOT": str(root), "ENGINE_BIN": str(programs)}
+    done = subprocess.run(
+        (BASH, script, "all", "2"),
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    where, told = done.stdout.split("\n", 1)
+    key, *argv = told.rstrip("\0").split("\0")
+    weights = f"{root}/weights/zai-org--GLM-4.6-FP8/glm-4.6"
+    assert where == f"{root}/weights/zai-org--GLM-4.6-FP8"
+    assert argv[:2] == ["serve", weights] and Path(weights).resolve() == folder.resolve()
+    assert argv[argv.index("--port") + 1] == "8001" and argv[-2:] == ["--seed", "7"]
+    assert len(key) == 64 and key == (tmp_path / f"{name} key").read_text()
+    assert list(tmp_path.rglob("pwned")) == []

@@ -12,11 +12,12 @@ from autolaunch.exporting.slurm import slurm
 from autolaunch.exporting.units import systemd
 from autolaunch.exporting.values import Artefact, ExportOptions, File, Target, checked
 from autolaunch.exporting.work import Work, kind_of, refuse_unfit, slug
-from selector.errors import NoFeasiblePlan
+from autolaunch.given import is_word
+from selector.errors import NoFeasiblePlan, UsageError
 
 if TYPE_CHECKING:
     from selector.catalog import Catalog
-    from selector.contract import LaunchPlan
+    from selector.contract import Candidate, LaunchPlan
 
 _TARGETS: dict[Target, Callable[[Work], tuple[File, ...]]] = {
     "systemd": systemd,
@@ -59,6 +60,7 @@ def export(
 
         catalog = api.catalog()
     options = checked(options or ExportOptions(), to)
+    _refuse_unprintable(candidate)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if options.extra:
         from engines.flags import refuse_unknown  # most exports pass nothing on
@@ -80,3 +82,11 @@ def export(
     )
     refuse_unfit(work)
     return Artefact(to=to, files=_TARGETS[to](work))
+
+
+def _refuse_unprintable(candidate: Candidate) -> None:
+    """A script's own pins have passed no command line."""
+    checkpoint = candidate.checkpoint
+    for text in (checkpoint.repo, checkpoint.revision, checkpoint.file_prefix, candidate.engine.version):
+        if text is not None and not is_word(text):
+            raise UsageError(f"{text[:60]!a} can stand in no file of lines")
