@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autolaunch.client import Client
     from autolaunch.comparison import Comparison
     from autolaunch.events import Event
+    from autolaunch.exporting import export
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
     from selector.contract import LaunchPlan
@@ -39,6 +40,7 @@ __all__ = [
     "Launch",
     "LaunchPlan",
     "__version__",
+    "export",
     "launch",
     "plan",
     "probe",
@@ -55,6 +57,7 @@ _PLACES = {
     "HardwareReport": "selector.hardware",
     "Launch": "autolaunch.handles",
     "LaunchPlan": "selector.contract",
+    "export": "autolaunch.exporting",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
