@@ -7,6 +7,7 @@ the keys in /etc, and root.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -19,11 +20,13 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args, get_type_hints
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
 from engines.environments.store import without_secrets
+from selector.values import Value
 from tests import documented
 from tests.documented import Block
 
@@ -201,15 +204,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     if shutil.which("uv") is None:
         pytest.fail("uv is not on PATH")
     site = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        (str(ROOT / "scripts/docs"), "--to", str(site)),
+    return site, build(ROOT, site)
+
+
+def build(project: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (str(project / "scripts/docs"), "--to", str(site)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
     )
-    return site, done
 
 
 class Page(HTMLParser):
@@ -238,8 +244,24 @@ def site(built: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[Path, Pag
     return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(built[0].rglob("*.html"))}
 
 
-def test_the_pages_are_built_without_a_word(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    assert (built[1].returncode, built[1].stdout, built[1].stderr) == (0, "", "")
+def test_the_pages_are_built_without_a_warning(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    _, done = built
+    said = [line for line in done.stderr.splitlines() if re.match(r"INFO +-  (Cleaning|Building|Documentation)", line)]
+    assert (done.returncode, done.stdout, done.stderr.splitlines()) == (0, "", said)
+
+
+@pytest.mark.parametrize("wrong", ["[nowhere](nowhere.md)", "[nowhere](plan.md#nowhere)", "::: autolaunch.nothing"])
+def test_a_page_with_a_mistake_is_not_built(
+    wrong: str, built: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    assert built[1].returncode == 0  # and the environment is there
+    for path in ROOT.iterdir():
+        if path.name != "docs":
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(documented.DOCS, tmp_path / "docs")
+    with (tmp_path / "docs/guides/faults.md").open("a") as page:
+        page.write(f"\n{wrong}\n")
+    assert build(tmp_path, tmp_path / "site").returncode == 1
 
 
 def test_every_link_within_the_pages_leads_somewhere(site: dict[Path, Page]) -> None:
@@ -265,9 +287,32 @@ def test_the_pages_load_nothing_from_elsewhere(site: dict[Path, Page]) -> None:
     ] == []
 
 
+def values_of(thing: object) -> set[type[Value]]:
+    """The values that a function, a class or its methods hand out, and what those are made of."""
+    found: set[type[Value]] = set()
+    left: list[object] = [thing]
+    if inspect.isclass(thing) and not issubclass(thing, Value):
+        left += [each for name, each in inspect.getmembers(thing) if not name.startswith("_")]
+    while left:
+        each = left.pop()
+        if isinstance(each, property):
+            left.append(each.fget)
+        elif inspect.isclass(each) and issubclass(each, Value) and each not in found:
+            found.add(each)
+            left += get_type_hints(each).values()
+        elif inspect.isfunction(each):
+            left.append(get_type_hints(each).get("return"))
+        left += get_args(each)
+    return found
+
+
 def test_every_name_of_the_api_and_every_command_has_its_place(site: dict[Path, Page]) -> None:
     import autolaunch
 
     places = {place for page in site.values() for place in page.places}
     assert {f"autolaunch.{name}" for name in autolaunch.__all__ if name != "__version__"} - places == set()
+    handed_out = {kind for name in autolaunch.__all__ for kind in values_of(getattr(autolaunch, name))}
+    assert len(handed_out) > 20
+    others = [kind for kind in handed_out if kind.__name__ not in autolaunch.__all__]
+    assert {f"{kind.__module__}.{kind.__qualname__}" for kind in others} - places == set()
     assert {"autolaunch-plan", "autolaunch-model", "autolaunch-service-install"} <= places
