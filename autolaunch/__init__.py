@@ -20,15 +20,17 @@ TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every impo
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
     from autolaunch.client import Client
+    from autolaunch.exporting import export
     from selector.contract import LaunchPlan
     from selector.errors import AutolaunchError
     from selector.hardware import HardwareReport
 
-__all__ = ["AutolaunchError", "Client", "HardwareReport", "LaunchPlan", "__version__", "plan", "probe"]
+__all__ = ["AutolaunchError", "Client", "HardwareReport", "LaunchPlan", "__version__", "export", "plan", "probe"]
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "export": "autolaunch.exporting",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
     "AutolaunchError": "selector.errors",
