@@ -139,8 +139,8 @@ class Session:
         """What is typed, with a port and a file of keys of this session's own, and without root."""
         text = text.removeprefix("sudo ")
         text = re.sub(r"\b8000\b", str(self._port), text).replace("/etc/autolaunch/keys", str(self.folder / "keys"))
-        if re.match(r"autolaunch glm-tiny(?!.*(?:--port|--dry-run))", text):
-            return text.replace("autolaunch glm-tiny", f"autolaunch glm-tiny --port {self._port}", 1)
+        if re.match(r"autolaunch (?:glm-tiny|--lock)(?!.*--port)", text):
+            return text.replace("autolaunch", f"autolaunch --port {self._port}", 1)
         return text
 
 

@@ -33,6 +33,8 @@ READ = {
     ("systemctl", "edit", "autolaunch"): "systemd's own, for a drop-in",
     ("journalctl", "-u", "autolaunch", "-f"): "systemd's own",
     ("sysctl", "iogpu.wired_limit_mb=253952"): "what advise prints for that Mac, which a test of this page holds",
+    ("kubectl", "apply", "-f", "glm.yaml"): "Kubernetes' own, on a file that the guide has written",
+    ("sbatch", "glm.sbatch"): "Slurm's own, on a file that the guide has written",
     ("pip", "install", "uv"): "where uv comes from",
     ("uv", "tool", "install", "."): "uv's own; tests/packaging installs the wheel",
     ("python3", "-m", "venv", "/opt/autolaunch"): "Python's own",
