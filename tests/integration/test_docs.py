@@ -7,7 +7,7 @@ the keys in /etc, and root.
 
 from __future__ import annotations
 
-import inspect
+import importlib
 import os
 import re
 import shlex
@@ -20,13 +20,11 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import get_args, get_type_hints
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
 from engines.environments.store import without_secrets
-from selector.values import Value
 from tests import documented
 from tests.documented import Block
 
@@ -287,32 +285,14 @@ def test_the_pages_load_nothing_from_elsewhere(site: dict[Path, Page]) -> None:
     ] == []
 
 
-def values_of(thing: object) -> set[type[Value]]:
-    """The values that a function, a class or its methods hand out, and what those are made of."""
-    found: set[type[Value]] = set()
-    left: list[object] = [thing]
-    if inspect.isclass(thing) and not issubclass(thing, Value):
-        left += [each for name, each in inspect.getmembers(thing) if not name.startswith("_")]
-    while left:
-        each = left.pop()
-        if isinstance(each, property):
-            left.append(each.fget)
-        elif inspect.isclass(each) and issubclass(each, Value) and each not in found:
-            found.add(each)
-            left += get_type_hints(each).values()
-        elif inspect.isfunction(each):
-            left.append(get_type_hints(each).get("return"))
-        left += get_args(each)
-    return found
-
-
-def test_every_name_of_the_api_and_every_command_has_its_place(site: dict[Path, Page]) -> None:
-    import autolaunch
-
+def test_every_name_of_the_api_and_every_command_has_its_place(
+    site: dict[Path, Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    pages = importlib.import_module("docs_pages")
     places = {place for page in site.values() for place in page.places}
-    assert {f"autolaunch.{name}" for name in autolaunch.__all__ if name != "__version__"} - places == set()
-    handed_out = {kind for name in autolaunch.__all__ for kind in values_of(getattr(autolaunch, name))}
-    assert len(handed_out) > 20
-    others = [kind for kind in handed_out if kind.__name__ not in autolaunch.__all__]
-    assert {f"{kind.__module__}.{kind.__qualname__}" for kind in others} - places == set()
+    named, values = pages.api()
+    assert len(named) >= 6
+    assert len(values) > 20
+    assert (named | values) - places == set()
     assert {"autolaunch-plan", "autolaunch-model", "autolaunch-service-install"} <= places
