@@ -20,17 +20,30 @@ TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every impo
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
     from autolaunch.client import Client
+    from autolaunch.pulling import Pulled, pull
     from selector.contract import LaunchPlan
     from selector.errors import AutolaunchError
     from selector.hardware import HardwareReport
 
-__all__ = ["AutolaunchError", "Client", "HardwareReport", "LaunchPlan", "__version__", "plan", "probe"]
+__all__ = [
+    "AutolaunchError",
+    "Client",
+    "HardwareReport",
+    "LaunchPlan",
+    "Pulled",
+    "__version__",
+    "plan",
+    "probe",
+    "pull",
+]
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
+    "pull": "autolaunch.pulling",
+    "Pulled": "autolaunch.pulling",
     "AutolaunchError": "selector.errors",
     "Client": "autolaunch.client",
     "HardwareReport": "selector.hardware",
