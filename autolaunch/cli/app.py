@@ -23,6 +23,7 @@ _COMMANDS = {
     "doctor": ("autolaunch.cli.doctor", "What is wrong on this host, and the commands that mend it."),
     "models": ("autolaunch.cli.known", "The models that are known, and which of their weights lie here."),
     "rm": ("autolaunch.cli.rm", "Free the room that a model's weights take."),
+    "pull": ("autolaunch.cli.pull", "Fetch the weights of a model and verify them; nothing is started."),
     "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     "serve": ("autolaunch.cli.serve", "The daemon: keeps the models of a configuration up."),
@@ -37,7 +38,7 @@ _COMMANDS = {
     "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
-_LATER = frozenset(("bench", "pull"))
+_LATER = frozenset(("bench",))
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\
