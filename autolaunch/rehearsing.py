@@ -21,6 +21,7 @@ from autolaunch import api, proof
 from autolaunch.chat import AskResult
 from autolaunch.comparison import Comparison
 from autolaunch.launching import Catalogue, LaunchOptions, launch
+from autolaunch.measured import comparisons, of_start
 from autolaunch.proof import Endpoint, Step
 from autolaunch.server import LaunchEvent, Server
 from autolaunch.stand_in import MAKE_WEIGHTS, Cast, Mode, cast, differing
@@ -229,32 +230,7 @@ def _figures(server: Server, candidate: Candidate, answer: AskResult | None, *, 
 
     Speed is told of ``real`` shapes alone: a miniature's is that of the server around it.
     """
-    memory, seen = candidate.memory, server.figures
-    found: list[Comparison] = []
-    if seen.weights_bytes is not None:
-        found.append(
-            Comparison(
-                name="weights a device",
-                unit="bytes",
-                predicted=memory.per_device.weights_bytes,
-                measured=seen.weights_bytes,
-            )
-        )
-    if seen.kv_cache_tokens is not None:
-        found.append(
-            Comparison(name="KV cache", unit="tokens", predicted=memory.kv_cache_tokens, measured=seen.kv_cache_tokens)
-        )
-    resident = server.memory_bytes()
-    if resident is not None:
-        # An engine that tells the size of its cache has taken it all; the others take it as it is needed.
-        device = memory.per_device
-        fixed = device.weights_bytes + device.activations_bytes + device.graphs_bytes + device.runtime_bytes
-        taken = device.kv_cache_bytes if seen.kv_cache_tokens is not None else 0
-        name = "in use on a device" if candidate.parallel.devices else "main memory in use"
-        found.append(Comparison(name=name, unit="bytes", predicted=fixed + taken, measured=resident))
-    speed = candidate.speed.decode_tokens_per_second
-    if real and speed is not None and answer is not None and answer.decode_tokens_per_second is not None:
-        found.append(
-            Comparison(name="one request", unit="tokens/s", predicted=speed, measured=answer.decode_tokens_per_second)
-        )
-    return tuple(found)
+    seen = of_start(server.figures, resident_bytes=server.memory_bytes())
+    if real and answer is not None:
+        seen = msgspec.structs.replace(seen, decode_tokens_per_second=answer.decode_tokens_per_second)
+    return comparisons(candidate, seen)

@@ -119,6 +119,8 @@ def _reservations(result: Rehearsal) -> tuple[str, ...]:
 def _figure(one: Comparison, value: float) -> str:
     if one.unit == "bytes":
         return gib(int(value))
+    if one.unit == "seconds":
+        return duration(value)
     return f"{count(int(value))} tokens" if one.unit == "tokens" else f"{rate(value)} tok/s"
 
 

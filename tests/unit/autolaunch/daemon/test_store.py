@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from autolaunch import api
+from autolaunch.daemon import learned_file
 from autolaunch.daemon import store as module
 from autolaunch.daemon.deployment import Fault, Reason
 from autolaunch.daemon.store import Store, Where, configuration_of, is_learned, where_of
@@ -190,7 +191,7 @@ def test_a_page_that_was_damaged_is_seen(store: Store, path: Path, candidate: Ca
 def test_a_locked_file_is_not_waited_for_and_said_once(
     store: Store, path: Path, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(learned_file, "BUSY_SECONDS", 0.0)
     store.failed(WHERE, candidate, OOM)
     other = sqlite3.connect(path, isolation_level=None)
     try:
@@ -220,13 +221,13 @@ def test_a_place_that_cannot_be_written_is_said_once(tmp_path: Path, candidate: 
 def test_a_later_schema_is_left_alone(store: Store, path: Path, candidate: Candidate) -> None:
     store.failed(WHERE, candidate, OOM)
     other = sqlite3.connect(path)
-    other.execute("PRAGMA user_version = 2")
+    other.execute("PRAGMA user_version = 3")
     other.close()
     before = path.read_bytes()
     assert store.tried(WHERE) == ()
     said = store.served(WHERE, candidate)
     assert said is not None
-    assert "schema 2" in said
+    assert "schema 3" in said
     assert path.read_bytes() == before
 
 
