@@ -18,6 +18,7 @@ LAUNCH = "launch"
 _COMMANDS = {
     "plan": ("autolaunch.cli.plan", "What would run here, and why; nothing is started."),
     "advise": ("autolaunch.cli.advise", "What would make it fit, or serve more; and the smallest machines."),
+    "export": ("autolaunch.cli.export", "The plan as units, manifests or scripts that run without autolaunch."),
     "probe": ("autolaunch.cli.probe", "What this machine is."),
     "doctor": ("autolaunch.cli.doctor", "What is wrong on this host, and the commands that mend it."),
     "models": ("autolaunch.cli.known", "The models that are known, and which of their weights lie here."),
@@ -37,7 +38,7 @@ _COMMANDS = {
     "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
-_LATER = frozenset(("export", "pull"))
+_LATER = frozenset(("pull",))
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\
