@@ -22,7 +22,15 @@
     │       └── NotAllowed          there is one, and not for this user
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
-    │   └── NoRoomOnDisk            known before the first byte
+    │   │   └── HubBusy             it answered that it has too much to do (429, 503)
+    │   ├── HubRefuses              the hub answered, and does not give it
+    │   │   ├── NotOnHub            it has no such repository, revision or file
+    │   │   ├── Gated               this account has not accepted its terms
+    │   │   └── TokenRefused        no token, or one that is wrong or has expired
+    │   ├── DamagedDownload         it came damaged, twice: its hash is not the hub's
+    │   ├── NotHere                 it is not whole on this machine, and fetching was forbidden
+    │   ├── NoHubClient             the client of that hub is not installed
+    │   └── NoRoomOnDisk            before the first byte, or the disk became full
     ├── WaitTimedOut         124    what was waited for did not come in time
     └── ConfigurationError    78    a file of ours or of the user's is wrong
         └── ProfileError            a profile, with the path of the key
@@ -143,6 +151,38 @@ class DownloadError(AutolaunchError):
 
 class HubUnreachable(DownloadError):
     code = "download.hub"
+
+
+class HubBusy(HubUnreachable):
+    code = "download.busy"
+
+
+class HubRefuses(DownloadError):
+    code = "download.refused"
+
+
+class NotOnHub(HubRefuses):
+    code = "download.missing"
+
+
+class Gated(HubRefuses):
+    code = "download.gated"
+
+
+class TokenRefused(HubRefuses):
+    code = "download.token"
+
+
+class DamagedDownload(DownloadError):
+    code = "download.damaged"
+
+
+class NotHere(DownloadError):
+    code = "download.offline"
+
+
+class NoHubClient(DownloadError):
+    code = "download.extra"
 
 
 class NoRoomOnDisk(DownloadError):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from autolaunch.chat import AskResult
     from autolaunch.cli.asked import Asked
     from autolaunch.daemon.deployment import Deployment
-    from autolaunch.daemon.hands import Hands
     from autolaunch.daemon.happenings import Tell
     from autolaunch.foreground import Foreground
     from autolaunch.server import LaunchEvent, Server
@@ -135,33 +134,22 @@ def _kept_up(
     """The deployment's supervisors, not started yet; the address is held from here on, unless only we ask."""
     from autolaunch import api
     from autolaunch.daemon.gateway.options import GatewayOptions
-    from autolaunch.daemon.hands import Hands
-    from autolaunch.daemon.host import Host
-    from autolaunch.daemon.leases import Leases
-    from autolaunch.daemon.ports import listening_socket
-    from autolaunch.daemon.store import Store
-    from autolaunch.foreground import Foreground, Reach
+    from autolaunch.keeping import kept_up
+    from autolaunch.reach import Reach
 
-    home = api.home()
-    host = Host(known, api.probe)
-    leases, store = Leases(home / "leases"), Store(api.learned_path())
-    reach = listening = None
+    reach = None
     if how.ask is None:
-        listening = listening_socket(how.host, how.port)
-        port = int(listening.getsockname()[1])
-        options = GatewayOptions(host=how.host, port=port, keys_file=how.api_key_file)
-        reach = Reach(gateway=options, home=home)
-
-    def hands(deployment: Deployment) -> Hands:
-        def hear(event: LaunchEvent) -> None:
-            kept_up.hear(deployment.key, event)
-            on_event(event)
-
-        return Hands(home=home, catalog=known, planner=host, store=store, leases=leases, on_event=hear)
-
-    engines = [(each, hands(each)) for each in host.deal(_deployment(decided, asked, how), decided)]
-    kept_up = Foreground(engines, on_tell, reach=reach, listening=listening)
-    return kept_up
+        gateway = GatewayOptions(host=how.host, port=how.port, keys_file=how.api_key_file)
+        reach = Reach(gateway=gateway, home=api.home())
+    return kept_up(
+        decided,
+        _deployment(decided, asked, how),
+        known=known,
+        home=api.home(),
+        reach=reach,
+        on_event=lambda _, event: on_event(event),
+        on_tell=on_tell,
+    )
 
 
 def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:

@@ -28,6 +28,7 @@ def read_wanted(model: str, report: HardwareReport, known: Catalog) -> Wanted:
         UnknownModel: nobody described this model.
     """
     from autolaunch import api
+    from autolaunch.daemon.planning import nearest
 
     decided = api.plan(model, hardware=report, known=known, here=True)
     chosen = decided.chosen
@@ -35,7 +36,7 @@ def read_wanted(model: str, report: HardwareReport, known: Catalog) -> Wanted:
         return Wanted(
             model=decided.model,
             feasible=False,
-            reason=decided.rejected[0].message if decided.rejected else None,
+            reason=nearest(decided.rejected, report, 1),
             advice=next((each.command for each in decided.advice if each.command is not None), None),
             memory_bytes=_least(decided),
         )

@@ -9,10 +9,10 @@ DAEMON = Path(__file__).parents[4] / "autolaunch/daemon"
 #: Who may look at the wall clock, and what for.
 TELLS_TIME = {
     "journal.py": "when an event was",
+    "learned_file.py": "which of the things learned is the older",
     "lock.py": "since when somebody holds the lock",
     "runs.py": "names of runs, and the age of folders that no process has",
     "state_file.py": "the name of a file that was set aside",
-    "store.py": "which of the things learned is the older",
 }
 
 
