@@ -25,6 +25,7 @@ _COMMANDS = {
     "rm": ("autolaunch.cli.rm", "Free the room that a model's weights take."),
     "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
+    "bench": ("autolaunch.cli.bench", "Measure what is kept up, beside what was foretold; export, import."),
     "serve": ("autolaunch.cli.serve", "The daemon: keeps the models of a configuration up."),
     "service": ("autolaunch.cli.service", "Have systemd or launchd keep the daemon up; install, uninstall, show."),
     "keys": ("autolaunch.cli.keys", "The keys of the gateway's clients: add, list, remove."),
@@ -37,7 +38,7 @@ _COMMANDS = {
     "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
-_LATER = frozenset(("bench", "pull"))
+_LATER = frozenset(("pull",))
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\

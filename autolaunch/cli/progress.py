@@ -22,6 +22,10 @@ _TITLES = {
     "loading": "load",
     "ready": "ready",
     "stopping": "stop",
+    # of a benchmark
+    "asking": "ask",
+    "alone": "alone",
+    "together": "together",
     # of an installation alone; in a launch they are messages of its environment
     "waiting": "wait",
     "resolving": "resolve",
