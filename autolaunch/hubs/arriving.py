@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +13,8 @@ from typing import Self
 from autolaunch.hubs.listing import HubFile
 
 BLOCK_BYTES = 4 * 2**20
+#: A kill costs so much of each file at most, and what was on its way.
+TAKEN_BYTES = 2**20
 
 
 class Stopped(Exception):
@@ -96,6 +98,25 @@ class Arriving:
     @property
     def whole(self) -> bool:
         return self.came_bytes == self._file.size_bytes
+
+    def take(self, pieces: Iterable[bytes]) -> None:
+        """All that comes, written and hashed in blocks: a connection gives it in pieces of some kilobytes.
+
+        Raises:
+            As ``write``, and what ``pieces`` raises; what came before is written then.
+        """
+        waiting: list[bytes] = []
+        waiting_bytes = 0
+        try:
+            for piece in pieces:
+                waiting.append(piece)
+                waiting_bytes += len(piece)
+                if waiting_bytes >= TAKEN_BYTES:
+                    block, waiting, waiting_bytes = b"".join(waiting), [], 0
+                    self.write(block)
+        finally:
+            if waiting:
+                self.write(b"".join(waiting))
 
     def write(self, data: bytes) -> None:
         """What came next.

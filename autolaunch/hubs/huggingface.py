@@ -38,7 +38,6 @@ try:  # the client's own: it moved from httpx to its successor with 2.0
 except ImportError:  # pragma: no cover - with a client of the 1 series
     import httpx  # type: ignore[import-not-found, no-redef, unused-ignore]
 
-CHUNK_BYTES = 2**20
 #: Until it once did not.
 _xet_works = True
 
@@ -136,8 +135,7 @@ class HuggingFace:
                 arriving.begin_anew()
                 if response.status_code == 206:
                     raise Broken("the server sent another part than was asked for")
-            for chunk in response.iter_raw(CHUNK_BYTES):
-                arriving.write(chunk)
+            arriving.take(response.iter_raw())
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[None]:
@@ -216,8 +214,7 @@ def _fetched_by_xet(known: XetFileData, file: HubFile, headers: dict[str, str], 
             token_refresh_headers=headers,
             custom_headers=xet_headers_without_auth(headers),
         ) as group:
-            for chunk in group.download_stream(XetFileInfo(known.file_hash, file.size_bytes), arriving.came_bytes):
-                arriving.write(chunk)
+            arriving.take(group.download_stream(XetFileInfo(known.file_hash, file.size_bytes), arriving.came_bytes))
     except (ImportError, AttributeError, TypeError):  # another client: its parts for Xet are not promised to anybody
         _xet_works = False
     except (RuntimeError, ConnectionError, TimeoutError, ValueError, PermissionError, httpx.HTTPError):

@@ -58,7 +58,7 @@ class ModelScope:
     def __init__(self, question: Question) -> None:
         try:
             import requests
-            from modelscope_hub import HubApi
+            from modelscope_hub import HubApi, HubConfig
         except ImportError as error:
             raise Denied("extra", f"the client of ModelScope is not installed, and {question.repo} is there") from error
         self._repo, self._patience = question.repo, question.patience
@@ -66,10 +66,10 @@ class ModelScope:
         self._place = places.repository("modelscope", self._cache, question.repo)
         self._session, self._errors = requests.Session(), requests.exceptions
         # Its tokens travel as a cookie.
-        api = HubApi()
-        if api.token:
-            self._session.cookies.set("m_session_id", api.token)
-        self._api, self._url = api, ""
+        token = HubConfig().token
+        if token:
+            self._session.cookies.set("m_session_id", token)
+        self._api, self._url = HubApi(), ""
 
     def listing(self, revision: str | None) -> Listing:
         """All files of the repository at the commit that ``revision`` stands for.
@@ -154,8 +154,7 @@ class ModelScope:
                 arriving.begin_anew()
                 if response.status_code == 206:
                     raise Broken("the server sent another part than was asked for")
-            for chunk in response.iter_content(CHUNK_BYTES):
-                arriving.write(chunk)
+            arriving.take(response.iter_content(CHUNK_BYTES))
         if not arriving.whole:
             raise Broken(f"{file.path} broke off after {arriving.came_bytes} of {file.size_bytes} bytes")
 

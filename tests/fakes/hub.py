@@ -127,6 +127,7 @@ class Hub:
     url: str = ""
     sent_bytes: Counter[str] = field(default_factory=Counter)
     asked: list[str] = field(default_factory=list)
+    first_asked_at: float | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def happens(self, fault: Fault) -> bool:
@@ -178,6 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Nothing: ``Hub.asked`` has it."""
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # of a client that was killed
+            super().handle()
+
     def do_HEAD(self) -> None:
         self._answer()
 
@@ -187,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         with self.hub.lock:
             self.hub.asked.append(f"{self.command} {self.path}")
+            self.hub.first_asked_at = self.hub.first_asked_at or time.monotonic()
         with suppress(ConnectionError):
             self._routed()
 

@@ -5,9 +5,11 @@ The hub is a real HTTP server on loopback (``tests/fakes/hub.py``), its client t
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,14 +17,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
+import autolaunch
 from autolaunch.hub_cache import cache_directory, weights_here
 from autolaunch.hubs import kept
 from autolaunch.hubs.obtaining import Obtained, Wanted, obtain
 from autolaunch.hubs.wire import Patience
 from autolaunch.server import Transfer
+from autolaunch.weights import local_checkpoint
 from selector.catalog import Catalog
 from selector.errors import (
     DamagedDownload,
@@ -31,12 +36,14 @@ from selector.errors import (
     HubBusy,
     HubRefuses,
     HubUnreachable,
+    NoHubClient,
     NoRoomOnDisk,
     NotHere,
     NotOnHub,
     TokenRefused,
 )
-from tests.fakes.hub import COMMIT, OLDER, TOKEN, Content, Fault, Hub, checkpoint, serving
+from tests.fakes.hub import COMMIT, TOKEN, Content, Fault, Hub, checkpoint, serving
+from tests.fakes.plans import candidate
 
 pytestmark = pytest.mark.integration
 
@@ -158,8 +165,6 @@ def test_a_shard_that_was_cut_short_counts_as_nothing(hub: Hub, tmp_path: Path, 
 def test_what_passes_is_borne_and_the_checkpoint_is_whole(
     hub: Hub, tmp_path: Path, files: dict[str, Content], faults: dict[Fault, int | None], retry_after: str
 ) -> None:
-    fetched(tmp_path / "first", OLDER)  # of another cache than the one that is looked at, as a warm-up of the server
-    shutil.rmtree(cache_directory(os.environ))
     hub.faults, hub.retry_after = dict(faults), retry_after
     assert_right(fetched(tmp_path), files)
     assert all(left in (0, None) for left in hub.faults.values())
@@ -332,3 +337,111 @@ def test_a_download_that_was_cancelled_ends_within_a_second_and_goes_on_from_the
     assert_right(got, files)
     assert hub.sent_bytes.total() - before < got.listing.size_bytes - seen[0].done_bytes + 4 * MIB
     assert not [each for each in kept.every(tmp_path / "home") if not each.whole]
+
+
+# --- the disk, the other hub, and what a launch makes of it ---------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of ten megabytes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = shutil.which("mount")
+    argv = (mount or "mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(place))
+    if mount is None or subprocess.run(argv, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a tmpfs of ten megabytes cannot be mounted here: it takes root and CAP_SYS_ADMIN")
+    try:
+        yield place
+    finally:
+        subprocess.run((shutil.which("umount") or "umount", "-l", str(place)), check=True)
+
+
+def test_a_disk_that_fills_up_meanwhile_ends_it_and_nothing_is_counted(
+    hub: Hub, tmp_path: Path, files: dict[str, Content], small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del hub.files[REPO]["model-00004-of-00004.safetensors"], hub.files[REPO]["model-00003-of-00004.safetensors"]
+    index = b'{"weight_map": {"layers.1.0": "%s", "layers.2.0": "%s"}}'
+    names = (b"model-00001-of-00004.safetensors", b"model-00002-of-00004.safetensors")
+    hub.files[REPO]["model.safetensors.index.json"] = Content(data=index % names)
+    monkeypatch.setenv("HF_HUB_CACHE", str(small_disk / "hub"))
+    hub.faults, hub.bytes_per_second = {"slow": None}, 2e6
+
+    def fill(_message: str, _fraction: float | None, transfer: Transfer | None) -> None:
+        if transfer is not None and transfer.done_bytes > MIB / 2 and not (small_disk / "filling").exists():
+            with (small_disk / "filling").open("wb", buffering=0) as file:
+                file.write(bytes(shutil.disk_usage(small_disk).free - 2 * MIB))
+
+    with pytest.raises(NoRoomOnDisk, match=r"the disk became full while .* was fetched; \d\.\d MB have still to come"):
+        obtain(Wanted(huggingface=REPO), home=tmp_path / "home", on_progress=fill, patience=SHORT)
+    assert not weights_here(GLM, small_disk / "hub", home=tmp_path / "home")
+    (small_disk / "filling").unlink()
+    hub.faults = {}
+    assert fetched(tmp_path).fetched_bytes < 8 * MIB  # what had come was kept
+
+
+def test_room_on_a_small_disk_is_refused_before_the_first_byte(
+    hub: Hub, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(small_disk / "hub"))
+    with pytest.raises(NoRoomOnDisk, match=r"needs 17\.\d MB more in .*, 10\.\d MB are free"):
+        fetched(tmp_path)
+    assert not any("/store/" in asked for asked in hub.asked)
+
+
+def test_a_file_that_may_not_grow_is_an_error_that_names_the_place(
+    hub: Hub, tmp_path: Path, files: dict[str, Content]
+) -> None:
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * MIB}, {2 * MIB}))\n{PULL}"
+    argv = (sys.executable, "-c", limited, REPO, str(tmp_path / "home"))
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=50, cwd=Path(__file__).parents[2])
+    assert ended.returncode == 1
+    assert "cannot be kept" in ended.stderr
+    assert "File too large" in ended.stderr
+    assert not counted()
+    assert_right(fetched(tmp_path), files)
+
+
+def test_without_the_client_of_modelscope_it_is_said_how_to_get_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none" / "modelscope_hub").mkdir(parents=True)
+    (tmp_path / "none" / "modelscope_hub" / "__init__.py").write_text("raise ImportError('not installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
+    with pytest.raises(NoHubClient) as caught:
+        obtain(Wanted(modelscope="ZhipuAI/GLM-4.6-FP8"), home=tmp_path / "home", patience=SHORT)
+    assert "glm-autolaunch[modelscope]" in str(caught.value.hint)
+
+
+def test_the_tool_says_what_it_fetched_and_a_ctrl_c_leaves_what_has_come(hub: Hub, tmp_path: Path) -> None:
+    hub.faults, hub.bytes_per_second = {"slow": None}, 1e6
+    environment = dict(os.environ) | {"AUTOLAUNCH_HOME": str(tmp_path / "home")}
+    argv = (sys.executable, "-m", "autolaunch", "pull", REPO)
+    where = Path(__file__).parents[2]
+    with subprocess.Popen(argv, env=environment, cwd=where, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 30
+        while hub.sent_bytes.total() < 9 * MIB:  # more than fits into sockets
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # until something has come
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert not counted()
+    before, hub.faults = hub.sent_bytes.total(), {}
+    told = subprocess.run(
+        (*argv, "--json"), env=environment, cwd=where, check=True, capture_output=True, text=True, timeout=50
+    )
+    document = json.loads(told.stdout)
+    assert (document["schema"], document["repo"], document["revision"]) == (1, REPO, COMMIT)
+    assert document["fetched_bytes"] < document["size_bytes"] == sum(each["size_bytes"] for each in document["files"])
+    assert hub.sent_bytes.total() - before == document["fetched_bytes"]
+    assert counted()
+
+
+def test_a_launch_takes_what_was_pulled(hub: Hub, tmp_path: Path) -> None:
+    pulled = autolaunch.pull(REPO, home=tmp_path / "home")
+    sent = hub.sent_bytes.total()
+    chosen = candidate("vllm", "glm-4.6")
+    stored = msgspec.structs.replace(chosen.checkpoint, repo=REPO, format="fp8")
+    taken = local_checkpoint(msgspec.structs.replace(chosen, checkpoint=stored), GLM, home=tmp_path / "home")
+    assert taken == pulled.folder
+    assert hub.sent_bytes.total() == sent
