@@ -11,11 +11,14 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from autolaunch.on_disk import Entry, Repository, belongs, made_folder, repository
+from autolaunch.hubs import kept
+from autolaunch.hubs.places import cache_of, commit_of
+from autolaunch.hubs.places import repository as folder_of
+from autolaunch.on_disk import Entry, Repository, belongs, made_folder, named_at, repository
 from selector.errors import ConfigurationError, InUse
 from selector.facts import CheckpointFacts, Hub, ModelFacts
 
@@ -35,6 +38,7 @@ class Doomed(NamedTuple):
         freed_bytes: what the disk has more of then.
         shared_bytes: what stays because another commit, or another quantization, has it too.
         unfinished_bytes: what stays of downloads that nobody can tell whose they are.
+        names: what the hubs call the repository, in small letters.
     """
 
     model: str
@@ -47,6 +51,7 @@ class Doomed(NamedTuple):
     freed_bytes: int
     shared_bytes: int = 0
     unfinished_bytes: int = 0
+    names: frozenset[str] = frozenset()
 
     @property
     def files(self) -> frozenset[str]:
@@ -62,36 +67,44 @@ def doomed_of(
     model: ModelFacts,
     checkpoints: Iterable[CheckpointFacts],
     *,
-    cache: Path,
+    environ: Mapping[str, str],
     home: Path,
     revision: str | None = None,
 ) -> tuple[Doomed, ...]:
     """What freeing these checkpoints of a model would take away, a repository each; nothing is touched.
 
     Args:
-        revision: only this commit of them.
+        environ: says where the hubs' caches are.
+        revision: only this commit of them, or the one that a hub's cache knows by this name.
 
     Raises:
         ConfigurationError: a folder of the cache is not one, but a link to somewhere else.
     """
-    wanted: dict[str, list[CheckpointFacts]] = {}
+    wanted: dict[tuple[Hub, str], list[CheckpointFacts]] = {}
+    found: list[Doomed | None] = []
     for each in checkpoints:
-        if HUB_ID.fullmatch(each.repo) and ".." not in each.repo:
-            wanted.setdefault(each.repo, []).append(each)
-    found = []
-    for repo, of_repo in wanted.items():
         if model.generated:
-            found += [_made(model, each, home) for each in of_repo]
+            found.append(_made(model, each, home))
             continue
-        here = repository(cache, repo)
-        if here is not None:
-            known = {each.file_prefix for each in model.checkpoints if each.repo == repo}
-            every = {each.file_prefix for each in of_repo} == known
-            found.append(_cached(model, of_repo, _checked(here.folder, cache), revision, every=every))
+        for hub, repo in named_at(each):
+            if HUB_ID.fullmatch(repo) and ".." not in repo:
+                wanted.setdefault((hub, repo), []).append(each)
+    for (hub, repo), of_repo in wanted.items():
+        cache = cache_of(hub, environ)
+        folder = folder_of(hub, cache, repo)
+        if not folder.is_dir():
+            continue
+        known = {each.file_prefix for each in model.checkpoints if repo in (each.repo, each.modelscope)}
+        every = {each.file_prefix for each in of_repo} == known
+        commit = None if revision is None else commit_of(hub, cache, repo, revision) or revision
+        one = _cached(model, of_repo, _checked(folder), commit, every=every)
+        if one is not None:
+            names = frozenset(name.lower() for each in of_repo for _, name in named_at(each))
+            found.append(one._replace(hub=hub, repo=repo, names=names))
     return tuple(each for each in found if each is not None and (each.paths or each.everything))
 
 
-def _checked(folder: Path, cache: Path) -> Path:
+def _checked(folder: Path) -> Path:
     """The repository's folder in the real cache.
 
     Raises:
@@ -103,7 +116,7 @@ def _checked(folder: Path, cache: Path) -> Path:
                 f"{each} is a link to {each.readlink()}, and what lies there is not the cache's",
                 hint="remove it by hand, if it is yours to remove",
             )
-    return cache.resolve() / folder.name
+    return folder.parent.resolve() / folder.name
 
 
 def _made(model: ModelFacts, checkpoint: CheckpointFacts, home: Path) -> Doomed | None:
@@ -120,7 +133,7 @@ def _cached(
     model: ModelFacts, checkpoints: list[CheckpointFacts], folder: Path, revision: str | None, *, every: bool
 ) -> Doomed | None:
     """``every``: all quantizations of the repository that are known are to go."""
-    here = repository(folder.parent, checkpoints[0].repo)
+    here = repository(folder)
     if here is None:
         return None
     prefixes = tuple(each.file_prefix for each in checkpoints)
@@ -202,6 +215,13 @@ def _within(path: str, root: Path) -> bool:
 # --- doing it -----------------------------------------------------------------------------------------
 
 
+def forget_freed(home: Path, doomed: Doomed) -> None:
+    """Drops what is kept of checkpoints that are no longer whole (:mod:`autolaunch.hubs.kept`)."""
+    for each in kept.every(home):
+        if Path(each.folder).resolve().is_relative_to(doomed.root) and not each.whole:
+            kept.forget(home, each)
+
+
 def free(doomed: Doomed) -> int:
     """Takes it away, what tells that it is whole first; the bytes that were freed.
 
@@ -225,7 +245,7 @@ def _gone(doomed: Doomed) -> int:
     if doomed.everything:
         shutil.rmtree(doomed.root)
         locks = doomed.root.parent / ".locks" / doomed.root.name
-        if doomed.hub is not None and not locks.is_symlink():
+        if doomed.hub == "huggingface" and not locks.is_symlink():
             shutil.rmtree(locks, ignore_errors=True)
         return doomed.freed_bytes
     commits = set()
@@ -262,6 +282,8 @@ def _held(doomed: Doomed) -> Iterator[None]:
 
     if doomed.hub is None:
         locks = [doomed.root.with_name(f".{doomed.root.name}.lock")]
+    elif doomed.hub == "modelscope":
+        locks = sorted((doomed.root.parents[1] / ".lock").glob(f"autolaunch-{doomed.root.name}-*.lock"))
     else:
         locks = sorted((doomed.root.parent / ".locks" / doomed.root.name).glob("*.lock"))
     with contextlib.ExitStack() as stack:

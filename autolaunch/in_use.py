@@ -76,9 +76,11 @@ def _has(
             match = known.find_model(deployment.model)
         except AutolaunchError:  # a model of the daemon's own profiles
             return False
-        return match.model.id == doomed.model and match.repo in (None, doomed.repo)
+        return match.model.id == doomed.model and (
+            match.repo is None or match.repo.lower() in (doomed.names or {doomed.repo.lower()})
+        )
     chosen = replica.chosen.checkpoint
-    return chosen.repo.lower() == doomed.repo.lower() and chosen.quantization in (
+    return chosen.repo.lower() in (doomed.names or {doomed.repo.lower()}) and chosen.quantization in (
         doomed.quantizations or (chosen.quantization,)
     )
 

@@ -166,7 +166,7 @@ def prepare(
         from autolaunch.replaying import check_weights
 
         say("weights", f"comparing {folder} with the lock", None)
-        check_weights(options.lock, folder)
+        check_weights(options.lock, folder, options.home)
     say("weights", f"weights are in {folder}", 1.0)
     return Prepared(
         plan=plan,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,11 +21,14 @@ from msgspec import Meta
 from autolaunch import __version__
 from autolaunch.api import with_command
 from autolaunch.daemon import small_file
-from selector.contract import Candidate, Checkpoint, Command, LaunchPlan, Request
+from selector.contract import Candidate, Command, LaunchPlan, Request
 from selector.errors import LockError, UnknownHardware
 from selector.facts import EngineName, ModelFacts
 from selector.hardware import HardwareReport
 from selector.values import Value, readable
+
+if TYPE_CHECKING:
+    from autolaunch.hubs.listing import Listing
 
 #: The largest lock that is read. Most of one are the hashes of an engine's packages.
 MAXIMUM_BYTES = 8 << 20
@@ -122,6 +125,7 @@ def lock_of(
     *,
     folder: Path,
     requirements: str | None,
+    home: Path | None = None,
     engine_options: tuple[str, ...] = (),
     own_weights: bool = False,
     own_engine: bool = False,
@@ -132,6 +136,7 @@ def lock_of(
     Args:
         candidate: all replicas of it together.
         requirements: the engine's packages (``requirements.lock`` of its environment), where they are known.
+        home: where it is kept what was fetched, and with which hashes.
         environ: the environment that it was launched in; the process's own by default.
 
     Raises:
@@ -141,9 +146,11 @@ def lock_of(
 
     if any(without_secrets(each) != each for each in engine_options):
         raise LockError("the options for the engine hold a token, and a lock holds none")
-    engine, commit = candidate.engine, commit_of(folder)
-    checkpoint = msgspec.structs.replace(candidate.checkpoint, local=None)
-    if commit is not None:
+    engine, checkpoint = candidate.engine, msgspec.structs.replace(candidate.checkpoint, local=None)
+    fetched = _fetched(folder, checkpoint.file_prefix, home)
+    if fetched is not None:  # perhaps of the other hub, which answered first
+        checkpoint = msgspec.structs.replace(checkpoint, hub=fetched.hub, repo=fetched.repo, revision=fetched.revision)
+    elif (commit := commit_of(folder)) is not None:
         checkpoint = msgspec.structs.replace(checkpoint, revision=commit)
     ran = msgspec.structs.replace(candidate, checkpoint=checkpoint, command=None, notes=())
     probe = _without_processes(plan.hardware)
@@ -163,7 +170,7 @@ def lock_of(
         ),
         plan=ran,
         command=command,
-        files=files_in(folder, candidate.checkpoint),
+        files=files_in(folder, checkpoint.file_prefix, home),
         engine_options=engine_options,
         own_weights=own_weights,
         own_engine=own_engine,
@@ -203,16 +210,31 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
 
 
-def files_in(folder: Path, checkpoint: Checkpoint) -> tuple[LockedFile, ...]:
-    """The files of a checkpoint with their sizes, and their hashes where they are small or the hub has told them."""
+def _fetched(folder: Path, file_prefix: str | None, home: Path | None) -> Listing | None:
+    """What the hub listed of a checkpoint that autolaunch fetched into ``folder``."""
+    from autolaunch.hubs import kept
+
+    found = () if home is None else kept.every(home)
+    alike = (each for each in found if Path(each.folder) == folder and each.file_prefix == file_prefix)
+    return next((each.listing for each in alike if each.whole), None)
+
+
+def files_in(folder: Path, file_prefix: str | None, home: Path | None = None) -> tuple[LockedFile, ...]:
+    """The files of a checkpoint with their sizes, and their hashes where they are small or were held against the hub's.
+
+    Args:
+        home: where it is kept what was fetched.
+    """
+    fetched = _fetched(folder, file_prefix, home)
+    listed = {} if fetched is None else {each.path: each.sha256 for each in fetched.files if each.sha256 is not None}
     found = []
     for at, _, names in os.walk(folder):
         for name in names:
             path = Path(at, name)
             inside = path.relative_to(folder).as_posix()
-            if path.is_file() and not inside.startswith(".") and inside.startswith(checkpoint.file_prefix or ""):
+            if path.is_file() and not inside.startswith(".") and inside.startswith(file_prefix or ""):
                 size = path.stat().st_size
-                found.append(LockedFile(path=inside, size_bytes=size, sha256=_hash(path, size)))
+                found.append(LockedFile(path=inside, size_bytes=size, sha256=listed.get(inside) or _hash(path, size)))
     return tuple(sorted(found, key=lambda each: each.path)[:_MOST_FILES])
 
 
@@ -303,9 +325,9 @@ def plan_of(lock: Lock) -> Candidate:
 # --- compared -----------------------------------------------------------------------------------------
 
 
-def differing_files(lock: Lock, folder: Path) -> Iterator[str]:
+def differing_files(lock: Lock, folder: Path, home: Path | None = None) -> Iterator[str]:
     """What of the checkpoint in ``folder`` is not as the lock has it, a sentence each."""
-    here = {each.path: each for each in files_in(folder, lock.plan.checkpoint)}
+    here = {each.path: each for each in files_in(folder, lock.plan.checkpoint.file_prefix, home)}
     for each in lock.files:
         found = here.get(each.path)
         if found is None:

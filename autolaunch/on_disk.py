@@ -1,26 +1,29 @@
-"""The checkpoints that lie on this machine: in the hub's cache, or made by autolaunch itself; whole or in part.
+"""The checkpoints that lie on this machine: in a hub's cache, or made by autolaunch itself; whole or in part.
 
-Names and sizes alone are looked at. A repository in the hub's cache is a folder of *blobs* (the files, named by their
-hashes; ``….incomplete`` while they come) and of *snapshots* (a folder a commit, of links to blobs). Two commits may
-share a blob.
+Names and sizes alone are looked at. A repository in Hugging Face's cache is a folder of *blobs* (the files, named by
+their hashes) and of *snapshots* (a folder a commit, of links to blobs); two commits may share a blob. In ModelScope's
+the snapshots hold the files themselves. A file is called ``….incomplete`` while it comes.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
 from autolaunch.hub_cache import weights_here
+from autolaunch.hubs.kept import load
+from autolaunch.hubs.places import cache_of
+from autolaunch.hubs.places import repository as folder_of
 from selector.facts import CheckpointFacts, Hub, ModelFacts
 from selector.score import checkpoint_id
 from selector.values import Value
 
-Place = Literal["hub cache", "made here"]
+Place = Literal["hub cache", "made here", "own folder"]
 UNFINISHED = ".incomplete"
 
 
@@ -28,8 +31,8 @@ class OnDisk(Value, frozen=True, kw_only=True):
     """The files of one checkpoint in one place, of one commit where the place keeps several.
 
     Attributes:
-        hub: whose cache it is; ``None`` of what was made here.
-        revision: the commit; ``None`` where only unfinished files are there, and of what was made here.
+        hub: whose cache it is; ``None`` of what was made here, and of a folder of the user's that a profile is of.
+        revision: the commit; ``None`` where only unfinished files are there, and of what is in no cache.
         whole: all of its weights are there.
         bytes_on_disk: what its files take, unfinished ones too. Two commits that share a file both count it.
         folder: the snapshot, or the repository's folder where there is none.
@@ -70,26 +73,31 @@ class Repository(NamedTuple):
     unfinished: tuple[tuple[Path, int], ...]
 
 
-def repository_folder(cache: Path, repo: str) -> Path:
-    """Where the hub's client keeps a model's repository."""
-    return cache / ("models--" + repo.replace("/", "--"))
+def named_at(checkpoint: CheckpointFacts) -> Iterator[tuple[Hub, str]]:
+    """The hubs that have a checkpoint, and what they call its repository."""
+    yield "huggingface", checkpoint.repo
+    if checkpoint.modelscope is not None:
+        yield "modelscope", checkpoint.modelscope
 
 
-def repository(cache: Path, repo: str) -> Repository | None:
-    """What is there of a repository; ``None`` where there is nothing."""
-    folder = repository_folder(cache, repo)
+def repository(folder: Path) -> Repository | None:
+    """What is there of a repository (:func:`autolaunch.hubs.places.repository`); ``None`` where there is nothing."""
     if not folder.is_dir():
         return None
     blobs = folder / "blobs"
-    snapshots = tuple(
-        Snapshot(place.name, place, tuple(_entries(place, blobs)))
+    found = {
+        place: tuple(_entries(place, blobs))
         for place in _listed(folder / "snapshots")
         if place.is_dir() and not place.is_symlink()
-    )
+    }
+    coming = [path for path in _listed(blobs) if path.name.endswith(UNFINISHED)]
+    coming += [each.path for entries in found.values() for each in entries if each.name.endswith(UNFINISHED)]
     unfinished = tuple(
-        (path, min(found.st_size, found.st_blocks * 512))
-        for path in _listed(blobs)
-        if path.name.endswith(UNFINISHED) and (found := _regular(path)) is not None
+        (path, min(status.st_size, status.st_blocks * 512)) for path in coming if (status := _regular(path)) is not None
+    )
+    snapshots = tuple(
+        Snapshot(place.name, place, tuple(each for each in entries if not each.name.endswith(UNFINISHED)))
+        for place, entries in found.items()
     )
     return Repository(folder, snapshots, unfinished)
 
@@ -139,25 +147,52 @@ def made_folder(home: Path, repo: str) -> Path:
     return home / "models" / repo.rpartition("/")[2]
 
 
-def on_disk(model: ModelFacts, *, cache: Path, home: Path) -> tuple[OnDisk, ...]:
+def on_disk(model: ModelFacts, *, environ: Mapping[str, str], home: Path) -> tuple[OnDisk, ...]:
     """What of a model's checkpoints lies on this machine, in the order of the profile.
 
     Args:
-        cache: the hub's cache (:func:`autolaunch.hub_cache.cache_directory`).
+        environ: says where the hubs' caches are.
         home: autolaunch's own folder.
     """
     found: list[OnDisk] = []
-    repositories: dict[str, Repository | None] = {}
+    repositories: dict[tuple[Hub, str], Repository | None] = {}
     for checkpoint in model.checkpoints:
         if model.generated:
             found += _made(model, checkpoint, home)
             continue
-        if checkpoint.repo not in repositories:
-            repositories[checkpoint.repo] = repository(cache, checkpoint.repo)
-        here = repositories[checkpoint.repo]
-        if here is not None:
-            found += _cached(model, checkpoint, here, cache)
+        if checkpoint.repo.startswith("/"):
+            found += _own(model, checkpoint)
+            continue
+        for hub, repo in named_at(checkpoint):
+            cache = cache_of(hub, environ)
+            if (hub, repo) not in repositories:
+                repositories[hub, repo] = repository(folder_of(hub, cache, repo))
+            here = repositories[hub, repo]
+            if here is not None:
+                found += _cached(model, checkpoint, here, cache, hub, home)
     return tuple(found)
+
+
+def _own(model: ModelFacts, checkpoint: CheckpointFacts) -> Iterator[OnDisk]:
+    """A folder of the user's that a profile is of (``autolaunch models add FOLDER``)."""
+    folder = Path(checkpoint.repo)
+    prefix = folder / (checkpoint.file_prefix or "")
+    sizes = [
+        each.st_size
+        for path in (folder.rglob("*") if folder.is_dir() else ())
+        if str(path).startswith(str(prefix)) and (each := _regular(path)) is not None
+    ]
+    if sizes:
+        yield OnDisk(
+            model=model.id,
+            repo=checkpoint.repo,
+            quantization=checkpoint.quantization,
+            file_prefix=checkpoint.file_prefix,
+            place="own folder",
+            whole=sum(sizes) >= checkpoint.download_bytes,
+            bytes_on_disk=sum(sizes),
+            folder=folder,
+        )
 
 
 def _made(model: ModelFacts, checkpoint: CheckpointFacts, home: Path) -> Iterator[OnDisk]:
@@ -179,7 +214,9 @@ def _made(model: ModelFacts, checkpoint: CheckpointFacts, home: Path) -> Iterato
     )
 
 
-def _cached(model: ModelFacts, checkpoint: CheckpointFacts, here: Repository, cache: Path) -> Iterator[OnDisk]:
+def _cached(
+    model: ModelFacts, checkpoint: CheckpointFacts, here: Repository, cache: Path, hub: Hub, home: Path
+) -> Iterator[OnDisk]:
     prefix = checkpoint.file_prefix
     # Files under way have their hashes for names: of several quantizations nobody can tell whose they are.
     alone = prefix is None
@@ -190,7 +227,7 @@ def _cached(model: ModelFacts, checkpoint: CheckpointFacts, here: Repository, ca
         quantization=checkpoint.quantization,
         file_prefix=prefix,
         place="hub cache",
-        hub="huggingface",
+        hub=hub,
         whole=False,
         bytes_on_disk=coming_bytes,
         folder=here.folder,
@@ -200,7 +237,7 @@ def _cached(model: ModelFacts, checkpoint: CheckpointFacts, here: Repository, ca
         entries = [entry for entry in snapshot.entries if belongs(entry, prefix)]
         if not entries:
             continue
-        whole = checkpoint_id(checkpoint.repo, prefix) in weights_here(model, cache, snapshot.commit)
+        whole = _is_whole(model, checkpoint, snapshot.commit, cache, hub, home)
         size = bytes_of(entries)
         rows.append(replace(base, revision=snapshot.commit, folder=snapshot.folder, whole=whole, bytes_on_disk=size))
     if rows and coming_bytes:  # of the one that is not whole, or else of the last one
@@ -211,18 +248,25 @@ def _cached(model: ModelFacts, checkpoint: CheckpointFacts, here: Repository, ca
     yield from rows
 
 
-def total_bytes(rows: Iterable[OnDisk], cache: Path) -> int:
+def _is_whole(model: ModelFacts, checkpoint: CheckpointFacts, commit: str, cache: Path, hub: Hub, home: Path) -> bool:
+    if hub == "huggingface":
+        return checkpoint_id(checkpoint.repo, checkpoint.file_prefix) in weights_here(model, cache, commit, home=home)
+    kept = load(home, hub, checkpoint.modelscope or "", commit, checkpoint.file_prefix)
+    return kept is not None and kept.whole
+
+
+def total_bytes(rows: Iterable[OnDisk]) -> int:
     """What all of them take together, every file once."""
-    made = 0
-    repos: dict[str, Repository | None] = {}
-    for row in rows:
-        if row.place == "made here":
-            made += row.bytes_on_disk
-        else:
-            repos.setdefault(row.repo, repository(cache, row.repo))
+    alone = sum(row.bytes_on_disk for row in rows if row.place != "hub cache")
     sizes: dict[Path, int] = {}
+    repositories: dict[Path, Repository | None] = {}
     for row in rows:
-        here = repos.get(row.repo)
+        if row.place != "hub cache":
+            continue
+        folder = row.folder if row.revision is None else row.folder.parents[1]
+        if folder not in repositories:
+            repositories[folder] = repository(folder)
+        here = repositories[folder]
         if here is None:
             continue
         sizes |= dict(here.unfinished) if row.file_prefix is None else {}
@@ -233,4 +277,4 @@ def total_bytes(rows: Iterable[OnDisk], cache: Path) -> int:
                     for entry in snapshot.entries
                     if belongs(entry, row.file_prefix)
                 }
-    return made + sum(sizes.values())
+    return alone + sum(sizes.values())

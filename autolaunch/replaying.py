@@ -248,13 +248,13 @@ def _holds(limits: Limits, locked: Limits) -> bool:
     return more == locked and limits.max_sequences >= locked.max_sequences
 
 
-def check_weights(lock: Lock, folder: Path) -> None:
+def check_weights(lock: Lock, folder: Path, home: Path | None = None) -> None:
     """Holds that the checkpoint's files are the lock's.
 
     Raises:
         DownloadError: the first that is not.
     """
-    for told in differing_files(lock, folder):
+    for told in differing_files(lock, folder, home):
         raise DownloadError(f"{folder} is not the checkpoint of the lock: {told}", hint=_AGAIN)
 
 

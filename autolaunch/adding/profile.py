@@ -189,6 +189,7 @@ def _checkpoint(source: Source, found: Stored, size_bytes: int, models: Iterable
     quality, why = quality_of(found.format, bits, models)
     return CheckpointFacts(
         repo=source.repo,
+        modelscope=source.repo if source.hub == "modelscope" else None,
         format=found.format,
         quantization=found.quantization,
         download_bytes=size_bytes,
@@ -226,6 +227,7 @@ def _of_gguf(source: Source, files: tuple[File, ...], model_id: str, models: tup
         checkpoints.append(
             CheckpointFacts(
                 repo=source.repo,
+                modelscope=source.repo if source.hub == "modelscope" else None,
                 format="gguf",
                 quantization=(named[0] if named else PurePosixPath(prefix).name)[:60],
                 file_prefix=prefix,

@@ -44,10 +44,15 @@ class File(NamedTuple):
 
 
 class Source(Protocol):
-    """A repository at one commit. ``repo`` is what a profile calls it, ``told`` where its facts are from."""
+    """A repository at one commit. ``repo`` is what a profile calls it, ``told`` where its facts are from.
+
+    ``hub`` is ``None`` of a folder.
+    """
 
     @property
     def repo(self) -> str: ...
+    @property
+    def hub(self) -> Hub | None: ...
     @property
     def told(self) -> str: ...
     @property
@@ -70,6 +75,7 @@ class Folder:
         if not self._root.is_dir():
             raise UsageError(f"{path} is no folder", hint="ORG/REPO is a hub's; a folder is the one with config.json")
         self.repo = str(self._root)
+        self.hub = None
         self.told = f"the files in {self._root}"
         self.files = tuple(
             File(path.relative_to(self._root).as_posix(), path.stat().st_size)
@@ -133,7 +139,7 @@ class OnHub:
         self._endpoint = (environ.get(variable) or usual).rstrip("/")
         if urlsplit(self._endpoint).scheme not in ("http", "https") or not urlsplit(self._endpoint).hostname:
             raise UsageError(f"{variable} is no address of a hub")
-        self.repo, self._hub, self._deadline_seconds = repo, hub, deadline_seconds
+        self.repo, self.hub, self._deadline_seconds = repo, hub, deadline_seconds
         self._token = _token(environ) if hub == "huggingface" else None
         opener = urllib.request.OpenerDirector()
         for handler in (
@@ -146,14 +152,17 @@ class OnHub:
         self._opener = opener
         self._revision = revision or ("main" if hub == "huggingface" else "master")
         self.files = self._listing()
-        self.told = f"{self._endpoint}/{repo} at {self._revision}"
+        # Without a user and a password that may stand in an address.
+        home = urlsplit(self._endpoint)
+        port = "" if home.port is None else f":{home.port}"
+        self.told = f"{home.scheme}://{home.hostname}{port}{home.path}/{repo} at {self._revision}"
 
     def read(self, file: File, start: int, count: int) -> bytes:
         count = max(0, min(count, file.size_bytes - start))
         if not count:
             return b""
         path = quote(file.path)
-        if self._hub == "huggingface":
+        if self.hub == "huggingface":
             url = f"{self._endpoint}/{self.repo}/resolve/{quote(self._revision, safe='')}/{path}"
         else:
             url = (
@@ -167,7 +176,7 @@ class OnHub:
 
     def _listing(self) -> tuple[File, ...]:
         revision = quote(self._revision, safe="")
-        if self._hub == "huggingface":
+        if self.hub == "huggingface":
             content = self._get(f"{self._endpoint}/api/models/{self.repo}/revision/{revision}?blobs=true")
             found = self._decoded(content, _Model)
             if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", found.sha) is None:

@@ -28,6 +28,7 @@ class LocalRow(Value, frozen=True, kw_only=True):
     """Files of a checkpoint that are on this machine; ``revision`` is the commit of those in a hub's cache."""
 
     place: str
+    hub: str | None
     folder: str
     revision: str | None
     whole: bool
@@ -148,15 +149,12 @@ def models(ctx: click.Context, as_json: bool, verbose: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from autolaunch import api
-    from autolaunch.hub_cache import cache_directory
     from autolaunch.on_disk import on_disk, total_bytes
 
-    known, home, cache = api.catalog(), api.home(), cache_directory(os.environ)
+    known, home = api.catalog(), api.home()
     found = [known.model(name) for name in known.model_ids()]
-    here = [each for model in found for each in on_disk(model, cache=cache, home=home)]
-    document = ModelsDocument(
-        models=tuple(_model_row(model, here) for model in found), local_bytes=total_bytes(here, cache)
-    )
+    here = [each for model in found for each in on_disk(model, environ=os.environ, home=home)]
+    document = ModelsDocument(models=tuple(_model_row(model, here) for model in found), local_bytes=total_bytes(here))
     show_document(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
 
 
@@ -175,6 +173,7 @@ def _model_row(model: ModelFacts, here: list[OnDisk]) -> ModelRow:
                 tuple(
                     LocalRow(
                         place=found.place,
+                        hub=found.hub,
                         folder=str(found.folder),
                         revision=found.revision,
                         whole=found.whole,
@@ -228,7 +227,7 @@ def _render_local(document: ModelsDocument, terminal: Terminal) -> str:
         (
             each.repo,
             each.quantization,
-            (found.revision or "")[:8] or ("made here" if found.place == "made here" else "-"),
+            (found.revision or "")[:8] or ("-" if found.place == "hub cache" else found.place),
             "whole" if found.whole else "in part",
             gib(found.bytes_on_disk),
         )

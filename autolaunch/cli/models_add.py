@@ -99,5 +99,6 @@ def _rendered(document: AddedDocument, model: ModelFacts, terminal: Terminal) ->
     sources = {each.quality_source: each.quality for each in document.checkpoints}
     for told, quality in list(sources.items())[:3]:
         lines.append(wrapped(clean(f"quality {quality:g}: {told}"), terminal, first="  ", rest="    "))
-    lines.append(f"\n  autolaunch plan {shlex.quote(model.id)}")
+    hub = " --hub modelscope" if model.checkpoints[0].modelscope is not None else ""
+    lines.append(f"\n  autolaunch plan {shlex.quote(model.id)}{hub}")
     return "\n".join(lines)

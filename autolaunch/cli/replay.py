@@ -182,6 +182,7 @@ def lock_of_launch(kept_up: Foreground, decided: LaunchPlan, known: Catalog, how
         known.model(decided.model),
         folder=run.prepared.folder,
         requirements=None if how.engine_path is not None else requirements_in(run.prepared.bin_directory.parent),
+        home=api.home(),
         engine_options=how.engine_options,
         own_weights=how.model_path is not None,
         own_engine=how.engine_path is not None,

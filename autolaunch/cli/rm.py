@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -61,14 +60,13 @@ def rm(model: str, quantization: str | None, revision: str | None, yes: bool, as
     Refused while somebody serves, fetches or reads them. What other commits or quantizations have too stays.
     """
     from autolaunch import api
-    from autolaunch.freeing import doomed_of, free
-    from autolaunch.hub_cache import cache_directory
+    from autolaunch.freeing import doomed_of, forget_freed, free
     from autolaunch.in_use import refuse_in_use
 
-    known, home, cache = api.catalog(), api.home(), cache_directory(os.environ)
+    known, home = api.catalog(), api.home()
     facts, checkpoints = named(model, known, quantization)
-    commit = None if revision is None else _commit(revision, checkpoints, cache)
-    doomed = doomed_of(facts, checkpoints, cache=cache, home=home, revision=commit)
+    _refuse_own(checkpoints)
+    doomed = doomed_of(facts, checkpoints, environ=os.environ, home=home, revision=revision)
     for each in doomed:
         refuse_in_use(each, known, home)
     if doomed and not yes:
@@ -77,6 +75,7 @@ def rm(model: str, quantization: str | None, revision: str | None, yes: bool, as
     for each in doomed:
         refuse_in_use(each, known, home)  # it may have taken a while to answer
         freed.append(_row(each, free(each)))
+        forget_freed(home, each)
     _tell(model, FreedDocument(freed=tuple(freed), freed_bytes=sum(row.freed_bytes for row in freed)), as_json=as_json)
 
 
@@ -102,15 +101,14 @@ def named(name: str, known: Catalog, quantization: str | None) -> tuple[ModelFac
     return model, exact
 
 
-def _commit(revision: str, checkpoints: tuple[CheckpointFacts, ...], cache: Path) -> str:
-    """The commit that a name stands for in the cache; itself, where it is none."""
-    from autolaunch.on_disk import repository_folder
-
-    for each in checkpoints:
-        path = repository_folder(cache, each.repo) / "refs" / revision
-        if ".." not in Path(revision).parts and path.is_file():
-            return path.read_text(encoding="ascii", errors="replace").strip()[:64]
-    return revision
+def _refuse_own(checkpoints: tuple[CheckpointFacts, ...]) -> None:
+    """
+    Raises:
+        UsageError: they lie in a folder that its user added.
+    """
+    own = next((each.repo for each in checkpoints if each.repo.startswith("/")), None)
+    if own is not None:
+        raise UsageError(f"its weights lie in {own}, which is yours: autolaunch removes nothing there")
 
 
 def _row(doomed: Doomed, freed_bytes: int) -> FreedRow:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from autolaunch.freeing import doomed_of
+from autolaunch.hubs.places import repository
 from autolaunch.in_use import refuse_in_use
-from autolaunch.on_disk import repository_folder
 from engines import miniature
 from selector.catalog import Catalog
 from selector.errors import InUse
@@ -57,7 +57,7 @@ def test_what_a_daemon_serves_is_not_freed_until_it_is_stopped(served: Served) -
 
 
 def cached(root: Path) -> Path:
-    place = repository_folder(root, FP8)
+    place = repository("huggingface", root, FP8)
     (place / "snapshots" / "aaa").mkdir(parents=True)
     (place / "blobs").mkdir()
     (place / "blobs" / "one").write_bytes(b"x" * 5000)
@@ -79,7 +79,7 @@ def test_what_any_process_has_open_or_was_told_to_load_is_in_use(
     place = cached(tmp_path)
     model = catalog.model("glm-4.6")
     checkpoints = [each for each in model.checkpoints if each.repo == FP8]
-    (doomed,) = doomed_of(model, checkpoints, cache=tmp_path, home=tmp_path)
+    (doomed,) = doomed_of(model, checkpoints, environ={"HF_HUB_CACHE": str(tmp_path)}, home=tmp_path)
     refuse_in_use(doomed, catalog, tmp_path)
     program = f"{code.format(blob=str(place / 'blobs' / 'one'))}; print(1, flush=True); input()"
     folder = argument.format(folder=place / "snapshots" / "aaa")

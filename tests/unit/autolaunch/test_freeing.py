@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from autolaunch.freeing import Doomed, doomed_of, free
+from autolaunch.hubs.places import repository
 from autolaunch.in_use import reachable_by_others
-from autolaunch.on_disk import OnDisk, on_disk, repository_folder, total_bytes
+from autolaunch.on_disk import OnDisk, on_disk, total_bytes
 from engines import miniature
 from selector.catalog import Catalog
 from selector.errors import ConfigurationError, InUse
@@ -20,11 +21,20 @@ GGUF = "unsloth/GLM-4.6-GGUF"
 Q5, Q6 = "Q5_K_M/GLM-4.6-Q5_K_M", "Q6_K/GLM-4.6-Q6_K"
 
 
+def repository_folder(cache: Path, repo: str) -> Path:
+    return repository("huggingface", cache, repo)
+
+
+def nowhere(tmp_path: Path) -> dict[str, str]:
+    return {"HF_HUB_CACHE": str(tmp_path / "none"), "MODELSCOPE_CACHE": str(tmp_path / "none")}
+
+
 class Cache:
     """The hub's cache as its client lays it out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.environ = {"HF_HUB_CACHE": str(root), "MODELSCOPE_CACHE": str(root.parent / "ms")}
 
     def file(self, repo: str, commit: str, name: str, blob: str, size: int = 1000) -> Path:
         place = repository_folder(self.root, repo)
@@ -44,7 +54,7 @@ class Cache:
         return path
 
     def here(self, catalog: Catalog) -> tuple[OnDisk, ...]:
-        return on_disk(catalog.model("glm-4.6"), cache=self.root, home=self.root / "home")
+        return on_disk(catalog.model("glm-4.6"), environ=self.environ, home=self.root / "home")
 
     def doomed(self, catalog: Catalog, repo: str, *quantizations: str, revision: str | None = None) -> Doomed | None:
         model = catalog.model("glm-4.6")
@@ -53,7 +63,7 @@ class Cache:
             for each in model.checkpoints
             if each.repo == repo and (not quantizations or each.quantization in quantizations)
         ]
-        found = doomed_of(model, wanted, cache=self.root, home=self.root / "home", revision=revision)
+        found = doomed_of(model, wanted, environ=self.environ, home=self.root / "home", revision=revision)
         return found[0] if found else None
 
 
@@ -106,7 +116,7 @@ def test_a_file_that_another_commit_has_too_stays(cache: Cache, catalog: Catalog
     whole(cache, "bbb")
     rows = cache.here(catalog)
     assert sum(row.bytes_on_disk for row in rows) == 4020
-    assert total_bytes(rows, cache.root) == 4010, "the file that both have is there once"
+    assert total_bytes(rows) == 4010, "the file that both have is there once"
     doomed = cache.doomed(catalog, FP8, revision="aaa")
     assert doomed is not None
     assert doomed.shared_bytes == 10
@@ -198,15 +208,40 @@ def test_what_is_being_fetched_is_not_freed(cache: Cache, catalog: Catalog) -> N
     assert free(doomed) == 10
 
 
+def test_modelscopes_cache_is_told_and_freed_like_the_other(cache: Cache, catalog: Catalog, tmp_path: Path) -> None:
+    place = repository("modelscope", tmp_path / "ms", "ZhipuAI/GLM-4.6-FP8")
+    for commit in ("aaa", "bbb"):
+        (place / "snapshots" / commit).mkdir(parents=True)
+        (place / "snapshots" / commit / "model.safetensors").write_bytes(b"x" * 700)
+    (place / "snapshots" / "aaa" / "more.safetensors.incomplete").write_bytes(b"x" * 4096)
+    (place / "refs").mkdir()
+    (place / "refs" / "master").write_text("bbb")
+    rows = cache.here(catalog)
+    assert {(row.hub, row.revision, row.repo) for row in rows} == {
+        ("modelscope", "aaa", FP8),
+        ("modelscope", "bbb", FP8),
+    }
+    assert total_bytes(rows) == 700 + 700 + 4096
+    assert not any(row.whole for row in rows), "nothing was held against its hash"
+    one = cache.doomed(catalog, FP8, revision="aaa")
+    assert one is not None
+    assert one.repo == "ZhipuAI/GLM-4.6-FP8"
+    assert free(one) == 700
+    doomed = cache.doomed(catalog, FP8)
+    assert doomed is not None
+    assert free(doomed) == 700 + 4096
+    assert not place.exists()
+
+
 def test_a_miniature_is_told_and_freed(tmp_path: Path, catalog: Catalog) -> None:
     model = catalog.model("glm-tiny")
     miniature.generate(model, tmp_path / "models" / "glm-tiny")
-    (row,) = on_disk(model, cache=tmp_path / "none", home=tmp_path)
+    (row,) = on_disk(model, environ=nowhere(tmp_path), home=tmp_path)
     assert (row.place, row.whole, row.hub) == ("made here", True, None)
-    (doomed,) = doomed_of(model, model.checkpoints, cache=tmp_path / "none", home=tmp_path)
+    (doomed,) = doomed_of(model, model.checkpoints, environ=nowhere(tmp_path), home=tmp_path)
     assert free(doomed) == row.bytes_on_disk == miniature.size_bytes(model)
     assert not (tmp_path / "models" / "glm-tiny").exists()
-    assert on_disk(model, cache=tmp_path / "none", home=tmp_path) == ()
+    assert on_disk(model, environ=nowhere(tmp_path), home=tmp_path) == ()
 
 
 def test_a_folder_of_that_name_that_was_not_made_here_is_left_alone(tmp_path: Path, catalog: Catalog) -> None:
@@ -214,7 +249,10 @@ def test_a_folder_of_that_name_that_was_not_made_here_is_left_alone(tmp_path: Pa
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"mine")
     assert (
-        doomed_of(catalog.model("glm-tiny"), catalog.model("glm-tiny").checkpoints, cache=tmp_path, home=tmp_path) == ()
+        doomed_of(
+            catalog.model("glm-tiny"), catalog.model("glm-tiny").checkpoints, environ=nowhere(tmp_path), home=tmp_path
+        )
+        == ()
     )
 
 

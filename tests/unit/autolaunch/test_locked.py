@@ -12,6 +12,8 @@ import pytest
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Deployment
+from autolaunch.hubs import kept
+from autolaunch.hubs.listing import HubFile, Listing
 from autolaunch.locked import Lock, differences, lock_of, plan_of, read_lock, write_lock
 from autolaunch.replaying import (
     Beside,
@@ -53,8 +55,8 @@ def made(folder: Path, catalog: Catalog) -> Callable[..., Lock]:
     def make(model: str = "glm-4.6", spec: str = "8xh100", pins: Pins | None = None, **more: Any) -> Lock:
         plan = api.plan(model, hardware=machine(spec, catalog), pins=pins, known=catalog)
         assert plan.chosen is not None
-        given = {"requirements": "vllm==1 --hash=sha256:00\n", **more}
-        return lock_of(plan, plan.chosen, catalog.model(model), folder=folder, **given)
+        given = {"folder": folder, "requirements": "vllm==1 --hash=sha256:00\n", **more}
+        return lock_of(plan, plan.chosen, catalog.model(model), **given)
 
     return make
 
@@ -315,3 +317,29 @@ def test_planned_again_it_keeps_what_the_machine_allows(lock: Lock, catalog: Cat
     assert small.chosen is not None
     assert small.chosen.engine.name != lock.plan.engine.name
     assert "engine" in gone
+
+
+def test_what_was_fetched_is_locked_with_the_hashes_that_it_was_held_against(
+    made: Callable[..., Lock], catalog: Catalog, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "ZhipuAI--GLM-4.6-FP8" / "snapshots" / COMMIT
+    folder.mkdir(parents=True)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights")
+    file = HubFile(path=weights.name, size_bytes=7, sha256="ab" * 32)
+    listing = Listing(repo="ZhipuAI/GLM-4.6-FP8", hub="modelscope", revision=COMMIT, files=(file,))
+    stamp = kept.stamped(folder, file, "ab" * 32)
+    assert stamp is not None
+    kept.keep(tmp_path / "home", kept.Kept(listing=listing, folder=str(folder), stamps=(stamp,)))
+    lock = made(pins=Pins(repo="zai-org/GLM-4.6-FP8"), folder=folder, home=tmp_path / "home")
+    checkpoint = lock.plan.checkpoint
+    assert (checkpoint.hub, checkpoint.repo, checkpoint.revision) == ("modelscope", "ZhipuAI/GLM-4.6-FP8", COMMIT)
+    assert [each.sha256 for each in lock.files] == ["ab" * 32]
+    path = tmp_path / "a.lock"
+    write_lock(path, lock)
+    again = checked(read_lock(path), catalog, path)
+    assert pins_in(again, catalog).hub == "modelscope"
+    check_weights(again, folder, tmp_path / "home")
+    weights.write_bytes(b"WEIGHTS")
+    with pytest.raises(DownloadError, match="another content"):
+        check_weights(again, folder, tmp_path / "home")
