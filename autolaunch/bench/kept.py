@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def foretold(plan: LaunchPlan, load: Load) -> Candidate | None:
     """What runs, estimated anew for this load; ``None`` where that very configuration is not planned so again.
 
-    The estimate is the model's own: what was measured here before does not count in it, or a benchmark would be held
-    against the benchmark before.
+    For the load of the plan it is the plan's own figure. For another the configuration is pinned and planned again,
+    without what was learned here: a benchmark is not held against the benchmark before.
     """
     from autolaunch import api
 

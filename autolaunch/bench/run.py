@@ -30,6 +30,8 @@ _AROUND_SECONDS = 240.0
 _KEPT_LINES, _KEPT_CHARACTERS = 12, 400
 #: Below this length of a prompt the first step outweighs it: what it took tells nothing of reading prompts.
 _LEAST_PROMPT_TOKENS = 256
+#: Shorter answers come in a burst or two: the time between their tokens is the network's, not the engine's.
+_LEAST_ANSWER_TOKENS = 16
 
 
 class BenchEvent(Value, frozen=True, kw_only=True):
@@ -112,14 +114,18 @@ def bench(
 
 
 def measured_of(load: Load, alone: Stretch, together: Stretch, *, at: float) -> Measured:
-    """The figures as they are kept. A prompt's speed is its length over the time to the first token, of long ones."""
+    """The figures as they are kept. A prompt's speed is its length over the time to the first token, of long ones.
+
+    The speed of one answer is of long ones, too.
+    """
     first, length = alone.time_to_first_token_seconds, alone.input_tokens
     prefill = length / first if first and length and length >= _LEAST_PROMPT_TOKENS else None
+    long_enough = (alone.output_tokens or 0) >= _LEAST_ANSWER_TOKENS
     return Measured(
         source="bench",
         at=at,
         samples=max(1, alone.requests + together.requests),
-        decode_tokens_per_second=alone.decode_tokens_per_second,
+        decode_tokens_per_second=alone.decode_tokens_per_second if long_enough else None,
         throughput_tokens_per_second=together.throughput_tokens_per_second,
         prefill_tokens_per_second=prefill,
         time_to_first_token_seconds=first,

@@ -37,7 +37,8 @@ def read_wanted(model: str, report: HardwareReport, known: Catalog) -> Wanted:
             model=decided.model,
             feasible=False,
             reason=nearest(decided.rejected, report, 1),
-            advice=next((each.command for each in decided.advice if each.command is not None), None),
+            # Another machine is none that could be typed on this one.
+            advice=next((each.command for each in decided.advice if each.command and each.kind != "hardware"), None),
             memory_bytes=_least(decided),
         )
     memory = chosen.memory.per_device

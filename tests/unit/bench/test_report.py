@@ -118,3 +118,12 @@ def test_a_short_prompt_tells_nothing_of_how_fast_prompts_are_read(tmp_path: Pat
     found = read_report(written(tmp_path / "report.json", short))
     load = load_of(input_tokens=20, output_tokens=16, concurrency=4)
     assert measured_of(load, found, found, at=1e9).prefill_tokens_per_second is None
+
+
+def test_an_answer_of_a_few_tokens_tells_nothing_of_how_fast_they_come(tmp_path: Path) -> None:
+    times = {"start_time": 1.0, "first_token_time": 1.1, "last_token_time": 1.2, "end_time": 1.3}
+    load = load_of(input_tokens=20, output_tokens=16, concurrency=4)
+    few = read_report(written(tmp_path / "report.json", {**times, "output_tokens": 8}))
+    many = read_report(written(tmp_path / "report.json", {**times, "output_tokens": 16}))
+    assert measured_of(load, few, few, at=1e9).decode_tokens_per_second is None
+    assert measured_of(load, many, many, at=1e9).decode_tokens_per_second == pytest.approx(150)

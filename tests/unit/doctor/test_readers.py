@@ -205,3 +205,17 @@ def test_the_space_of_a_file_system_is_told(tmp_path: Path) -> None:
     assert isinstance(space, Space)
     assert space.total_bytes >= space.free_bytes > 0
     assert read_host.space_of(tmp_path / "missing") is None
+
+
+def test_a_model_that_does_not_fit_gets_a_command_of_this_machine() -> None:
+    from autolaunch import api
+    from autolaunch.doctor.read_wanted import read_wanted
+
+    known = api.catalog()
+    wanted = read_wanted("glm-4.6", api.hardware_report("cpu-64gb", known), known)
+    assert (wanted.feasible, wanted.advice) == (False, None)
+    assert "needs" in (wanted.reason or "")
+    fits = read_wanted("glm-4.6", api.hardware_report("8xh100", known), known)
+    assert (fits.feasible, fits.devices, fits.uses_gpus, fits.local, fits.installed) == (True, 8, True, False, False)
+    assert fits.download_bytes > 3e11 < fits.memory_bytes * 8
+    assert fits.environment_bytes > 1e9
