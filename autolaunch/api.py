@@ -286,7 +286,7 @@ def weights_here(model: str, known: Catalog, revision: str | None = None) -> fro
     """
     from autolaunch.hub_cache import cache_directory, weights_here
 
-    return weights_here(known.find_model(model).model, cache_directory(os.environ), revision)
+    return weights_here(known.find_model(model).model, cache_directory(os.environ), revision, home=home())
 
 
 def _specified(report: HardwareReport) -> str | None:

@@ -22,7 +22,7 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.given import served_name as checked_name
-from autolaunch.server import LaunchEvent, Server, Stage
+from autolaunch.server import LaunchEvent, Server, Stage, Transfer
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Behaviour, Serving, first_replica, planned_package, visible_devices
@@ -36,6 +36,7 @@ from selector.hardware import HardwareReport
 from selector.values import Value
 
 if TYPE_CHECKING:
+    from autolaunch.locked import Lock
     from engines.environments.installations import Installation
 
 #: By this variable a daemon tells the processes of its engines from all others, after a restart too.
@@ -62,7 +63,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     installed, used instead of an environment of ours. ``extra`` goes to the engine. With ``dummy_weights`` it makes
     them up (vLLM and SGLang), and ``model_path`` need hold none. With ``own_key`` an engine that checks a key gets one
     made for this launch (``Server.api_key``). ``mark`` stands in the environment of all that is
-    started, as ``RUN_MARK``.
+    started, as ``RUN_MARK``. With a ``lock`` the environment has exactly its packages, and the weights have to be its.
     """
 
     home: Path
@@ -76,6 +77,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     dummy_weights: bool = False
     own_key: bool = False
     mark: str | None = None
+    lock: Lock | None = None
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
 
@@ -136,7 +138,7 @@ def prepare(
         raise NoFeasiblePlan(
             f"no plan for {plan.model} fits this machine", hint=f"autolaunch plan {plan.model} says what would"
         )
-    say = _teller(on_event, began)
+    say = _Teller(on_event, began)
     engine = registry.engine(candidate.engine.name)
     _refuse_what_is_not_started(candidate)
     served_name = checked_name(options.served_name or plan.model)
@@ -159,7 +161,12 @@ def prepare(
         from engines.flags import refuse_unknown  # most launches pass nothing on
 
         refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
-    folder = _weights(candidate, model, options, say, cancelled)
+    folder = _weights(plan, candidate, model, options, say, cancelled)
+    if options.lock is not None:
+        from autolaunch.replaying import check_weights
+
+        say("weights", f"comparing {folder} with the lock", None)
+        check_weights(options.lock, folder)
     say("weights", f"weights are in {folder}", 1.0)
     return Prepared(
         plan=plan,
@@ -187,7 +194,7 @@ def start(
     """
     candidate, model, served_name = prepared.candidate, prepared.model, prepared.served_name
     engine = registry.engine(candidate.engine.name)
-    say = _teller(on_event, began)
+    say = _Teller(on_event, began)
     address = Address(host=options.host, port=free_port(options.host, options.port))
     run_directory, run_lock = run_folder(options.home / "run", served_name, prepared.folder)
     try:
@@ -247,13 +254,18 @@ def start(
     )
 
 
-def _teller(on_event: Callable[[LaunchEvent], None], began: float | None) -> Callable[[Stage, str, float | None], None]:
-    started = time.monotonic() if began is None else began
+class _Teller:
+    """Says what happens, with the seconds since the launch began."""
 
-    def say(stage: Stage, message: str, fraction: float | None = None) -> None:
-        on_event(LaunchEvent(stage=stage, message=message, fraction=fraction, seconds=time.monotonic() - started))
+    def __init__(self, on_event: Callable[[LaunchEvent], None], began: float | None) -> None:
+        self._on_event, self._began = on_event, time.monotonic() if began is None else began
 
-    return say
+    def __call__(
+        self, stage: Stage, message: str, fraction: float | None = None, transfer: Transfer | None = None
+    ) -> None:
+        seconds = time.monotonic() - self._began
+        event = LaunchEvent(stage=stage, message=message, fraction=fraction, seconds=seconds, transfer=transfer)
+        self._on_event(event)
 
 
 def _programs(
@@ -261,7 +273,7 @@ def _programs(
     facts: EngineFacts,
     installation: Installation | None,
     options: LaunchOptions,
-    say: Callable[[Stage, str, float | None], None],
+    say: _Teller,
     cancelled: threading.Event | None,
 ) -> Path:
     """Where the engine's programs are: in the installation that the user named, or in an environment of ours."""
@@ -272,6 +284,7 @@ def _programs(
     environment = Environments.of(options.home).ensure(
         facts,
         package,
+        lock=None if options.lock is None else options.lock.engine.requirements,
         on_progress=lambda progress: say("environment", progress.message, None),
         cancelled=cancelled,
     )
@@ -280,10 +293,11 @@ def _programs(
 
 
 def _weights(
+    plan: LaunchPlan,
     candidate: Candidate,
     model: ModelFacts,
     options: LaunchOptions,
-    say: Callable[[Stage, str, float | None], None],
+    say: _Teller,
     cancelled: threading.Event | None,
 ) -> Path:
     if options.dummy_weights and options.model_path is not None:
@@ -294,7 +308,8 @@ def _weights(
         home=options.home,
         model_path=options.model_path,
         offline=options.offline,
-        on_progress=lambda message, fraction: say("weights", message, fraction),
+        hub_pinned="hub" in plan.request.pinned,
+        on_progress=lambda message, fraction, transfer: say("weights", message, fraction, transfer),
         cancelled=cancelled,
     )
 

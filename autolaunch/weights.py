@@ -9,23 +9,16 @@ import glob
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
 
 from autolaunch.headers import regular, whole_gguf, whole_safetensors
-from autolaunch.hub_cache import cache_directory
-from engines.leash import on_leash
+from autolaunch.hubs.obtaining import Progress, Wanted, obtain
 from selector.contract import Candidate, Checkpoint
-from selector.errors import DownloadError, HubUnreachable, NoRoomOnDisk
+from selector.errors import DownloadError
 from selector.facts import ModelFacts
 
-#: What is fetched of a repository: weights, configuration, tokenizer, template. Never code, never pickles.
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.gguf")
 #: Files whose loading can run code.
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 CODE = frozenset({".py", ".pyc", ".pyo", ".pyz", ".so", ".dylib"})
@@ -36,22 +29,6 @@ READ_BY_ENGINES = ("config.json", "tokenizer_config.json", "processor_config.jso
 #: Bookkeeping of git and of the hub's client, which no engine reads.
 NOT_LOOKED_INTO = frozenset({".git", ".cache"})
 CONFIG_BYTES, TOKENIZER_BYTES = 16 * 2**20, 256 * 2**20
-ROOM_MARGIN = 1.02
-
-Progress = Callable[[str, float | None], None]
-
-#: Run as a process of its own, so that an interrupt ends it at once (the client's threads would not), and
-#: so that the hub's token is in no process but this one. Says the folder, or the error's kind and text.
-_FETCH = """
-import sys
-from huggingface_hub import snapshot_download
-repo, revision, local, *patterns = sys.argv[1:]
-try:
-    print(snapshot_download(repo, revision=revision or None, allow_patterns=patterns, local_files_only=local == "1"))
-except Exception as error:
-    print(type(error).__name__ + ": " + str(error)[:2000], file=sys.stderr)
-    raise SystemExit(1)
-"""
 
 
 def local_checkpoint(
@@ -62,35 +39,63 @@ def local_checkpoint(
     model_path: Path | None = None,
     offline: bool = False,
     trust_code: bool = False,
-    on_progress: Progress = lambda _message, _fraction: None,
+    hub_pinned: bool = False,
+    on_progress: Progress = lambda _message, _fraction, _transfer: None,
     cancelled: Event | None = None,
 ) -> Path:
     """The folder to serve: complete, checked, absolute. Set ``cancelled`` and a download ends.
 
+    Unless ``hub_pinned`` the weights may come from ModelScope where Hugging Face does not answer.
+
     Raises:
         HubUnreachable: a later try may do; what has come is kept. Also when it was cancelled.
-        NoRoomOnDisk: before the first byte.
+        NoRoomOnDisk: before the first byte, or the disk became full.
         DownloadError: it is not there, not whole, damaged, or holds code (``trust_code`` lets code pass).
     """
     checkpoint = candidate.checkpoint
+    if model_path is None and checkpoint.repo.startswith("/"):
+        model_path = Path(checkpoint.repo)  # a profile of a folder (autolaunch models add FOLDER)
     if model_path is not None:
-        on_progress(f"checking {model_path}", None)
+        on_progress(f"checking {model_path}", None, None)
         checked(model_path, candidate.checkpoint, trust_code=trust_code)
         return model_path.absolute()
     if model.generated:
         from engines import miniature  # only a launch of a miniature needs it
 
-        on_progress(f"making the miniature {model.id}", None)
+        on_progress(f"making the miniature {model.id}", None, None)
         made = miniature.checkpoint_of(model, checkpoint.repo)
         return miniature.generate(model, home / "models" / made.repo.rpartition("/")[2], made)
+    obtained = obtain(
+        wanted_of(checkpoint, model, hub_pinned=hub_pinned),
+        home=home,
+        offline=offline,
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+    checked(obtained.folder, checkpoint, trust_code=trust_code)
+    return obtained.folder
+
+
+def wanted_of(checkpoint: Checkpoint, model: ModelFacts, *, hub_pinned: bool) -> Wanted:
+    """Where a planned checkpoint may be had: at the hub that was asked for, or at the first that answers."""
+    facts = next(
+        (
+            each
+            for each in model.checkpoints
+            if checkpoint.repo in (each.repo, each.modelscope) and checkpoint.file_prefix == each.file_prefix
+        ),
+        None,
+    )
     if checkpoint.hub == "modelscope":
-        raise DownloadError(
-            "ModelScope comes with the modelscope extra, which this release does not have yet",
-            hint="fetch the repository with modelscope's own tool and give its folder with --model-path",
-        )
-    folder = _fetched(checkpoint, offline=offline, on_progress=on_progress, cancelled=cancelled)
-    checked(folder, checkpoint, trust_code=trust_code)
-    return folder
+        return Wanted(modelscope=checkpoint.repo, revision=checkpoint.revision, file_prefix=checkpoint.file_prefix)
+    # A commit of one hub is none of the other's.
+    elsewhere = None if hub_pinned or facts is None or checkpoint.revision is not None else facts.modelscope
+    return Wanted(
+        huggingface=checkpoint.repo,
+        modelscope=elsewhere,
+        revision=checkpoint.revision,
+        file_prefix=checkpoint.file_prefix,
+    )
 
 
 def weights_of(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -114,7 +119,7 @@ def checked(folder: Path, checkpoint: Checkpoint | None = None, *, trust_code: b
     """Holds that ``folder`` is a whole checkpoint without code.
 
     Every shard of the index, or every part of the GGUF file that ``checkpoint`` names, is there and as long as its own
-    header says. Hashes are the hub client's.
+    header says. Hashes are held where it is fetched (:mod:`autolaunch.hubs.fetching`).
 
     Raises:
         DownloadError: what is wrong, with the file's name.
@@ -246,80 +251,3 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DownloadError(f"{path} is no JSON object of a sensible size")
     return value
-
-
-# --- Hugging Face -----------------------------------------------------------------------------------
-
-
-def _fetched(checkpoint: Checkpoint, *, offline: bool, on_progress: Progress, cancelled: Event | None = None) -> Path:
-    cache = cache_directory(os.environ)
-    blobs = cache / ("models--" + checkpoint.repo.replace("/", "--")) / "blobs"
-    have_bytes = _size(blobs)
-    if not offline:
-        _room(checkpoint, cache, max(0, checkpoint.download_bytes - have_bytes))
-    patterns: tuple[str, ...] = WANTED if checkpoint.file_prefix is None else (f"{checkpoint.file_prefix}*",)
-    argv = (sys.executable, "-c", _FETCH, checkpoint.repo, checkpoint.revision or "", "01"[offline], *patterns)
-    environment = dict(os.environ) | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONSAFEPATH": "1"}
-    with on_leash(argv, environment=environment, stdout=subprocess.PIPE) as process:
-        # An interrupt ends it; what has come is kept, and the next try goes on from there.
-        while True:
-            try:
-                out, told = process.communicate(timeout=1.0 if cancelled is None else 0.25)
-                break
-            except subprocess.TimeoutExpired:
-                if cancelled is not None and cancelled.is_set():
-                    raise HubUnreachable(f"fetching {checkpoint.repo} was cancelled") from None
-                done = _size(blobs)
-                fraction = min(1.0, done / checkpoint.download_bytes) if checkpoint.download_bytes else None
-                on_progress(f"fetching {checkpoint.repo}: {done / 1e9:.1f} GB", fraction)
-    if process.returncode != 0:
-        raise _refusal(checkpoint, told.decode(errors="replace").strip(), offline=offline)
-    return Path(os.fsdecode(out.strip().splitlines()[-1]))
-
-
-def _room(checkpoint: Checkpoint, cache: Path, missing_bytes: int) -> None:
-    place = next(path for path in (cache, *cache.parents) if path.exists())
-    needed_bytes, free_bytes = int(missing_bytes * ROOM_MARGIN), shutil.disk_usage(place).free
-    if needed_bytes > free_bytes:
-        raise NoRoomOnDisk(
-            f"{checkpoint.repo} needs {needed_bytes / 1e9:.1f} GB more in {cache}, {free_bytes / 1e9:.1f} GB are free",
-            hint="free some room, or set HF_HOME to a folder on a larger disk",
-        )
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files in ``folder``, of what is under way too."""
-    total_bytes = 0
-    try:
-        for entry in os.scandir(folder):
-            try:
-                total_bytes += entry.stat().st_size
-            except OSError:
-                continue  # renamed meanwhile
-    except OSError:
-        return 0
-    return total_bytes
-
-
-def _refusal(checkpoint: Checkpoint, told: str, *, offline: bool) -> DownloadError:
-    line = told.splitlines()[-1] if told else "no reason given"
-    kind = line.partition(":")[0]
-    if offline:
-        return DownloadError(
-            f"{checkpoint.repo} is not on this machine, or not whole, and --offline forbids fetching it",
-            hint="launch once without --offline, or give a folder with --model-path",
-        )
-    if kind == "GatedRepoError" or "401" in line or "403" in line:
-        return DownloadError(
-            f"the hub does not let this account read {checkpoint.repo}",
-            hint="accept its terms on the hub, and set HF_TOKEN or run: hf auth login",
-        )
-    if kind in {"RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"}:
-        at = f" at {checkpoint.revision}" if checkpoint.revision else ""
-        return DownloadError(f"the hub has no {checkpoint.repo}{at}")
-    if "No space left" in line:
-        return NoRoomOnDisk(f"the disk became full while {checkpoint.repo} was fetched", hint="free some room")
-    return HubUnreachable(
-        f"{checkpoint.repo} could not be fetched: {line[:300]}",
-        hint="is there a network? a mirror is taken from HF_ENDPOINT; what has come is kept",
-    )

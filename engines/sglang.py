@@ -6,16 +6,15 @@ parser; on a GPU nobody here has run it yet.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from engines.base import Behaviour, Engine, Serving, common_environment, parsers, rank_environment
 from engines.options import checked_extra, valued
+from engines.shims import SGLANG_SERVER
 from selector.contract import Candidate, Command
 from selector.facts import ModelFacts
 from selector.legality import vision_heads_indivisible
 
 #: It takes a key on its command line only, and prints it in its log (0.5.23). Started through this file it does not.
-SHIM = Path(__file__).with_name("shims") / "sglang_server.py"
+SHIM = SGLANG_SERVER
 
 
 class Sglang(Engine):

@@ -234,6 +234,22 @@ class Package(Value, frozen=True, kw_only=True):
     source: str
 
 
+class Image(Value, frozen=True, kw_only=True, cache_hash=True):
+    """A container image that the engine's makers publish, for the exported artefacts (:mod:`autolaunch.exporting`).
+
+    ``reference`` names it, with ``{version}`` for the engine's. ``program`` stands for the first word of the engine's
+    command in it. ``python`` says that Python and the hub's ``hf`` are in it. ``user`` is a user and group that it was
+    prepared for beside root, as ``2000:0``.
+    """
+
+    devices: tuple[Literal["nvidia", "amd", "cpu"], ...]
+    reference: str
+    program: str
+    python: bool = False
+    user: str | None = None
+    source: str
+
+
 #: Pins that only some engines can carry out.
 Choice = Literal["kv_cache_dtype", "memory_utilization", "max_sequences", "eager"]
 
@@ -260,7 +276,8 @@ class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     ``parallel`` says which layouts it has: ``layers`` is one process that spreads whole layers over devices
     and runs them one after the other, ``data`` that replicas of it can stand side by side. ``choices`` are the
     pins that its command can carry out; a pin that it cannot keep refuses it. ``host`` is its build for processors;
-    ``offload`` is there for an engine that plans layers and experts in main memory beside devices.
+    ``offload`` is there for an engine that plans layers and experts in main memory beside devices. ``images`` are what
+    is published of it for containers.
     """
 
     schema: Literal[1]
@@ -281,6 +298,7 @@ class EngineFacts(Value, frozen=True, kw_only=True, cache_hash=True):
     batch_defaults: tuple[BatchDefault, ...] = ()
     speed: SpeedRule
     packages: tuple[Package, ...]
+    images: tuple[Image, ...] = ()
     host: HostBuild | None = None
     source: str
 

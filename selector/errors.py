@@ -6,6 +6,7 @@
     │   ├── UnknownHardware         a --hardware that is no machine (with the nearest names)
     │   └── UnknownDeployment       a name of nothing that is kept up (with the nearest)
     ├── NoFeasiblePlan         3    nothing that is allowed fits this machine
+    │   └── OtherHardware           a lock is of another machine, and nothing is planned again unasked
     ├── ProbeError             4    the machine could not be asked
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
@@ -16,15 +17,25 @@
     │   ├── DevicesTaken            devices are those of another deployment
     │   ├── DaemonRunning           another daemon keeps them already
     │   ├── NotServing              a deployment that was waited for does not come by itself
+    │   ├── InUse                   weights that are to be removed are served, fetched or read
     │   └── NotSteered              who keeps engines up could not be asked
     │       ├── NotRunning          neither a daemon nor a launch is there
     │       └── NotAllowed          there is one, and not for this user
     ├── DownloadError          6    a checkpoint could not be fetched or made
     │   ├── HubUnreachable          the hub did not answer, or broke off: a later try may do
-    │   └── NoRoomOnDisk            known before the first byte
+    │   │   └── HubBusy             it answered that it has too much to do (429, 503)
+    │   ├── HubRefuses              the hub answered, and does not give it
+    │   │   ├── NotOnHub            it has no such repository, revision or file
+    │   │   ├── Gated               this account has not accepted its terms
+    │   │   └── TokenRefused        no token, or one that is wrong or has expired
+    │   ├── DamagedDownload         it came damaged, twice: its hash is not the hub's
+    │   ├── NotHere                 it is not whole on this machine, and fetching was forbidden
+    │   ├── NoHubClient             the client of that hub is not installed
+    │   └── NoRoomOnDisk            before the first byte, or the disk became full
     ├── WaitTimedOut         124    what was waited for did not come in time
     └── ConfigurationError    78    a file of ours or of the user's is wrong
-        └── ProfileError            a profile, with the path of the key
+        ├── ProfileError            a profile, with the path of the key
+        └── LockError               a lock that is none, was changed, or cannot be written
 
 Anything else that escapes is a fault of ours and ends in exit code 1.
 """
@@ -75,6 +86,10 @@ class NoFeasiblePlan(AutolaunchError):
     exit_code = 3
 
 
+class OtherHardware(NoFeasiblePlan):
+    code = "plan.other_hardware"
+
+
 class ProbeError(AutolaunchError):
     code = "probe"
     exit_code = 4
@@ -119,6 +134,10 @@ class NotServing(EngineError):
     code = "engine.not_serving"
 
 
+class InUse(EngineError):
+    code = "engine.in_use"
+
+
 class NotSteered(EngineError):
     code = "control"
 
@@ -140,6 +159,38 @@ class HubUnreachable(DownloadError):
     code = "download.hub"
 
 
+class HubBusy(HubUnreachable):
+    code = "download.busy"
+
+
+class HubRefuses(DownloadError):
+    code = "download.refused"
+
+
+class NotOnHub(HubRefuses):
+    code = "download.missing"
+
+
+class Gated(HubRefuses):
+    code = "download.gated"
+
+
+class TokenRefused(HubRefuses):
+    code = "download.token"
+
+
+class DamagedDownload(DownloadError):
+    code = "download.damaged"
+
+
+class NotHere(DownloadError):
+    code = "download.offline"
+
+
+class NoHubClient(DownloadError):
+    code = "download.extra"
+
+
 class NoRoomOnDisk(DownloadError):
     code = "download.disk"
 
@@ -158,3 +209,7 @@ class ConfigurationError(AutolaunchError):
 
 class ProfileError(ConfigurationError):
     code = "configuration.profile"
+
+
+class LockError(ConfigurationError):
+    code = "configuration.lock"

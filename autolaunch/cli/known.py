@@ -1,22 +1,37 @@
-"""``autolaunch models`` and ``hardware``: what this release knows."""
+"""``autolaunch models`` and ``hardware``: what this release knows, and what of it lies here."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from autolaunch.cli.options import SHOWN, Command, option
 from autolaunch.cli.terminal import Terminal, clean, compact, count, gib, heading, table, wrapped, write
+from selector.errors import UsageError
 from selector.facts import AcceleratorFacts, CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.values import Value
 
+if TYPE_CHECKING:
+    from autolaunch.on_disk import OnDisk
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _VENDORS: tuple[tuple[Vendor, str], ...] = (("nvidia", "NVIDIA"), ("amd", "AMD"), ("apple", "Apple"))
+
+
+class LocalRow(Value, frozen=True, kw_only=True):
+    """Files of a checkpoint that are on this machine; ``revision`` is the commit of those in a hub's cache."""
+
+    place: str
+    folder: str
+    revision: str | None
+    whole: bool
+    bytes_on_disk: int
 
 
 class CheckpointRow(Value, frozen=True, kw_only=True):
@@ -25,6 +40,7 @@ class CheckpointRow(Value, frozen=True, kw_only=True):
     format: str
     quantization: str
     download_bytes: int
+    local: tuple[LocalRow, ...] = ()
 
 
 class ModelRow(Value, frozen=True, kw_only=True):
@@ -39,8 +55,11 @@ class ModelRow(Value, frozen=True, kw_only=True):
 
 
 class ModelsDocument(Value, frozen=True, kw_only=True):
+    """``local_bytes`` is what all that is local takes together, each file once."""
+
     schema: int = 1
     models: tuple[ModelRow, ...]
+    local_bytes: int = 0
 
 
 class HardwareRow(Value, frozen=True, kw_only=True):
@@ -68,7 +87,7 @@ def _shown(function: _Function) -> _Function:
     return option(SHOWN, "--json", "as_json", is_flag=True, help="JSON on standard output (schema 1).")(function)
 
 
-def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) -> None:
+def show_document(document: Value, as_json: bool, render: Callable[[Terminal], str]) -> None:
     if as_json:
         write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
@@ -79,19 +98,69 @@ def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) ->
 # --- models -----------------------------------------------------------------------------------------
 
 
-@click.command(cls=Command, examples="  autolaunch models\n  autolaunch models --verbose     every checkpoint\n")
+MODELS_EXAMPLES = """\
+  autolaunch models                 what is known, and what of it lies here
+  autolaunch models --verbose       every checkpoint
+  autolaunch models add someone/GLM-4.6-AWQ
+  autolaunch rm glm-4.6             free the room that it takes
+"""
+
+
+class Models(click.Group):
+    """Lists, unless ``add`` follows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        word = next((each for each in args if not each.startswith("-")), None)
+        if word is not None and word != "add":
+            hint = (
+                f"autolaunch models add {word} writes a profile of a repository; autolaunch plan {word} plans with it"
+            )
+            raise UsageError(f"autolaunch models has no {word[:60]!r}", hint=clean(hint))
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click passes it)
+        return ["add"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click passes it)
+        if cmd_name != "add":
+            return None
+        from autolaunch.cli.models_add import add
+
+        return add
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        with formatter.section("Commands"):
+            formatter.write_dl([("add", "Write a profile of a repository that is not known yet.")])
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write("Usage: autolaunch models [OPTIONS]\n")
+        formatter.write("       autolaunch models add [OPTIONS] ORG/REPO|FOLDER\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write(f"\nExamples:\n{MODELS_EXAMPLES}")
+
+
+@click.group(cls=Models, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_shown
-def models(as_json: bool, verbose: bool) -> None:
-    """List the models that this release knows, with their checkpoints."""
+@click.pass_context
+def models(ctx: click.Context, as_json: bool, verbose: bool) -> None:
+    """List the models that are known, and which of their checkpoints are on this machine."""
+    if ctx.invoked_subcommand is not None:
+        return
     from autolaunch import api
+    from autolaunch.hub_cache import cache_directory
+    from autolaunch.on_disk import on_disk, total_bytes
 
-    known = api.catalog()
+    known, home, cache = api.catalog(), api.home(), cache_directory(os.environ)
     found = [known.model(name) for name in known.model_ids()]
-    document = ModelsDocument(models=tuple(_model_row(model) for model in found))
-    _print(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
+    here = [each for model in found for each in on_disk(model, cache=cache, home=home)]
+    document = ModelsDocument(
+        models=tuple(_model_row(model, here) for model in found), local_bytes=total_bytes(here, cache)
+    )
+    show_document(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
 
 
-def _model_row(model: ModelFacts) -> ModelRow:
+def _model_row(model: ModelFacts, here: list[OnDisk]) -> ModelRow:
     return ModelRow(
         id=model.id,
         title=model.title,
@@ -100,17 +169,34 @@ def _model_row(model: ModelFacts) -> ModelRow:
         modalities=model.modalities,
         context_tokens=model.context_tokens,
         generated=model.generated,
-        checkpoints=tuple(_checkpoint_row(each) for each in model.checkpoints),
+        checkpoints=tuple(
+            _checkpoint_row(
+                each,
+                tuple(
+                    LocalRow(
+                        place=found.place,
+                        folder=str(found.folder),
+                        revision=found.revision,
+                        whole=found.whole,
+                        bytes_on_disk=found.bytes_on_disk,
+                    )
+                    for found in here
+                    if (found.model, found.repo, found.file_prefix) == (model.id, each.repo, each.file_prefix)
+                ),
+            )
+            for each in model.checkpoints
+        ),
     )
 
 
-def _checkpoint_row(checkpoint: CheckpointFacts) -> CheckpointRow:
+def _checkpoint_row(checkpoint: CheckpointFacts, local: tuple[LocalRow, ...]) -> CheckpointRow:
     return CheckpointRow(
         repo=checkpoint.repo,
         modelscope=checkpoint.modelscope,
         format=checkpoint.format,
         quantization=checkpoint.quantization,
         download_bytes=checkpoint.download_bytes,
+        local=local,
     )
 
 
@@ -133,7 +219,29 @@ def _render_models(document: ModelsDocument, terminal: Terminal, *, verbose: boo
     parts = [table(head, rows, right=(2, 5), flex=4, width=terminal.width_columns)]
     if verbose:
         parts += [_render_checkpoints(model, terminal) for model in document.models]
+    parts.append(_render_local(document, terminal))
     return "\n\n".join(parts)
+
+
+def _render_local(document: ModelsDocument, terminal: Terminal) -> str:
+    rows: list[tuple[str, ...]] = [
+        (
+            each.repo,
+            each.quantization,
+            (found.revision or "")[:8] or ("made here" if found.place == "made here" else "-"),
+            "whole" if found.whole else "in part",
+            gib(found.bytes_on_disk),
+        )
+        for model in document.models
+        for each in model.checkpoints
+        for found in each.local
+    ]
+    if not rows:
+        return f"{heading('On this machine')}\n  none of their weights"
+    head = ("checkpoint", "quant", "commit", "state", "size")
+    body = table(head, rows, right=(4,), flex=(0, 1), width=terminal.width_columns)
+    told = f"  {gib(document.local_bytes)} together; autolaunch rm MODEL frees what a model takes."
+    return f"{heading('On this machine')}\n{body}\n\n{told}"
 
 
 def _span(low_bytes: int, high_bytes: int) -> str:
@@ -164,7 +272,7 @@ def hardware(as_json: bool, verbose: bool) -> None:
         names=hardware_names(known),
         accelerators=tuple(_hardware_row(each) for vendor, _ in _VENDORS for each in known.accelerators(vendor)),
     )
-    _print(document, as_json, lambda terminal: _render_hardware(document, terminal, verbose=verbose))
+    show_document(document, as_json, lambda terminal: _render_hardware(document, terminal, verbose=verbose))
 
 
 def _hardware_row(facts: AcceleratorFacts) -> HardwareRow:

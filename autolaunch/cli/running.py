@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from autolaunch.chat import AskResult
     from autolaunch.cli.asked import Asked
     from autolaunch.daemon.deployment import Deployment
-    from autolaunch.daemon.hands import Hands
     from autolaunch.daemon.happenings import Tell
     from autolaunch.foreground import Foreground
     from autolaunch.server import LaunchEvent, Server
@@ -42,7 +41,10 @@ _SAID_WHILE_SERVING = frozenset(
 
 
 class How(Value, frozen=True, kw_only=True):
-    """The options that only a launch has. ``host``, ``port`` and ``api_key_file`` are the gateway's."""
+    """The options that only a launch has. ``host``, ``port`` and ``api_key_file`` are the gateway's.
+
+    ``replayed`` is ``lock`` where it was there already, and is not written.
+    """
 
     model_path: Path | None = None
     engine_path: Path | None = None
@@ -54,6 +56,9 @@ class How(Value, frozen=True, kw_only=True):
     images: tuple[Path, ...] = ()
     rehearse: Literal["miniature", "dummy"] | None = None
     dry_run: bool = False
+    lock: Path | None = None
+    replan: bool = False
+    replayed: Path | None = None
     engine_options: tuple[str, ...] = ()
 
 
@@ -110,6 +115,10 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
             progress.close()
             shown |= _SAID_WHILE_SERVING
             chosen = kept_up.state.candidate or chosen
+            if how.lock is not None and how.replayed is None:
+                from autolaunch.cli.replay import keep_lock
+
+                keep_lock(kept_up, decided, known, how, how.lock)
             if how.ask is not None:
                 _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=asked.as_json)
             else:
@@ -135,33 +144,22 @@ def _kept_up(
     """The deployment's supervisors, not started yet; the address is held from here on, unless only we ask."""
     from autolaunch import api
     from autolaunch.daemon.gateway.options import GatewayOptions
-    from autolaunch.daemon.hands import Hands
-    from autolaunch.daemon.host import Host
-    from autolaunch.daemon.leases import Leases
-    from autolaunch.daemon.ports import listening_socket
-    from autolaunch.daemon.store import Store
-    from autolaunch.foreground import Foreground, Reach
+    from autolaunch.keeping import kept_up
+    from autolaunch.reach import Reach
 
-    home = api.home()
-    host = Host(known, api.probe)
-    leases, store = Leases(home / "leases"), Store(api.learned_path())
-    reach = listening = None
+    reach = None
     if how.ask is None:
-        listening = listening_socket(how.host, how.port)
-        port = int(listening.getsockname()[1])
-        options = GatewayOptions(host=how.host, port=port, keys_file=how.api_key_file)
-        reach = Reach(gateway=options, home=home)
-
-    def hands(deployment: Deployment) -> Hands:
-        def hear(event: LaunchEvent) -> None:
-            kept_up.hear(deployment.key, event)
-            on_event(event)
-
-        return Hands(home=home, catalog=known, planner=host, store=store, leases=leases, on_event=hear)
-
-    engines = [(each, hands(each)) for each in host.deal(_deployment(decided, asked, how), decided)]
-    kept_up = Foreground(engines, on_tell, reach=reach, listening=listening)
-    return kept_up
+        gateway = GatewayOptions(host=how.host, port=how.port, keys_file=how.api_key_file)
+        reach = Reach(gateway=gateway, home=api.home())
+    return kept_up(
+        decided,
+        _deployment(decided, asked, how),
+        known=known,
+        home=api.home(),
+        reach=reach,
+        on_event=lambda _, event: on_event(event),
+        on_tell=on_tell,
+    )
 
 
 def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
@@ -183,6 +181,7 @@ def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
         engine_options=how.engine_options,
         offline=how.offline,
         wait_for_devices=False,
+        lock=how.replayed,
     )
 
 

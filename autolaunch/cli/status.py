@@ -23,9 +23,9 @@ LOOK_SECONDS = 0.5
 @click.command(
     cls=Command,
     examples="""\
-  autolaunch status                  the daemon
-  autolaunch status glm-4.6          where it is, why, on what, and its last fault
-  autolaunch status glm-4.6 --follow a page whenever it comes into another state
+  autolaunch status                   the daemon
+  autolaunch status glm-4.6           where it is, why, on what, and its last fault
+  autolaunch status glm-4.6 --follow  a page whenever it comes into another state
 """,
 )
 @click.argument("name", required=False)

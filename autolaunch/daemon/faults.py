@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from autolaunch.daemon.deployment import Fault, Reason
@@ -11,6 +13,7 @@ from selector.errors import (
     AutolaunchError,
     DevicesTaken,
     DownloadError,
+    EngineError,
     EngineInstallError,
     EngineStartError,
     HubUnreachable,
@@ -20,6 +23,9 @@ from selector.errors import (
     PortTaken,
     Unsupported,
 )
+
+if TYPE_CHECKING:
+    from autolaunch.daemon.supervisor import Supervisor
 
 #: What an error of ours is to the machine, the most special first: the reason, and whether the same fails again.
 _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
@@ -85,3 +91,16 @@ def _told(error: AutolaunchError, lines: tuple[str, ...], reason: Reason, *, per
         hint=error.hint,
         lines=tuple(map(without_secrets, lines)),
     )
+
+
+def error_of(one: Supervisor) -> AutolaunchError:
+    """Why a deployment does not serve: the error itself where it is known, with the engine's last lines."""
+    known, fault = one.run.error, one.state.fault
+    if fault is None:
+        return EngineError("it was given up on")
+    if known is not None and known.message == fault.message:
+        return known
+    hints = [fault.hint] if fault.hint else []
+    if fault.lines:
+        hints.append("\n".join(("the last lines:", *fault.lines[-12:])))
+    return EngineError(fault.message, hint="\n".join(hints) or None)

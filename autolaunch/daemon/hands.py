@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from autolaunch.daemon.leases import Lease, Leases
     from autolaunch.daemon.store import Store
+    from autolaunch.locked import Lock
     from autolaunch.measured import Measured
     from selector.catalog import Catalog
 
@@ -48,11 +49,12 @@ PATIENCE = Patience()
 
 
 class Decided(NamedTuple):
-    """A candidate, the ranking that it is of, and what was chosen before any change."""
+    """A candidate, the ranking that it is of, what was chosen before any change, and the lock that it is of."""
 
     plan: LaunchPlan
     candidate: Candidate
     first: Candidate | None = None
+    lock: Lock | None = None
 
 
 class Run:
@@ -247,7 +249,7 @@ class Hands:
         self, run: Run, deployment: Deployment, changes: Changes, fault: Fault, *, repeated: bool
     ) -> Changes | None:
         """The next step of the ladder (:func:`autolaunch.daemon.ladder.next_changes`)."""
-        if run.decided is None:
+        if run.decided is None or deployment.lock is not None:  # a lock is replayed as it is, or not at all
             return None
         from autolaunch.daemon.ladder import next_changes
 
@@ -316,6 +318,7 @@ class Hands:
             model_path=deployment.model_path,
             engine_path=deployment.engine_path,
             extra=deployment.engine_options,
+            lock=None if run.decided is None else run.decided.lock,
             mark=run.mark,
             own_key=True,
             grace_seconds=self.patience.grace_seconds,

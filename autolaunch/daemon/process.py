@@ -231,6 +231,10 @@ class EngineProcess:
             )
         return self._guard.returncode
 
+    def hurry(self) -> None:
+        """Has whoever is stopping it forgo the grace. From any thread."""
+        self._hang_up(kill=True)
+
     def cpu_seconds(self) -> float | None:
         """Processor time of the whole tree so far; ``None`` where it cannot be asked."""
         total = 0.0

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from selector.errors import EngineStartError
@@ -40,6 +41,24 @@ def run_folder(root: Path, served_name: str, folder: Path) -> tuple[Path, int]:
     except OSError as error:
         raise EngineStartError(f"{directory} cannot be made: {error.strerror}") from error
     return directory, lock
+
+
+def living(root: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders of runs that live, each with the real folder of the checkpoint that it serves."""
+    for link in (*root.glob("*/*"), *root.glob("*/*/*")):  # a served name has one part or two
+        if not link.is_symlink() or link.parent.is_symlink():
+            continue
+        directory = root / link.relative_to(root).parts[0]
+        try:
+            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system without locks: it may live
+            yield directory, link.resolve()
+        finally:
+            os.close(lock)
 
 
 def _sweep(root: Path) -> None:

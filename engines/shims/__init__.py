@@ -6,3 +6,4 @@ from pathlib import Path
 
 PYTHON_SERVER = Path(__file__).with_name("python_server.py")
 LLAMACPP_SERVER = Path(__file__).with_name("llamacpp_server.py")
+SGLANG_SERVER = Path(__file__).with_name("sglang_server.py")

@@ -244,6 +244,24 @@ class Nvml:
             return None
         return RecoveryAction(*_RECOVERY_ACTIONS.get(number, (f"what it calls recovery action {number}", False)))
 
+    def fabric(self, handle: object) -> tuple[int, int] | None:
+        """How far a GPU is registered with its NVSwitches: nvmlGpuFabricState_t, and the nvmlReturn_t of that.
+
+        ``None``: it has none, or the driver does not tell.
+
+        Raises:
+            NvmlFailure: the device is gone.
+        """
+        import ctypes
+
+        kind = getattr(self._library, "c_nvmlGpuFabricInfo_t", None)
+        if kind is None:  # a pynvml older than the call
+            return None
+        info = kind()
+        if self.ask("nvmlDeviceGetGpuFabricInfo", handle, ctypes.byref(info)) is None or info.state == 0:
+            return None
+        return int(info.state), int(info.status)
+
     def watch_xids(self, handles: Iterable[object]) -> object | None:
         """An event set of the errors of these devices, to be freed with :meth:`free`; ``None`` where none tells them.
 

@@ -45,6 +45,6 @@ def test_a_fresh_clone_runs_with_uv_run_and_changes_no_tracked_file(uv: str, clo
 
 
 def test_what_a_person_runs_is_executable_in_the_clone(clone: Path) -> None:
-    for name in ("scripts/check", "scripts/pin", ".ci/run"):
+    for name in ("scripts/check", "scripts/docs", "scripts/pin", ".ci/run"):
         mode = git("ls-files", "--stage", name, cwd=clone).split()[0]
         assert mode == "100755", name

@@ -117,6 +117,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
         measurements: what was foretold and is known now, of the start and of requests that it had to itself.
         requests: under way now.
         log_path: what the engine prints, or the last one printed.
+        folder: where the weights are that it has, once they are there.
     """
 
     unit: str
@@ -135,6 +136,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
     measurements: tuple[Compared, ...] = ()
     requests: int | None = None
     log_path: str | None = None
+    folder: str | None = None
 
 
 class DeploymentDocument(Document, frozen=True, kw_only=True):

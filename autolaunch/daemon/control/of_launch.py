@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,14 +12,18 @@ from typing import TYPE_CHECKING
 
 from autolaunch.daemon.control.contract import Kind
 from autolaunch.daemon.control.happened import Happened
-from autolaunch.daemon.control.places import launch_socket
+from autolaunch.daemon.control.places import MOST_LAUNCHES, launch_socket
 from autolaunch.daemon.journal import Event
+from selector.errors import DaemonRunning
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.serve import Control
     from autolaunch.daemon.happenings import Tell
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
+
+#: Held while a launch of this process makes its socket; each has a loop, and a thread, of its own.
+_BEGINNING = threading.Lock()
 
 
 class SteeredLaunch:
@@ -69,8 +75,33 @@ class SteeredLaunch:
         self._end()
 
 
-def control_of(steered: SteeredLaunch, home: Path) -> Control:
-    """The control API of a launch of this process, not started yet."""
+def control_of(steered: SteeredLaunch, home: Path, number: int = 1) -> Control:
+    """The control API of a launch of this process, the ``number``-th, not started yet."""
     from autolaunch.daemon.control.serve import Control  # it takes its time to be read in
 
-    return Control(steered, launch_socket(os.environ, home, os.getpid()))
+    return Control(steered, launch_socket(os.environ, home, os.getpid(), number))
+
+
+async def begun_control(steered: SteeredLaunch, home: Path) -> Control:
+    """The control API of a launch of this process, answering; beside those of its other launches.
+
+    Raises:
+        ConfigurationError: there can be no socket there.
+        DaemonRunning: there are too many launches in this process.
+    """
+    # One that is bound and does not listen yet would be taken for one that was left.
+    await asyncio.get_running_loop().run_in_executor(None, _BEGINNING.acquire)
+    try:
+        for number in range(1, MOST_LAUNCHES):
+            control = control_of(steered, home, number)
+            try:
+                await control.start()
+            except DaemonRunning:
+                await control.close()
+                if number == MOST_LAUNCHES - 1:
+                    raise
+            else:
+                return control
+    finally:
+        _BEGINNING.release()
+    raise AssertionError("the last number returns or raises")

@@ -2,9 +2,10 @@
 
 A daemon's is ``control.sock`` in the folder that its keeper made for it (``$RUNTIME_DIRECTORY``: ``/run/autolaunch`` of
 a service of the host, ``$XDG_RUNTIME_DIR/autolaunch`` of a user's). Without a keeper it lies in a folder of the user's
-own, as that of every launch in the foreground does (``launch-PID.sock``): ``$XDG_RUNTIME_DIR/autolaunch-own``, or
-``control`` in the home of autolaunch where there is no such folder, or where ``AUTOLAUNCH_HOME`` names a home: several
-do not meet then. It is not the keeper's folder: that one is taken away, with all in it, when the service stops.
+own, as that of every launch in the foreground does (``launch-PID.sock``, and ``launch-PID-2.sock`` for a second one of
+the same process): ``$XDG_RUNTIME_DIR/autolaunch-own``, or ``control`` in the home of autolaunch where there is no such
+folder, or where ``AUTOLAUNCH_HOME`` names a home: several do not meet then. It is not the keeper's folder: that one is
+taken away, with all in it, when the service stops.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SYSTEM_SOCKET = Path("/run/autolaunch/control.sock")
 DAEMON_NAME = "control.sock"
 #: So many launches are looked at, the newest.
 MOST_LAUNCHES = 64
-_LAUNCH = re.compile(r"launch-[1-9][0-9]{0,9}\.sock")
+_LAUNCH = re.compile(r"launch-[1-9][0-9]{0,9}(-[1-9][0-9]?)?\.sock")
 
 
 class Places(NamedTuple):
@@ -33,8 +34,8 @@ class Places(NamedTuple):
     launches: tuple[Path, ...]
 
 
-def launch_name(pid: int) -> str:
-    return f"launch-{pid}.sock"
+def launch_name(pid: int, number: int = 1) -> str:
+    return f"launch-{pid}.sock" if number == 1 else f"launch-{pid}-{number}.sock"
 
 
 def runtime_folder(environ: Mapping[str, str]) -> Path | None:
@@ -63,9 +64,9 @@ def daemon_socket(environ: Mapping[str, str], home: Path) -> Path:
     return folder / DAEMON_NAME
 
 
-def launch_socket(environ: Mapping[str, str], home: Path, pid: int) -> Path:
-    """Where a launch in the foreground has its socket."""
-    return own_folder(environ, home) / launch_name(pid)
+def launch_socket(environ: Mapping[str, str], home: Path, pid: int, number: int = 1) -> Path:
+    """Where a launch in the foreground has its socket; ``number`` counts those of one process."""
+    return own_folder(environ, home) / launch_name(pid, number)
 
 
 def to_ask(environ: Mapping[str, str], home: Path) -> Places:

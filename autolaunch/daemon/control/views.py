@@ -122,6 +122,7 @@ def replica(unit: str, one: Supervisor, requests: int | None, doing: LaunchEvent
         measurements=_compared(one, decided.candidate) if busy and decided is not None else (),
         requests=requests,
         log_path=next((str(each.server.log_path) for each in (run, one.ran) if each.server is not None), None),
+        folder=None if run.prepared is None else str(run.prepared.folder),
     )
 
 

@@ -53,10 +53,13 @@ class Face:
         supervisors: Mapping[str, Supervisor],
         *,
         on_fault: Callable[[BaseException], None],
+        keys: Keys | None = None,
         configuration_ok: Callable[[], bool | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``supervisors`` is looked at when it has changed (:meth:`route`); ``on_fault`` is told of faults of ours.
+
+        ``keys`` are asked for instead of those that ``options`` name a file of.
 
         Raises:
             ConfigurationError: the file of keys.
@@ -83,7 +86,13 @@ class Face:
             # With many models it takes milliseconds, which streams would wait for.
             return await asyncio.get_running_loop().run_in_executor(None, render, registry, accept)
 
-        self.gateway = Gateway(options, keys=_keys(options), metrics=requests, metrics_page=page, on_fault=on_fault)
+        self.gateway = Gateway(
+            options,
+            keys=_keys(options) if keys is None else keys,
+            metrics=requests,
+            metrics_page=page,
+            on_fault=on_fault,
+        )
 
     @property
     def base_url(self) -> str:

@@ -44,6 +44,7 @@ typedef struct Device {
     Process processes[PROCESSES]; /* the graphics ones last */
     struct Device *slices[8];
     int slice_count;
+    int persistence, slowdown, compute_mode, chip_generation, fabric, ecc_errors, remapped;
     int questions, events, xid_count, lost_after, lost_code, frees_after, recovery, recovery_after;
     unsigned long long frees;
     Xid xids[XIDS];
@@ -93,6 +94,13 @@ static void read_statement(const char *line, Device **current)
         device->has_capability = 1, device->major = i, device->minor = j;
     } else if (sscanf(line, "architecture %d", &i) == 1) device->architecture = i;
     else if (sscanf(line, "pcie %d %d", &i, &j) == 2) device->generation = i, device->width = j;
+    else if (sscanf(line, "persistence %d", &i) == 1) device->persistence = i + 1;
+    else if (sscanf(line, "slowdown %d", &i) == 1) device->slowdown = i;
+    else if (sscanf(line, "compute_mode %d", &i) == 1) device->compute_mode = i;
+    else if (sscanf(line, "chip_generation %d", &i) == 1) device->chip_generation = i;
+    else if (sscanf(line, "fabric %d", &i) == 1) device->fabric = i;
+    else if (sscanf(line, "ecc_errors %d", &i) == 1) device->ecc_errors = i;
+    else if (sscanf(line, "remapped %d", &i) == 1) device->remapped = i;
     else if (sscanf(line, "mig %d", &i) == 1) device->mig = i + 1;
     else if (sscanf(line, "lost %d", &i) == 1) device->lost = i;
     else if (sscanf(line, "handle_error %d", &i) == 1) device->handle_error = i;
@@ -273,6 +281,47 @@ static nvmlReturn_t number(Device *device, int value, unsigned int *out)
     return value ? SUCCESS : NOT_SUPPORTED;
 }
 nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(Device *device, unsigned int *out) { return number(device, device->generation, out); }
+nvmlReturn_t nvmlDeviceGetGpuMaxPcieLinkGeneration(Device *device, unsigned int *out) { return number(device, device->chip_generation, out); }
+nvmlReturn_t nvmlDeviceGetPersistenceMode(Device *device, unsigned int *mode)
+{
+    nvmlReturn_t code = number(device, device->persistence, mode);
+    if (code == SUCCESS) *mode -= 1;
+    return code;
+}
+nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(Device *device, unsigned long long *reasons)
+{
+    ALIVE(device);
+    *reasons = (unsigned long long)device->slowdown;
+    return SUCCESS;
+}
+nvmlReturn_t nvmlDeviceGetComputeMode(Device *device, unsigned int *mode)
+{
+    ALIVE(device);
+    *mode = (unsigned int)device->compute_mode;
+    return SUCCESS;
+}
+nvmlReturn_t nvmlDeviceGetTotalEccErrors(Device *device, int type, int counter, unsigned long long *count)
+{
+    ALIVE(device);
+    if (type != 1 || counter != 0) return INVALID_ARGUMENT; /* uncorrected, since the driver was loaded */
+    *count = (unsigned long long)device->ecc_errors;
+    return SUCCESS;
+}
+/* `remapped` is the number of rows; 1 of them is pending where it is odd, and the last one failed beyond 100. */
+nvmlReturn_t nvmlDeviceGetRemappedRows(Device *device, unsigned int *corrected, unsigned int *uncorrected, unsigned int *pending, unsigned int *failed)
+{
+    ALIVE(device);
+    *corrected = 0, *uncorrected = (unsigned int)device->remapped;
+    *pending = device->remapped % 2 != 0, *failed = device->remapped > 100;
+    return SUCCESS;
+}
+typedef struct { unsigned char cluster[16]; nvmlReturn_t status; unsigned int clique, state; } Fabric;
+nvmlReturn_t nvmlDeviceGetGpuFabricInfo(Device *device, Fabric *info)
+{
+    ALIVE(device);
+    info->state = (unsigned int)device->fabric, info->status = SUCCESS;
+    return SUCCESS;
+}
 nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(Device *device, unsigned int *out) { return number(device, device->width ? 16 : 0, out); }
 nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(Device *device, unsigned int *out) { return number(device, device->width, out); }
 

@@ -52,7 +52,8 @@ class Gpu:
     """What is ``None`` or empty is "not supported" to the stub. Memory in bytes: total, reserved, free.
 
     Time goes by questions about the memory: ``lost_after`` (questions, code), ``frees`` (questions, bytes free from
-    then on, and no process), ``recovery`` (action, questions).
+    then on, and no process), ``recovery`` (action, questions). ``slowdown`` is nvmlClocksEventReasons, ``fabric``
+    nvmlGpuFabricState_t, ``chip_generation`` PCIe's that the GPU can (``pcie`` is the slot's).
     """
 
     name: bytes | None = None
@@ -76,6 +77,13 @@ class Gpu:
     lost_after: tuple[int, int] | None = None
     frees: tuple[int, int] | None = None
     recovery: tuple[int, int] | None = None
+    persistence: int | None = None
+    slowdown: int = 0
+    compute_mode: int = 0
+    chip_generation: int = 0
+    fabric: int = 0
+    ecc_errors: int = 0
+    remapped: int = 0
 
     def statements(self) -> list[str]:
         lines = [
@@ -89,8 +97,6 @@ class Gpu:
             lines.append("capability {} {}".format(*self.capability))
         if self.pcie is not None:
             lines.append("pcie {} {}".format(*self.pcie))
-        if self.mig is not None:
-            lines.append(f"mig {int(self.mig)}")
         if not self.has_memory_v2:
             lines.append("no_memory_v2")
         if self.tells_events:
@@ -101,7 +107,10 @@ class Gpu:
                 lines.append("{} {} {}".format(key, *pair))
         lines += [f"compute {pid} {used}" for pid, used in self.compute]
         lines += [f"graphics {pid} {used}" for pid, used in self.graphics]
-        for key in ("architecture", "lost", "handle_error", "memory_error"):
+        switches = (("mig", self.mig), ("persistence", self.persistence))
+        lines += [f"{key} {int(value)}" for key, value in switches if value is not None]
+        told = ("slowdown", "compute_mode", "chip_generation", "fabric", "ecc_errors", "remapped")
+        for key in ("architecture", "lost", "handle_error", "memory_error", *told):
             if value := getattr(self, key):
                 lines.append(f"{key} {value}")
         lines += [

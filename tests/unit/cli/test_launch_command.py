@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import autolaunch.chat
-import autolaunch.foreground
+import autolaunch.keeping
 from autolaunch import api
 from autolaunch.chat import AskResult
 from autolaunch.cli import signals
@@ -23,8 +23,8 @@ from autolaunch.daemon.gateway.keys import key_of
 from autolaunch.daemon.hands import Hands
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.machine import State
-from autolaunch.foreground import Reach
 from autolaunch.proof import png
+from autolaunch.reach import Reach
 from autolaunch.server import LaunchEvent
 from selector.contract import LaunchPlan
 from selector.errors import EngineError, EngineStartError, PortTaken
@@ -91,10 +91,10 @@ class FakeServer:
 def server(monkeypatch: pytest.MonkeyPatch, plan: LaunchPlan) -> FakeServer:
     fake = FakeServer()
     monkeypatch.setattr(api, "plan", lambda *_, **__: plan)
-    monkeypatch.setattr(autolaunch.foreground, "Foreground", fake)
+    monkeypatch.setattr(autolaunch.keeping, "Foreground", fake)
     listen = ports.listening_socket
     # Whoever has port 8000 of this machine is not asked.
-    monkeypatch.setattr(ports, "listening_socket", lambda host, _port: listen(host, 0))
+    monkeypatch.setattr(autolaunch.keeping, "listening_socket", lambda host, _port: listen(host, 0))
     return fake
 
 

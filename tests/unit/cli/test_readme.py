@@ -1,46 +1,23 @@
-"""What the README shows is what the commands print."""
+"""What the README shows, beside what ``tests/unit/docs`` holds of every page: commands, outputs, configuration."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import pytest
-from click.testing import CliRunner
-
-from autolaunch.cli.app import autolaunch
 from autolaunch.daemon import configuration
 from selector.catalog import Catalog
+from tests import documented
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n\$ uv run autolaunch ((?:plan|advise) .*?)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = documented.blocks(documented.README)
 
 
 def test_the_readme_shows_a_plan_and_an_advice() -> None:
-    assert {arguments.split()[0] for arguments, _ in BLOCKS} == {"plan", "advise"}
+    typed = [documented.simple_commands(each.typed) for block in BLOCKS for each in documented.shown(block)]
+    assert {"plan", "advise"} <= {words[1] for ((*words,), *_) in typed if words[0] == "autolaunch"}
 
 
-@pytest.mark.parametrize(("arguments", "shown"), BLOCKS, ids=[arguments for arguments, _ in BLOCKS])
-def test_what_the_readme_shows_is_what_is_printed(arguments: str, shown: str) -> None:
-    result = CliRunner(env={"COLUMNS": "80"}).invoke(autolaunch, arguments.split())
-    assert result.exit_code == 0
-    printed = result.stdout.splitlines()
-    missing = [line for line in shown.splitlines() if line.strip() != "…" and line not in printed]
-    assert missing == []
-
-
-def test_every_option_in_the_readme_exists() -> None:
-    helps = (
-        CliRunner().invoke(autolaunch, ["plan", "--help"]).stdout
-        + CliRunner().invoke(autolaunch, ["glm-tiny", "--help"]).stdout
-        + CliRunner().invoke(autolaunch, ["service", "install", "--help"]).stdout
-    )
-    for option in set(re.findall(r"`(--[a-z-]+)", README)):
-        assert option in helps, option
-
-
-def test_the_configuration_in_the_readme_is_right(tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def test_the_configuration_in_the_readme_keeps_both_models_up(tmp_path: Path) -> None:
+    (shown,) = [block.text for block in BLOCKS if block.language == "toml"]
     path = tmp_path / "autolaunch.toml"
     path.write_text(shown)
     found = configuration.read(path, Catalog())

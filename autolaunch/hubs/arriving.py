@@ -1,0 +1,124 @@
+"""A file while it arrives: written, hashed as it comes, continued where another try left off."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from autolaunch.hubs.listing import HubFile
+
+BLOCK_BYTES = 4 * 2**20
+
+
+class Stopped(Exception):
+    """The rest failed, so this is left as far as it has come."""
+
+
+class Hashing:
+    """Both names that hubs give a content: its SHA-256, and git's. The second only where it is asked for."""
+
+    def __init__(self, file: HubFile) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._git = None
+        if file.git_sha1 is not None and file.sha256 is None:
+            self._git = hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)
+
+    def update(self, data: bytes | memoryview) -> None:
+        """More of the content."""
+        self._sha256.update(data)
+        if self._git is not None:
+            self._git.update(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
+
+    @property
+    def right(self) -> bool:
+        """Whether the content is what the hub says it is, as far as the hub says."""
+        if self._git is not None:
+            return self._git.hexdigest() == self._file.git_sha1
+        return self._file.sha256 is None or self.sha256 == self._file.sha256
+
+
+def hashed(
+    path: Path, file: HubFile, stop: threading.Event, on_bytes: Callable[[int], None], *, within: Hashing | None = None
+) -> Hashing:
+    """Reads a file that is here, or what has come of it (``within``: into this hash).
+
+    Raises:
+        Stopped, OSError: as they say.
+    """
+    hashing = Hashing(file) if within is None else within
+    block = bytearray(BLOCK_BYTES)
+    view = memoryview(block)
+    with path.open("rb", buffering=0) as content:
+        while count := content.readinto(block):
+            if stop.is_set():
+                raise Stopped
+            hashing.update(view[:count])
+            on_bytes(count)
+    return hashing
+
+
+class Arriving:
+    """The part of a file that has come, at ``path``. Open for one writer at a time: who opens it holds its lock."""
+
+    def __init__(self, path: Path, file: HubFile, stop: threading.Event, on_bytes: Callable[[int, int], None]) -> None:
+        """``on_bytes`` hears how many more are here, and how many of them have come just now."""
+        self._path, self._file, self._stop, self._on_bytes = path, file, stop, on_bytes
+        self.hashing = Hashing(file)
+        self.came_bytes = 0
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        size_bytes = os.fstat(self._descriptor).st_size
+        if size_bytes > self._file.size_bytes:
+            self.begin_anew()
+        elif size_bytes:
+            hashed(self._path, self._file, self._stop, lambda _: None, within=self.hashing)
+            self.came_bytes = size_bytes
+            self._on_bytes(size_bytes, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    @property
+    def whole(self) -> bool:
+        return self.came_bytes == self._file.size_bytes
+
+    def write(self, data: bytes) -> None:
+        """What came next.
+
+        Raises:
+            Stopped: the rest failed.
+            ValueError: it is more than the file is long.
+            OSError: it could not be written.
+        """
+        if self._stop.is_set():
+            raise Stopped
+        if self.came_bytes + len(data) > self._file.size_bytes:
+            raise ValueError("more came than the file is long")
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._descriptor, left, self.came_bytes)
+            self.hashing.update(left[:written])
+            self.came_bytes += written
+            self._on_bytes(written, written)
+            left = left[written:]
+
+    def begin_anew(self) -> None:
+        """Drops what has come."""
+        os.ftruncate(self._descriptor, 0)
+        self._on_bytes(-self.came_bytes, 0)
+        self.came_bytes, self.hashing = 0, Hashing(self._file)

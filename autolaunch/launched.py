@@ -1,0 +1,150 @@
+"""A model kept up inside a program: ``autolaunch.launch``.
+
+    with autolaunch.launch("glm-4.6") as server:
+        server.wait_ready()
+        print(server.base_url, server.api_key)
+
+Everything that may take long happens in threads of the launch: the caller's own is free, no signal handler is set, and
+nothing is printed or logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from autolaunch import api
+from autolaunch.daemon.deployment import Deployment
+from autolaunch.events import Event, Events
+from autolaunch.given import served_name as checked_name
+from autolaunch.handles import Launch, Told
+from autolaunch.home import home as default_home
+from autolaunch.keeping import kept_up
+from autolaunch.reach import way
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import NoFeasiblePlan, UsageError
+from selector.request import Pins
+
+
+def launch(
+    plan: LaunchPlan | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    api_key: str | None = None,
+    keys_file: Path | str | None = None,
+    keyless: bool = False,
+    served_name: str | None = None,
+    model_path: Path | str | None = None,
+    engine_path: Path | str | None = None,
+    engine_options: tuple[str, ...] = (),
+    offline: bool = False,
+    home: Path | str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Launch:
+    """Gets a plan of this machine up and keeps it up until it is stopped.
+
+    It returns at once; weights, environment and engine are seen to in the background (:meth:`Launch.wait_ready`). The
+    result is a context manager, in ``with`` and in ``async with``: when it is left, nothing of the launch runs any
+    more. A program that ends without leaving it, in whatever way, takes the engine with it.
+
+        plan = autolaunch.plan("glm-tiny")
+        with autolaunch.launch(plan) as server:
+            server.wait_ready(timeout=900)
+            print(server.base_url, server.api_key)
+
+    An engine that fails is started again, with less context or fewer sequences where its memory did not do; what was
+    pinned in the plan is never changed. Several launches may be there at once; they share no device.
+
+    Args:
+        plan: a plan of this machine (:func:`autolaunch.plan`), or the name of a model, which is planned first: that
+            takes a second, and asyncio code better does it by itself (``await asyncio.to_thread(autolaunch.plan, …)``).
+        host: the address that clients reach; beyond loopback others on the network reach it with a key.
+        port: its port; 0 takes a free one (:attr:`Launch.base_url`).
+        api_key: the key that clients need, 20 to 512 characters; ``None`` makes one (:attr:`Launch.api_key`): on
+            loopback, too, since other users of this machine reach that.
+        keys_file: a file of keys (``autolaunch keys add``) instead of one key.
+        keyless: serve whoever reaches the address, without a key. Of loopback alone.
+        served_name: the model's name in requests; the plan's by default.
+        model_path: the checkpoint's folder, where its files are here already.
+        engine_path: an installation of the planned engine, to be used instead of an environment of ours.
+        engine_options: options for the engine itself, a token each.
+        offline: fetch no weights.
+        home: holds engines, logs, and what was learned; by default ``$AUTOLAUNCH_HOME``, or the user's own.
+        on_event: is called with each event, in a thread of its own; see :meth:`Launch.events`.
+
+    Raises:
+        NoFeasiblePlan: the plan has no candidate.
+        UsageError: arguments that cannot be, or a plan of another machine.
+        PortTaken: somebody listens at the address.
+        ConfigurationError: ``keys_file``.
+        UnknownModel, EngineError, ProfileError: of a name, as :func:`autolaunch.plan`.
+    """
+    known = api.catalog()
+    engine = _path(engine_path)
+    decided = api.plan(plan, known=known, engine_path=engine) if isinstance(plan, str) else plan
+    if decided.chosen is None:
+        raise NoFeasiblePlan(
+            f"no plan for {decided.model} fits this machine", hint=f"autolaunch plan {decided.model} says what would"
+        )
+    _refuse_another_machine(decided, decided.chosen)
+    place = _path(home) or default_home()
+    reached = way(host, port, api_key, _path(keys_file), keyless=keyless, home=place)
+    asked = decided.request
+    deployment = Deployment(
+        name=checked_name(served_name or decided.model),
+        model=decided.model,
+        objective=asked.objective,
+        context_tokens=asked.context_tokens,
+        concurrency=asked.concurrency,
+        input_tokens=asked.input_tokens,
+        output_tokens=asked.output_tokens,
+        pinned=msgspec.convert(asked.pinned, Pins),
+        model_path=_path(model_path),
+        engine_path=engine,
+        engine_options=tuple(engine_options),
+        offline=offline,
+        wait_for_devices=False,
+    )
+    events, told = Events(), Told()
+    found = kept_up(
+        decided,
+        deployment,
+        known=known,
+        home=place,
+        reach=reached.reach,
+        on_event=told.heard,
+        on_tell=told.tell,
+    )
+    told.begin(found, events, reached.key)
+    one = Launch(found, decided, deployment.name, events, reached.key)
+    if on_event is not None:
+        one.hand_on(on_event)
+    found.start()
+    return one
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given).expanduser().absolute()
+
+
+def _refuse_another_machine(plan: LaunchPlan, chosen: Candidate) -> None:
+    """A plan of devices that are not here would fetch its weights before anything fails.
+
+    Raises:
+        UsageError: it is of another machine.
+    """
+    if any(each.probe == "specification" for each in plan.hardware.findings):
+        raise UsageError("the plan is of a machine that was named, not of this one", hint="autolaunch.plan(model)")
+    wanted = [device.name for device in plan.hardware.accelerators if device.index in chosen.parallel.devices]
+    if not wanted:
+        return
+    here = [device.name for device in api.probe().accelerators]
+    if any(here.count(name) < wanted.count(name) for name in wanted):
+        raise UsageError(
+            f"the plan has {len(wanted)} devices ({wanted[0]}), and this machine has "
+            + (", ".join(here) if here else "none"),
+            hint="launch it on the machine that it was made for",
+        )

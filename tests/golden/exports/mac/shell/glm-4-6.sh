@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# A script that serves glm-4.6. Made by autolaunch VERSION; it runs without it.
+#
+# Model       GLM-4.6, mlx-community/GLM-4.6-6bit (6bit), its newest revision (--revision pins one)
+# Engine      MLX (mlx-lm, mlx-vlm) 0.32.2, one device
+# Machine     1 x Apple M3 Ultra
+# Memory      267.0 GiB weights and 116.1 GiB KV cache in 512.0 GiB a device (derived)
+# Context     202,752 tokens a request, 330,752 in the KV cache
+# Speed       12 tokens/s for one request, 31 with 32 requests at a time (derived)
+# Load        77 s predicted; 30 min are allowed
+#
+# How it is run:
+#   bash glm-4-6.sh            prepares what is not there yet, and serves
+#   bash glm-4-6.sh prepare    environment and weights alone
+#
+# ROOT is the folder of all it makes; ENGINE_BIN the folder of an engine's programs that are here
+# already.
+# MLX (mlx-lm, mlx-vlm) asks nobody for a key: whoever reaches its port may use it, and a page in a
+# browser on this machine reaches the loopback. autolaunch puts a check before it.
+# It does not try again with less memory when the engine runs out of it, end an engine that answers
+# /health and generates nothing, keep keys of clients apart, or compare what was predicted with what
+# is measured: autolaunch does, where it serves itself.
+
+set -euo pipefail
+
+root=${ROOT:-"${XDG_DATA_HOME:-$HOME/.local/share}/glm-4-6"}
+models=$root/weights/mlx-community--GLM-4.6-6bit
+weights=$models/glm-4.6
+engine=$root/mlx-lm-0.32.2
+bin=${ENGINE_BIN:-$engine/bin}
+
+needs_uv() {
+  if ! command -v uv >/dev/null; then
+    echo "uv makes environments and fetches weights, and is not here: https://docs.astral.sh/uv/getting-started/installation/" >&2
+    exit 69
+  fi
+}
+
+prepare() {
+  if [[ -z ${ENGINE_BIN:-} && ! -e $engine/.whole ]]; then
+    needs_uv
+    uv venv \
+      --clear \
+      --python 3.12 "$engine"
+    uv pip install \
+      --python "$engine" mlx-lm==0.32.2 mlx==0.32.4
+    touch "$engine/.whole"
+  fi
+  if [[ ! -e $weights/.whole-main ]]; then
+    needs_uv
+    mkdir -p "$weights"
+    uv tool run \
+      --from 'huggingface_hub>=1,<2' hf download mlx-community/GLM-4.6-6bit \
+      --local-dir="$weights" \
+      '--include=*.safetensors' \
+      '--include=*.jinja' \
+      '--include=*.json' \
+      '--include=*.model' \
+      '--include=*.txt'
+    touch "$weights/".whole-main
+  fi
+}
+
+serve() {
+  PATH=${bin:+$bin:}$PATH
+  if ! command -v mlx_lm.server >/dev/null; then
+    printf '%s is not here: prepare comes first, or ENGINE_BIN names the folder of it\n' mlx_lm.server >&2
+    exit 69
+  fi
+  export HF_HUB_DISABLE_TELEMETRY=1
+  export HF_HUB_OFFLINE=1
+  set -- mlx_lm.server \
+    --model glm-4.6 \
+    --host 127.0.0.1 \
+    --port 8000 \
+    --allowed-origins http://127.0.0.1:8000 \
+    --max-tokens 8192 \
+    --decode-concurrency 32 \
+    --prompt-concurrency 8 \
+    --prompt-cache-bytes 62318968832
+  ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+  cd "$models"
+  exec "$@"
+}
+
+case "${1:-all}" in
+  prepare) prepare ;;
+  serve) serve "${2:-1}" ;;
+  all)
+    prepare
+    serve 1
+    ;;
+  *)
+    echo "usage: bash $0 [prepare | serve]" >&2
+    exit 64
+    ;;
+esac
