@@ -168,6 +168,8 @@ def _impossible(one: Ready, of: Configuration) -> str | None:
     counts = (of.tensor, of.pipeline, of.data, of.nodes, of.context_tokens, of.max_sequences)
     if min(counts) < 1 or max(of.tensor, of.pipeline, of.data, of.nodes, of.devices) > RANKS:
         return "its layout or its limits are of no configuration"
+    if arch.num_attention_heads % of.tensor:
+        return "its tensor parallelism does not divide the model's heads"
     if of.context_tokens > one.model.context_tokens or of.pipeline > arch.num_hidden_layers:
         return "its context or its stages are more than the model has"
     if not 0 < of.memory_utilization <= 1 or of.max_sequences > 1 << 20:

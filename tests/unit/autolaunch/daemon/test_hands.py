@@ -12,6 +12,7 @@ from autolaunch.daemon.hands import Decided, Hands, Run
 from autolaunch.daemon.store import Store, where_of
 from selector.catalog import Catalog
 from selector.hardware import Accelerator
+from selector.measured import Measured
 from tests.fakes.plans import candidate, plan
 
 PLAIN = Deployment(name="glm-tiny", model="glm-tiny")
@@ -81,3 +82,19 @@ def test_only_what_is_of_the_deployments_model_is_forgotten(hands: Hands) -> Non
         hands.remember(run, PLAIN, FAULT)
     assert "is forgotten" in (hands.forget(PLAIN) or "")
     assert [tried(hands, run) for run in runs] == [0, 1]
+
+
+def test_what_was_measured_is_kept_unless_it_is_the_users_own_or_others_came(hands: Hands) -> None:
+    seen = Measured(source="served", at=1.0, samples=9, decode_tokens_per_second=30.0)
+    assert hands.store is not None
+    for run, deployment in (
+        (on_a_gpu(80 * 10**9), msgspec.structs.replace(PLAIN, engine_options=("--x",))),
+        (on_a_gpu(70 * 10**9), PLAIN),
+        (Run(1), PLAIN),
+    ):
+        assert hands.measure(run, deployment, seen) is None
+        assert hands.store.measurements() == ()
+    assert hands.measure(on_a_gpu(80 * 10**9), PLAIN, None) is None
+    assert hands.store.measurements() == ()
+    assert hands.measure(on_a_gpu(80 * 10**9), PLAIN, seen) is None
+    assert [row.measured for row in hands.store.measurements()] == [seen]
