@@ -22,28 +22,61 @@ if TYPE_CHECKING:
     from autolaunch.api import plan, probe
     from autolaunch.client import Client
     from autolaunch.comparison import Comparison
+    from autolaunch.daemon.control.contract import (
+        DeploymentDocument,
+        EventDocument,
+        ReloadDocument,
+        ReplicaDocument,
+        StatusDocument,
+    )
     from autolaunch.events import Event
-    from autolaunch.exporting import export
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
-    from selector.contract import LaunchPlan
-    from selector.errors import AutolaunchError
+    from autolaunch.rehearsed import rehearse
+    from autolaunch.rehearsing import Rehearsal
+    from selector.contract import Candidate, LaunchPlan
+    from selector.errors import (
+        AutolaunchError,
+        DownloadError,
+        EngineError,
+        EngineStartError,
+        NoFeasiblePlan,
+        NotServing,
+        UsageError,
+        WaitTimedOut,
+    )
     from selector.hardware import HardwareReport
+    from selector.request import Pins
 
 __all__ = [
     "AsyncLaunch",
     "AutolaunchError",
+    "Candidate",
     "Client",
     "Comparison",
+    "DeploymentDocument",
+    "DownloadError",
+    "EngineError",
+    "EngineStartError",
     "Event",
+    "EventDocument",
     "HardwareReport",
     "Launch",
     "LaunchPlan",
+    "NoFeasiblePlan",
+    "NotServing",
+    "Pins",
+    "Rehearsal",
+    "ReloadDocument",
+    "ReplicaDocument",
+    "StatusDocument",
+    "UsageError",
+    "WaitTimedOut",
     "__version__",
-    "export",
     "launch",
     "plan",
     "probe",
+    "rehearse",
 ]
 
 __version__ = "0.1.0"
@@ -51,16 +84,31 @@ __version__ = "0.1.0"
 _PLACES = {
     "AsyncLaunch": "autolaunch.handles",
     "AutolaunchError": "selector.errors",
+    "Candidate": "selector.contract",
     "Client": "autolaunch.client",
     "Comparison": "autolaunch.comparison",
+    "DeploymentDocument": "autolaunch.daemon.control.contract",
+    "DownloadError": "selector.errors",
+    "EngineError": "selector.errors",
+    "EngineStartError": "selector.errors",
     "Event": "autolaunch.events",
+    "EventDocument": "autolaunch.daemon.control.contract",
     "HardwareReport": "selector.hardware",
     "Launch": "autolaunch.handles",
     "LaunchPlan": "selector.contract",
-    "export": "autolaunch.exporting",
+    "NoFeasiblePlan": "selector.errors",
+    "NotServing": "selector.errors",
+    "Pins": "selector.request",
+    "Rehearsal": "autolaunch.rehearsing",
+    "ReloadDocument": "autolaunch.daemon.control.contract",
+    "ReplicaDocument": "autolaunch.daemon.control.contract",
+    "StatusDocument": "autolaunch.daemon.control.contract",
+    "UsageError": "selector.errors",
+    "WaitTimedOut": "selector.errors",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
+    "rehearse": "autolaunch.rehearsed",
 }
 
 
