@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every impo
 
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
+    from autolaunch.async_client import AsyncClient
     from autolaunch.client import Client
     from autolaunch.comparison import Comparison
     from autolaunch.daemon.control.contract import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from selector.request import Pins
 
 __all__ = [
+    "AsyncClient",
     "AsyncLaunch",
     "AutolaunchError",
     "Candidate",
@@ -82,6 +84,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _PLACES = {
+    "AsyncClient": "autolaunch.async_client",
     "AsyncLaunch": "autolaunch.handles",
     "AutolaunchError": "selector.errors",
     "Candidate": "selector.contract",
