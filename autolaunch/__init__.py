@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         StatusDocument,
     )
     from autolaunch.events import Event
+    from autolaunch.exporting import export
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
+    from autolaunch.pulling import Pulled, pull
     from autolaunch.rehearsed import rehearse
     from autolaunch.rehearsing import Rehearsal
     from selector.contract import Candidate, LaunchPlan
@@ -68,6 +70,7 @@ __all__ = [
     "NoFeasiblePlan",
     "NotServing",
     "Pins",
+    "Pulled",
     "Rehearsal",
     "ReloadDocument",
     "ReplicaDocument",
@@ -75,9 +78,11 @@ __all__ = [
     "UsageError",
     "WaitTimedOut",
     "__version__",
+    "export",
     "launch",
     "plan",
     "probe",
+    "pull",
     "rehearse",
 ]
 
@@ -102,15 +107,18 @@ _PLACES = {
     "NoFeasiblePlan": "selector.errors",
     "NotServing": "selector.errors",
     "Pins": "selector.request",
+    "Pulled": "autolaunch.pulling",
     "Rehearsal": "autolaunch.rehearsing",
     "ReloadDocument": "autolaunch.daemon.control.contract",
     "ReplicaDocument": "autolaunch.daemon.control.contract",
     "StatusDocument": "autolaunch.daemon.control.contract",
     "UsageError": "selector.errors",
     "WaitTimedOut": "selector.errors",
+    "export": "autolaunch.exporting",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
+    "pull": "autolaunch.pulling",
     "rehearse": "autolaunch.rehearsed",
 }
 

@@ -19,7 +19,7 @@ from autolaunch.daemon import machine
 from autolaunch.daemon.control.of_launch import SteeredLaunch, begun_control
 from autolaunch.daemon.deployment import Deployment
 from autolaunch.daemon.faults import error_of
-from autolaunch.daemon.hands import Hands
+from autolaunch.daemon.hands import Hands, Run
 from autolaunch.daemon.happenings import Tell
 from autolaunch.daemon.loop import new_loop, take_files
 from autolaunch.daemon.machine import State
@@ -135,6 +135,12 @@ class Foreground:
         if server is None:
             raise EngineError("no engine was started yet")
         return server
+
+    @property
+    def run(self) -> Run:
+        """What was planned and prepared for the engine that serves, or for the last that was started."""
+        serving = [one for one in self.supervisors.values() if one.state.phase in machine.SERVING]
+        return (serving or [self._first])[0].run
 
     def wait_ready(self, timeout_seconds: float | None = None) -> Server:
         """Waits for the first tokens; the ladder's steps are taken meanwhile, but nothing is tried again unchanged.

@@ -98,6 +98,8 @@ def _snapshot(cache: Path, repo: str, revision: str) -> Path | None:
         commit = (place / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         commit = revision
+    if repo.startswith("/"):  # a profile of a folder of this machine
+        return Path(repo) if Path(repo).is_dir() else None
     folder = place / "snapshots" / commit
     return folder if commit and folder.is_dir() else None
 

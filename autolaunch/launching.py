@@ -36,6 +36,7 @@ from selector.hardware import HardwareReport
 from selector.values import Value
 
 if TYPE_CHECKING:
+    from autolaunch.locked import Lock
     from engines.environments.installations import Installation
 
 #: By this variable a daemon tells the processes of its engines from all others, after a restart too.
@@ -62,7 +63,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     installed, used instead of an environment of ours. ``extra`` goes to the engine. With ``dummy_weights`` it makes
     them up (vLLM and SGLang), and ``model_path`` need hold none. With ``own_key`` an engine that checks a key gets one
     made for this launch (``Server.api_key``). ``mark`` stands in the environment of all that is
-    started, as ``RUN_MARK``.
+    started, as ``RUN_MARK``. With a ``lock`` the environment has exactly its packages, and the weights have to be its.
     """
 
     home: Path
@@ -76,6 +77,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     dummy_weights: bool = False
     own_key: bool = False
     mark: str | None = None
+    lock: Lock | None = None
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
 
@@ -160,6 +162,11 @@ def prepare(
 
         refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
     folder = _weights(plan, candidate, model, options, say, cancelled)
+    if options.lock is not None:
+        from autolaunch.replaying import check_weights
+
+        say("weights", f"comparing {folder} with the lock", None)
+        check_weights(options.lock, folder)
     say("weights", f"weights are in {folder}", 1.0)
     return Prepared(
         plan=plan,
@@ -277,6 +284,7 @@ def _programs(
     environment = Environments.of(options.home).ensure(
         facts,
         package,
+        lock=None if options.lock is None else options.lock.engine.requirements,
         on_progress=lambda progress: say("environment", progress.message, None),
         cancelled=cancelled,
     )

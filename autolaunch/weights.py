@@ -53,6 +53,8 @@ def local_checkpoint(
         DownloadError: it is not there, not whole, damaged, or holds code (``trust_code`` lets code pass).
     """
     checkpoint = candidate.checkpoint
+    if model_path is None and checkpoint.repo.startswith("/"):
+        model_path = Path(checkpoint.repo)  # a profile of a folder (autolaunch models add FOLDER)
     if model_path is not None:
         on_progress(f"checking {model_path}", None, None)
         checked(model_path, candidate.checkpoint, trust_code=trust_code)

@@ -27,6 +27,8 @@ class Shown(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = markdown(obj.docstring.value)
+        if isinstance(obj, griffe.Attribute) and isinstance(obj.value, griffe.ExprName):
+            obj.value = None  # "plan = plan", of a constructor, says nothing
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
         told = cls.docstring.value if cls.docstring else ""

@@ -6,6 +6,7 @@
     │   ├── UnknownHardware         a --hardware that is no machine (with the nearest names)
     │   └── UnknownDeployment       a name of nothing that is kept up (with the nearest)
     ├── NoFeasiblePlan         3    nothing that is allowed fits this machine
+    │   └── OtherHardware           a lock is of another machine, and nothing is planned again unasked
     ├── ProbeError             4    the machine could not be asked
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
@@ -33,7 +34,8 @@
     │   └── NoRoomOnDisk            before the first byte, or the disk became full
     ├── WaitTimedOut         124    what was waited for did not come in time
     └── ConfigurationError    78    a file of ours or of the user's is wrong
-        └── ProfileError            a profile, with the path of the key
+        ├── ProfileError            a profile, with the path of the key
+        └── LockError               a lock that is none, was changed, or cannot be written
 
 Anything else that escapes is a fault of ours and ends in exit code 1.
 """
@@ -82,6 +84,10 @@ class UnknownDeployment(UsageError):
 class NoFeasiblePlan(AutolaunchError):
     code = "plan.infeasible"
     exit_code = 3
+
+
+class OtherHardware(NoFeasiblePlan):
+    code = "plan.other_hardware"
 
 
 class ProbeError(AutolaunchError):
@@ -203,3 +209,7 @@ class ConfigurationError(AutolaunchError):
 
 class ProfileError(ConfigurationError):
     code = "configuration.profile"
+
+
+class LockError(ConfigurationError):
+    code = "configuration.lock"

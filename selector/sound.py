@@ -53,7 +53,7 @@ def _filled(key: str, values: Iterable[object]) -> Iterator[Fault]:
 def model_faults(model: ModelFacts) -> Iterator[Fault]:
     """What is wrong with a model, its id apart."""
     yield from _positive("context_tokens", model.context_tokens)
-    yield from _architecture(model.architecture)
+    yield from architecture_faults(model.architecture)
     yield from _filled("checkpoints", model.checkpoints)
     seen: dict[tuple[str, str | None], int] = {}
     for index, checkpoint in enumerate(model.checkpoints):
@@ -64,7 +64,8 @@ def model_faults(model: ModelFacts) -> Iterator[Fault]:
             yield key, f"the same repository as checkpoints[{first}]: {checkpoint.repo}"
 
 
-def _architecture(shape: Architecture) -> Iterator[Fault]:
+def architecture_faults(shape: Architecture) -> Iterator[Fault]:
+    """What is wrong with a model's shape."""
     for prefix, part in (("architecture", shape), ("architecture.vision", shape.vision)):
         for name in () if part is None else part.__struct_fields__:
             figure = getattr(part, name)

@@ -1,5 +1,7 @@
 """Environments of clients that no one here wrote: one for each file of ``requirements/clients``, kept between runs.
 
+guidellm, which ``autolaunch bench`` runs, is pinned where that finds it: ``profiles/tools``.
+
 python -m tests.clients NAME    makes it where it is not there yet, and prints its folder of programs
 """
 
@@ -25,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 HOME = Path(os.environ.get("AUTOLAUNCH_TEST_HOME") or platformdirs.user_cache_dir("autolaunch-tests", appauthor=False))
 #: The slowest of them takes less than a minute with a network that works.
 INSTALL_SECONDS = 600.0
+PINS = (ROOT / "requirements" / "clients", ROOT / "profiles" / "tools")
 
 
 class NotInstalled(AssertionError):
@@ -32,12 +35,12 @@ class NotInstalled(AssertionError):
 
 
 def programs(name: str) -> Path:
-    """The folder of programs of the environment of ``requirements/clients/NAME.txt``, made whole or not at all.
+    """The folder of programs of the environment that ``NAME.txt`` pins, made whole or not at all.
 
     Raises:
         NotInstalled: uv could not.
     """
-    pins = ROOT / "requirements" / "clients" / f"{name}.txt"
+    pins = next(path for folder in PINS if (path := folder / f"{name}.txt").exists())
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()[:12]
     folder = HOME / "clients" / f"{name}-{version}-{digest}"

@@ -2,7 +2,7 @@
 
 A page says in a comment before a block how a test takes it; without one its commands are run and have to succeed:
 
-    <!-- test: exits 3 -->                       they end with that code
+    <!-- test: exits 3 -->                       they end with that code; "0 or 5" is one of both
     <!-- test: goes on -->                       it is left running while the page goes on
     <!-- test: Ctrl-C -->                        (before no block) what was left running is ended so
     <!-- test: read: REASON -->                  not run, for one of REASONS; held against the real command line
@@ -70,8 +70,10 @@ class Block:
         return self.told.removeprefix("read: ") if self.told.startswith("read: ") else None
 
     @property
-    def exit_code(self) -> int:
-        return int(self.told.removeprefix("exits ")) if self.told.startswith("exits ") else 0
+    def exit_codes(self) -> frozenset[int]:
+        """What its commands may end with."""
+        told = self.told.removeprefix("exits ") if self.told.startswith("exits ") else "0"
+        return frozenset(map(int, told.split(" or ")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,11 @@ def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
 
 def _checked(told: str, where: str) -> str:
     reason = told.removeprefix("read: ") if told.startswith("read: ") else None
-    if reason in REASONS or told in {"goes on", "Ctrl-C"} or re.fullmatch(r"exits [0-9]+|file [\w.-]+", told):
+    if (
+        reason in REASONS
+        or told in {"goes on", "Ctrl-C"}
+        or re.fullmatch(r"exits [0-9]+(?: or [0-9]+)*|file [\w.-]+", told)
+    ):
         return told
     raise Misspelt(f"{where}: <!-- test: {told} --> says nothing that is known")
 

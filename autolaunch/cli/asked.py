@@ -12,9 +12,12 @@ from selector.values import Value
 
 
 class Asked(Value, frozen=True, kw_only=True):
-    """What the shared options say, by the names of the planner. ``gpus`` is still as it was typed."""
+    """What the shared options say, by the names of the planner. ``gpus`` is still as it was typed.
 
-    model: str
+    ``locked`` are all the pins, where they are those of a lock.
+    """
+
+    model: str = ""
     objective: Objective = "balanced"
     context_tokens: int | None = None
     concurrency: int | None = None
@@ -40,6 +43,7 @@ class Asked(Value, frozen=True, kw_only=True):
     hub: Hub | None = None
     revision: str | None = None
     hardware: str | None = None
+    locked: Pins | None = None
     show_all: bool = False
     as_json: bool = False
     verbose: bool = False
@@ -50,6 +54,8 @@ class Asked(Value, frozen=True, kw_only=True):
         Raises:
             UsageError: a UUID that is no device's, or the beginning of several.
         """
+        if self.locked is not None:
+            return self.locked
         count, indices = _count_or_indices(self.gpus)
         if self.gpus is not None and names_devices_by_uuid(self.gpus):
             indices = _by_uuid(self.gpus, report)

@@ -12,6 +12,7 @@ import msgspec
 
 from autolaunch.cli.options import SHOWN, Command, option
 from autolaunch.cli.terminal import Terminal, clean, compact, count, gib, heading, table, wrapped, write
+from selector.errors import UsageError
 from selector.facts import AcceleratorFacts, CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.values import Value
@@ -86,7 +87,7 @@ def _shown(function: _Function) -> _Function:
     return option(SHOWN, "--json", "as_json", is_flag=True, help="JSON on standard output (schema 1).")(function)
 
 
-def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) -> None:
+def show_document(document: Value, as_json: bool, render: Callable[[Terminal], str]) -> None:
     if as_json:
         write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
@@ -100,14 +101,52 @@ def _print(document: Value, as_json: bool, render: Callable[[Terminal], str]) ->
 MODELS_EXAMPLES = """\
   autolaunch models                 what is known, and what of it lies here
   autolaunch models --verbose       every checkpoint
+  autolaunch models add someone/GLM-4.6-AWQ
   autolaunch rm glm-4.6             free the room that it takes
 """
 
 
-@click.command(cls=Command, examples=MODELS_EXAMPLES)
+class Models(click.Group):
+    """Lists, unless ``add`` follows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        word = next((each for each in args if not each.startswith("-")), None)
+        if word is not None and word != "add":
+            hint = (
+                f"autolaunch models add {word} writes a profile of a repository; autolaunch plan {word} plans with it"
+            )
+            raise UsageError(f"autolaunch models has no {word[:60]!r}", hint=clean(hint))
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click passes it)
+        return ["add"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click passes it)
+        if cmd_name != "add":
+            return None
+        from autolaunch.cli.models_add import add
+
+        return add
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        with formatter.section("Commands"):
+            formatter.write_dl([("add", "Write a profile of a repository that is not known yet.")])
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write("Usage: autolaunch models [OPTIONS]\n")
+        formatter.write("       autolaunch models add [OPTIONS] ORG/REPO|FOLDER\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
+        formatter.write(f"\nExamples:\n{MODELS_EXAMPLES}")
+
+
+@click.group(cls=Models, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @_shown
-def models(as_json: bool, verbose: bool) -> None:
-    """List the models that this release knows, and which of their checkpoints are on this machine."""
+@click.pass_context
+def models(ctx: click.Context, as_json: bool, verbose: bool) -> None:
+    """List the models that are known, and which of their checkpoints are on this machine."""
+    if ctx.invoked_subcommand is not None:
+        return
     from autolaunch import api
     from autolaunch.hub_cache import cache_directory
     from autolaunch.on_disk import on_disk, total_bytes
@@ -118,7 +157,7 @@ def models(as_json: bool, verbose: bool) -> None:
     document = ModelsDocument(
         models=tuple(_model_row(model, here) for model in found), local_bytes=total_bytes(here, cache)
     )
-    _print(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
+    show_document(document, as_json, lambda terminal: _render_models(document, terminal, verbose=verbose))
 
 
 def _model_row(model: ModelFacts, here: list[OnDisk]) -> ModelRow:
@@ -233,7 +272,7 @@ def hardware(as_json: bool, verbose: bool) -> None:
         names=hardware_names(known),
         accelerators=tuple(_hardware_row(each) for vendor, _ in _VENDORS for each in known.accelerators(vendor)),
     )
-    _print(document, as_json, lambda terminal: _render_hardware(document, terminal, verbose=verbose))
+    show_document(document, as_json, lambda terminal: _render_hardware(document, terminal, verbose=verbose))
 
 
 def _hardware_row(facts: AcceleratorFacts) -> HardwareRow:

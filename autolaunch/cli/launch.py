@@ -34,6 +34,8 @@ EXAMPLES = """\
   autolaunch glm-4.6                         the best that fits; Ctrl-C stops
   autolaunch glm-4.6 --dry-run               the plan alone
   autolaunch glm-4.6 --rehearse              prove the plan before any download
+  autolaunch glm-4.6 --lock glm.lock         keep this very launch; then, again:
+  autolaunch --lock glm.lock
   autolaunch glm-4.5v --objective latency --context 32k --port 8080
   autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
   autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself
@@ -65,7 +67,7 @@ class Launch(Command):
 
 
 @click.command(cls=Launch, examples=EXAMPLES)
-@click.argument("model")
+@click.argument("model", required=False)
 @wanted_options
 @pin_options
 @option(
@@ -117,13 +119,27 @@ class Launch(Command):
     help="Prove the plan without the weights: on a miniature of the same architecture and quantization, or on the "
     "full shapes with made-up weights (dummy: vLLM, SGLang). Ends with a report.",
 )
+@option(
+    HOW,
+    "--lock",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Keep this launch in FILE once it has proved itself; where FILE is there, launch exactly what it has.",
+)
+@option(HOW, "--replan", is_flag=True, help="With --lock: plan again, as near to FILE as may be, and write it anew.")
 @option(HOW, "--dry-run", is_flag=True, help="Show the plan, as `autolaunch plan` does; start nothing.")
 @hardware_option
 @shown_options
 @click.pass_obj
 def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     """Get MODEL up on this machine and serve it until Ctrl-C, as an OpenAI-compatible endpoint."""
-    names = set(How.__struct_fields__) - {"engine_path"}
+    names = set(How.__struct_fields__) - {"engine_path", "replayed"}
+    if given["lock"] is not None:
+        given["lock"] = given["lock"].expanduser().absolute()
+    if given["model"] is None:
+        if given["lock"] is None:
+            raise click.MissingParameter(ctx=click.get_current_context(), param_type="argument", param_hint="'MODEL'")
+        given["model"] = ""
     if given["api_key_file"] is not None:
         given["api_key_file"] = given["api_key_file"].expanduser().absolute()
     engine_path = None if given["engine_path"] is None else Path(given["engine_path"]).expanduser().absolute()
@@ -141,7 +157,12 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
     from autolaunch import api
 
     known = api.catalog()
-    decided = planned(asked, known)
+    if how.lock is None:
+        decided = planned(asked, known)
+    else:
+        from autolaunch.cli.replay import planned_with_lock
+
+        asked, how, decided = planned_with_lock(asked, how, known, how.lock)
     if how.dry_run:
         show_plan(decided, asked)
         return
@@ -194,6 +215,8 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
             "--model-path takes files that are here, and --hub says where to fetch them",
         ),
         (how.ask is not None and not how.ask.strip(), "--ask needs a text"),
+        (how.replan and how.lock is None, "--replan goes with --lock FILE"),
+        (how.lock is not None and how.rehearse is not None, "--rehearse serves nobody, and --lock keeps what served"),
         (
             how.api_key_file is not None and (how.ask is not None or how.rehearse is not None),
             "--api-key-file is for clients, and --ask and --rehearse serve none",

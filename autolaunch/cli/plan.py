@@ -48,8 +48,10 @@ def plan(**given: Any) -> None:
     show_plan(planned(asked), asked)
 
 
-def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = False) -> LaunchPlan:
-    """The plan for what was asked; ``thorough`` with all the advice there is."""
+def planned(
+    asked: Asked, known: Catalog | None = None, *, thorough: bool = False, report: HardwareReport | None = None
+) -> LaunchPlan:
+    """The plan for what was asked; ``thorough`` with all the advice there is. ``report`` is of a probe just made."""
     from autolaunch import api
 
     known = api.catalog() if known is None else known
@@ -57,8 +59,7 @@ def planned(asked: Asked, known: Catalog | None = None, *, thorough: bool = Fals
     engine_path = None if asked.engine_path is None else Path(asked.engine_path).expanduser().absolute()
     if engine_path is not None and hardware is not None:
         raise UsageError("--engine-path is an engine of this machine, and --hardware is about another")
-    report = None
-    if asked.gpus is not None:
+    if asked.gpus is not None and report is None:
         report = api.probe() if hardware is None else api.hardware_report(hardware, known)
         if not report.accelerators:
             refuse_unasked(report)

@@ -41,7 +41,10 @@ _SAID_WHILE_SERVING = frozenset(
 
 
 class How(Value, frozen=True, kw_only=True):
-    """The options that only a launch has. ``host``, ``port`` and ``api_key_file`` are the gateway's."""
+    """The options that only a launch has. ``host``, ``port`` and ``api_key_file`` are the gateway's.
+
+    ``replayed`` is ``lock`` where it was there already, and is not written.
+    """
 
     model_path: Path | None = None
     engine_path: Path | None = None
@@ -53,6 +56,9 @@ class How(Value, frozen=True, kw_only=True):
     images: tuple[Path, ...] = ()
     rehearse: Literal["miniature", "dummy"] | None = None
     dry_run: bool = False
+    lock: Path | None = None
+    replan: bool = False
+    replayed: Path | None = None
     engine_options: tuple[str, ...] = ()
 
 
@@ -109,6 +115,10 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
             progress.close()
             shown |= _SAID_WHILE_SERVING
             chosen = kept_up.state.candidate or chosen
+            if how.lock is not None and how.replayed is None:
+                from autolaunch.cli.replay import keep_lock
+
+                keep_lock(kept_up, decided, known, how, how.lock)
             if how.ask is not None:
                 _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=asked.as_json)
             else:
@@ -171,6 +181,7 @@ def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
         engine_options=how.engine_options,
         offline=how.offline,
         wait_for_devices=False,
+        lock=how.replayed,
     )
 
 

@@ -157,7 +157,18 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
         if each.port == gateway.port:
             raise WrongKey(f"deployments[{index}].port", f"{each.port} is the gateway's", _NO_PORT)
     _check_unique(found.deployments)
-    return msgspec.structs.replace(found, gateway=gateway)
+    deployments = tuple(_of_lock(f"deployments[{index}]", each, known) for index, each in enumerate(found.deployments))
+    return msgspec.structs.replace(found, gateway=gateway, deployments=deployments)
+
+
+def _of_lock(key: str, each: Deployment, known: Catalog) -> Deployment:
+    """A deployment with all that its lock has, where it has one."""
+    if each.lock is None:
+        return each
+    from autolaunch.replaying import deployment_of  # most have none
+
+    with at(f"{key}.lock"):
+        return deployment_of(each, each.lock, known)
 
 
 def deployment_of(entry: dict[str, object], known: Catalog) -> Deployment:
@@ -195,6 +206,12 @@ def _keys_file(document: dict[str, object]) -> Path | None:
 
 def _fill_in(key: str, entry: dict[str, object], known: Catalog) -> None:
     """What may be left out or written otherwise: the name, and numbers of tokens."""
+    lock = entry.get("lock")
+    if isinstance(lock, str) and Path(lock).is_absolute() and "model" not in entry:
+        from autolaunch.locked import read_lock  # most have none
+
+        with at(f"{key}.lock"):
+            entry["model"] = read_lock(Path(lock)).model
     model = entry.get("model")
     if isinstance(model, str):
         with at(f"{key}.model"):

@@ -13,6 +13,7 @@ from selector.errors import AutolaunchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from autolaunch.daemon.planning import Share
     from selector.catalog import Catalog
@@ -114,6 +115,8 @@ class Host:
         Raises:
             Refusal: nothing fits, others hold the devices, or what is wished cannot be.
         """
+        if deployment.lock is not None:
+            return self._replayed(deployment, deployment.lock)
         made = self._first if deployment.key not in self._begun else None
         self._begun.add(deployment.key)
         if made is not None and made.chosen is not None and changes == Changes():
@@ -152,6 +155,30 @@ class Host:
         if chosen is None:
             raise Refusal(infeasible(decided, report))
         return Decided(decided, chosen, first)
+
+    def _replayed(self, deployment: Deployment, path: Path) -> Decided:
+        """What a lock has, on this machine as it is now; whatever failed, nothing of it is changed."""
+        from autolaunch.daemon.planning import devices_held, plan_for
+        from autolaunch.daemon.replicas import one_replica
+        from autolaunch.locked import read_lock
+        from autolaunch.replaying import checked, refuse_other_hardware, replayed
+
+        try:
+            lock = checked(read_lock(path), self.known, path)
+            report = self.probe()
+            refuse_other_hardware(lock, report, path)
+            share = self.share_of(deployment.key, report)
+            decided = plan_for(deployment, report, Changes(), known=self.known, share=share)
+            held = devices_held(decided, deployment, report, Changes(), known=self.known, share=share)
+            if held is not None:
+                raise Refusal(held)
+            if lock.plan.parallel.data > 1:
+                own = one_replica(lock.plan, deployment.replica or 1)
+                lock = msgspec.structs.replace(lock, plan=own)
+            found = replayed(lock, decided, self.known, path)
+        except AutolaunchError as error:
+            raise Refusal(fault_of(error)) from error
+        return Decided(msgspec.structs.replace(decided, chosen=found), found, found, lock)
 
 
 def _only_worse(left: Candidate, deployment: Deployment) -> Fault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from selector.errors import UsageError
+from selector.errors import LockError, UsageError
 
 
 class WrongKey(Exception):
@@ -21,5 +21,5 @@ def at(key: str) -> Iterator[None]:
     """Tells what is refused below as a fault of ``key``."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, LockError) as error:
         raise WrongKey(key, error.message, error.hint) from error

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from autolaunch.daemon.replicas import one_replica
 from autolaunch.exporting.values import ExportOptions, Target
 from autolaunch.given import PORTS, is_loopback
-from autolaunch.weights import WANTED
+from autolaunch.hubs.listing import BESIDE
 from engines import registry
 from engines.base import Behaviour, Serving, first_replica, planned_package, visible_devices
 from engines.shims import SGLANG_SERVER
@@ -202,7 +202,9 @@ def _key_from_environment(argv: tuple[str, ...]) -> tuple[str, ...]:
 def fetch(work: Work, folder: str) -> tuple[str, ...]:
     """The hub's own client, fetching exactly the checkpoint's files into ``folder``."""
     checkpoint = work.candidate.checkpoint
-    patterns = WANTED if checkpoint.file_prefix is None else (f"{checkpoint.file_prefix}*",)
+    patterns: tuple[str, ...] = (f"{checkpoint.file_prefix}*.gguf",)
+    if checkpoint.file_prefix is None:
+        patterns = ("*.safetensors", *(f"*{ending}" for ending in sorted(BESIDE)))
     if checkpoint.hub == "modelscope":
         revision = () if checkpoint.revision is None else (f"--revision={checkpoint.revision}",)
         return (

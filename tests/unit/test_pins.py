@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "requirements"
-FILES = sorted(FOLDER.rglob("*.txt"))
+ROOT = Path(__file__).parents[2]
+#: What is shipped with a tool that is run, and the rest.
+TOOLS, FOLDER = ROOT / "profiles" / "tools", ROOT / "requirements"
+FILES = sorted((*FOLDER.rglob("*.txt"), *TOOLS.glob("*.txt")))
 _PINNED = re.compile(r"([A-Za-z0-9._-]+)==[^\s;]+(?: ; [^\\]+)? \\")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FOLDER)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_package_is_pinned_with_hashes_and_none_comes_from_an_address(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.lstrip().startswith("#")]
     packages = [line for line in lines if not line.startswith(" ")]
@@ -22,7 +24,7 @@ def test_every_package_is_pinned_with_hashes_and_none_comes_from_an_address(file
 
 
 def test_every_client_that_is_asked_for_is_pinned() -> None:
-    for asked in sorted((FOLDER / "clients").glob("*.in")):
+    for asked in sorted((*(FOLDER / "clients").glob("*.in"), *TOOLS.glob("*.in"))):
         wanted = {
             line.partition("[")[0].partition("<")[0] for line in asked.read_text().splitlines() if line[:1] != "#"
         }

@@ -48,6 +48,13 @@ def steered() -> None:
         assert_type(client.events(follow=True), Iterator[autolaunch.EventDocument])
 
 
+async def deployed(plan: autolaunch.LaunchPlan) -> None:
+    async with autolaunch.AsyncClient() as client:
+        document = await client.deploy(plan, name="chat", idle_seconds=600.0)
+        assert_type(document, autolaunch.DeploymentDocument)
+        await client.undeploy(document.name)
+
+
 def guarded() -> str | None:
     try:
         result = autolaunch.rehearse(planned(), mode="miniature")

@@ -53,11 +53,10 @@ prepare() {
       --from 'huggingface_hub>=1,<2' hf download mlx-community/GLM-4.6-6bit \
       --local-dir="$weights" \
       '--include=*.safetensors' \
-      '--include=*.json' \
       '--include=*.jinja' \
-      '--include=*.txt' \
+      '--include=*.json' \
       '--include=*.model' \
-      '--include=*.gguf'
+      '--include=*.txt'
     touch "$weights/".whole-main
   fi
 }

@@ -57,11 +57,10 @@ prepare() {
       --revision=0123456789abcdef0123456789abcdef01234567 \
       --local-dir="$weights" \
       '--include=*.safetensors' \
-      '--include=*.json' \
       '--include=*.jinja' \
-      '--include=*.txt' \
+      '--include=*.json' \
       '--include=*.model' \
-      '--include=*.gguf'
+      '--include=*.txt'
     touch "$weights/".whole-0123456789abcdef0123456789abcdef01234567
   fi
 }

@@ -52,11 +52,10 @@ prepare() {
       --from 'huggingface_hub>=1,<2' hf download zai-org/GLM-4.5V \
       --local-dir="$weights" \
       '--include=*.safetensors' \
-      '--include=*.json' \
       '--include=*.jinja' \
-      '--include=*.txt' \
+      '--include=*.json' \
       '--include=*.model' \
-      '--include=*.gguf'
+      '--include=*.txt'
     touch "$weights/".whole-main
   fi
 }

@@ -1,0 +1,1 @@
+"""How fast an endpoint is, measured by guidellm, beside what was foretold."""
