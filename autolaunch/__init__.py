@@ -20,52 +20,106 @@ TYPE_CHECKING = False  # typing's own name for it would cost 10 ms at every impo
 
 if TYPE_CHECKING:
     from autolaunch.api import plan, probe
+    from autolaunch.async_client import AsyncClient
     from autolaunch.client import Client
     from autolaunch.comparison import Comparison
+    from autolaunch.daemon.control.contract import (
+        DeploymentDocument,
+        EventDocument,
+        ReloadDocument,
+        ReplicaDocument,
+        StatusDocument,
+    )
     from autolaunch.events import Event
     from autolaunch.exporting import export
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
     from autolaunch.pulling import Pulled, pull
-    from selector.contract import LaunchPlan
-    from selector.errors import AutolaunchError
+    from autolaunch.rehearsed import rehearse
+    from autolaunch.rehearsing import Rehearsal
+    from selector.contract import Candidate, LaunchPlan
+    from selector.errors import (
+        AutolaunchError,
+        DownloadError,
+        EngineError,
+        EngineStartError,
+        NoFeasiblePlan,
+        NotServing,
+        UsageError,
+        WaitTimedOut,
+    )
     from selector.hardware import HardwareReport
+    from selector.request import Pins
 
 __all__ = [
+    "AsyncClient",
     "AsyncLaunch",
     "AutolaunchError",
+    "Candidate",
     "Client",
     "Comparison",
+    "DeploymentDocument",
+    "DownloadError",
+    "EngineError",
+    "EngineStartError",
     "Event",
+    "EventDocument",
     "HardwareReport",
     "Launch",
     "LaunchPlan",
+    "NoFeasiblePlan",
+    "NotServing",
+    "Pins",
     "Pulled",
+    "Rehearsal",
+    "ReloadDocument",
+    "ReplicaDocument",
+    "StatusDocument",
+    "UsageError",
+    "WaitTimedOut",
     "__version__",
     "export",
     "launch",
     "plan",
     "probe",
     "pull",
+    "rehearse",
 ]
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "AsyncClient": "autolaunch.async_client",
     "AsyncLaunch": "autolaunch.handles",
     "AutolaunchError": "selector.errors",
+    "Candidate": "selector.contract",
     "Client": "autolaunch.client",
     "Comparison": "autolaunch.comparison",
+    "DeploymentDocument": "autolaunch.daemon.control.contract",
+    "DownloadError": "selector.errors",
+    "EngineError": "selector.errors",
+    "EngineStartError": "selector.errors",
     "Event": "autolaunch.events",
+    "EventDocument": "autolaunch.daemon.control.contract",
     "HardwareReport": "selector.hardware",
     "Launch": "autolaunch.handles",
     "LaunchPlan": "selector.contract",
+    "NoFeasiblePlan": "selector.errors",
+    "NotServing": "selector.errors",
+    "Pins": "selector.request",
     "Pulled": "autolaunch.pulling",
+    "Rehearsal": "autolaunch.rehearsing",
+    "ReloadDocument": "autolaunch.daemon.control.contract",
+    "ReplicaDocument": "autolaunch.daemon.control.contract",
+    "StatusDocument": "autolaunch.daemon.control.contract",
+    "UsageError": "selector.errors",
+    "WaitTimedOut": "selector.errors",
     "export": "autolaunch.exporting",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
     "pull": "autolaunch.pulling",
+    "rehearse": "autolaunch.rehearsed",
 }
 
 

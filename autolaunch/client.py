@@ -110,6 +110,34 @@ class Client:
         """What has happened after event ``since``; with ``follow`` what comes."""
         return self._stream(calls.events(since=since, follow=follow))
 
+    def deploy(self, model: str | LaunchPlan, *, name: str | None = None, **options: object) -> DeploymentDocument:
+        """Adds a deployment to the daemon, which keeps it up from now on, over its own restarts too.
+
+        It is kept beside the configuration, whose file is not touched; the answer does not wait for it (:meth:`wait`).
+
+            client.deploy("glm-4.6", name="chat", objective="latency", pinned={"engine": "vllm"})
+            client.wait("chat", timeout_seconds=1800)
+
+        Args:
+            model: a name, or a plan: its model and what was asked for and pinned then; the daemon plans it anew on
+                what is free.
+            name: the model's name in requests; by default the model's own.
+            options: as a deployment has them in the configuration: ``objective``, ``context_tokens``, ``concurrency``,
+                ``pinned``, ``idle_seconds``, ``model_path``, ``offline`` and the others.
+
+        Raises:
+            UsageError: an option that is none or cannot be, a name that is taken, or a launch in the foreground.
+        """
+        return self._ask(calls.deploy(model, name, options))
+
+    def undeploy(self, name: str) -> DeploymentDocument:
+        """Ends a deployment that :meth:`deploy` has added, and forgets it; as it was before.
+
+        Raises:
+            UsageError: it is one of the configuration: that file says what goes.
+        """
+        return self._ask(calls.undeploy(name))
+
     def start(self, name: str) -> DeploymentDocument:
         """Has it run; it is not waited for."""
         return self.act(name, "start")
@@ -209,7 +237,8 @@ class _Connection(http.client.HTTPConnection):
         self.sock = connected(self._path, self._timeout_seconds)
 
     def asked(self, call: Call[T]) -> http.client.HTTPResponse:
-        self.request(call.method, call.target)
+        headers = {} if call.body is None else {"Content-Type": "application/json"}
+        self.request(call.method, call.target, call.body, headers)
         return self.getresponse()
 
     def wait_without_end(self) -> None:
@@ -224,18 +253,31 @@ def waited(
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
         found = look()
-        left = [each for each in found if not _is_in(each, phase)]
+        left = missing(found, phase)
         if not left:
             return found
-        for each in left:
-            _refuse_what_rests(each, phase)
-        pause_seconds = LOOK_SECONDS
-        if deadline is not None:
-            pause_seconds = min(pause_seconds, deadline - time.monotonic())
-        if pause_seconds <= 0:
-            told = ", ".join(f"{each.name} is {each.phase}" for each in left)
-            raise WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
+        pause_seconds = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, deadline - time.monotonic())
+        if timeout_seconds is not None and pause_seconds <= 0:
+            raise late(left, timeout_seconds)
         time.sleep(pause_seconds)  # of several processes none tells of the others'
+
+
+def missing(found: tuple[DeploymentDocument, ...], phase: Phase) -> list[DeploymentDocument]:
+    """Those that are not in ``phase`` yet.
+
+    Raises:
+        NotServing: one will not come to it by itself.
+    """
+    left = [each for each in found if not _is_in(each, phase)]
+    for each in left:
+        _refuse_what_rests(each, phase)
+    return left
+
+
+def late(left: list[DeploymentDocument], timeout_seconds: float) -> WaitTimedOut:
+    """These did not come to it in time."""
+    told = ", ".join(f"{each.name} is {each.phase}" for each in left)
+    return WaitTimedOut(f"after {timeout_seconds:g} s: {told}", hint="autolaunch status NAME tells more")
 
 
 def clients() -> tuple[Client, ...]:

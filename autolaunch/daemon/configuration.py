@@ -171,6 +171,24 @@ def _of_lock(key: str, each: Deployment, known: Catalog) -> Deployment:
         return deployment_of(each, each.lock, known)
 
 
+def deployment_of(entry: dict[str, object], known: Catalog) -> Deployment:
+    """One deployment, as an entry of the file would have it; ``entry`` is changed.
+
+    Raises:
+        WrongKey: a key of it is wrong.
+        ProfileError: a profile of a model that is named is wrong.
+    """
+    _fill_in("deployment", entry, known)
+    try:
+        found = msgspec.convert(entry, Deployment, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        from selector.mismatch import explain
+
+        raise WrongKey("", explain(error, Deployment)) from error
+    _check("deployment", found, known)
+    return found
+
+
 def _keys_file(document: dict[str, object]) -> Path | None:
     """The file of keys that is named. What else stands in its place is not repeated: it may be a key."""
     table = document.get("gateway")

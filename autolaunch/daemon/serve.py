@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from autolaunch.daemon import configuration, machine
 from autolaunch.daemon.control.of_daemon import control_of
+from autolaunch.daemon.deployed import Deployed
 from autolaunch.daemon.deployment import Deployment, Kept, KeptDeployment, fingerprint
 from autolaunch.daemon.devices import DeviceTrouble, DeviceWatch
 from autolaunch.daemon.gateway.face import Face
@@ -36,9 +37,10 @@ from autolaunch.daemon.state_file import StateFile, boot_id
 from autolaunch.daemon.store import Store
 from autolaunch.daemon.supervisor import Supervisor
 from autolaunch.server import LaunchEvent
-from selector.errors import AutolaunchError
+from selector.errors import AutolaunchError, ConfigurationError
 
 if TYPE_CHECKING:
+    from autolaunch.daemon.planning import Share
     from selector.catalog import Catalog
     from selector.hardware import HardwareReport
 
@@ -79,6 +81,7 @@ class Daemon:
         self.report = Report(journal)
         self.patience = patience
         self.configuration = configuration.read(path, known)
+        self.deployed = Deployed(home / "daemon" / "deployed.json", known)
         self.host = Host(known, probe)
         #: By the keys of their deployments: a deployment with replicas has one for each.
         self.supervisors: dict[str, Supervisor] = {}
@@ -101,7 +104,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[object]] = set()
         self._write_timer: asyncio.TimerHandle | None = None
         #: One at a time, the start as well: each deals the machine out and adds deployments.
-        self._reading = asyncio.Lock()
+        self.reading = asyncio.Lock()
         self._begun = False
 
     async def run(self) -> None:
@@ -115,7 +118,7 @@ class Daemon:
         self._set_signals()
         take_files()
         try:
-            async with self._reading:
+            async with self.reading:
                 await self._begin_unless_ended()
             await self._ended.wait()
         finally:
@@ -137,6 +140,10 @@ class Daemon:
         if said is not None:
             self.report.say("warning", "state", said)
         self.notifier.status("looking for what an earlier daemon left")
+        for said in await self._in_thread(self.deployed.read):
+            self.report.say("warning", "deployed", said)
+        if (name := self.deployed.taken(self.configuration)) is not None:
+            self.report.say("warning", "deployed", "it is in the configuration now, which holds", name)
         from autolaunch.daemon.survivors import end_all
 
         def tell(name: str, said: str) -> None:
@@ -145,7 +152,8 @@ class Daemon:
         left = await self._in_thread(end_all, kept, tell)
         self.notifier.status("looking at the machine")
         # One whose engine is not there, for example, is no reason not to keep the others.
-        await self._in_thread(lambda: self.host.divide(self.configuration.deployments, {}, tolerant=True))
+        wanted = self.deployed.beside(self.configuration)
+        await self._in_thread(lambda: self.host.divide(wanted, {}, tolerant=True))
         if self._ended.is_set():  # told to end before anything was begun: what is kept stays as it is
             return
         # From here to READY nothing waits: whoever is answered finds all deployments.
@@ -172,7 +180,7 @@ class Daemon:
         settle()
         self._ping()
         self.notifier.ready(self._status())
-        count = len(self.configuration.deployments)
+        count = len(wanted)
         self.report.say("info", "daemon.ready", f"{count} deployments of {self.path} at {self.face.base_url}")
 
     async def _end(self) -> None:
@@ -229,11 +237,7 @@ class Daemon:
 
     async def _remove(self, name: str) -> None:
         served = {each.name for each in self.host.engines}
-        why = (
-            "the plan has fewer replicas"
-            if name.partition("#")[0] in served
-            else "it is no longer in the configuration"
-        )
+        why = "the plan has fewer replicas" if name.partition("#")[0] in served else "it is not to be kept up any more"
         self.report.say("info", "deployment.removed", why, name)
         # It is kept until nothing of it runs: a daemon that is killed meanwhile leaves an engine to be found.
         await self.supervisors[name].close()
@@ -241,19 +245,20 @@ class Daemon:
 
     async def reload(self) -> str | None:
         """Reads the configuration again; a wrong one is said, returned, and the old one holds."""
-        async with self._reading:
+        async with self.reading:
             return "it is ending" if self._ended.is_set() else await self._reload()
 
     async def _reload(self) -> str | None:
         self.notifier.reloading()
         try:
             wanted = await self._in_thread(configuration.read, self.path, self.known)
-            running = (one for one in self.supervisors.values() if one.state.phase in machine.BUSY)
-            free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
+            taken = self.deployed.taken(wanted)
+            if taken is not None:
+                raise ConfigurationError(f"{self.path}: {taken} was deployed while the daemon ran: undeploy it first")
             before = dict(self.host.shares)
             opened = self.face.opened(wanted.gateway)
             try:
-                await self._in_thread(self.host.divide, wanted.deployments, free)
+                await self.divide(self.deployed.beside(wanted))
             except BaseException:
                 opened.close()
                 raise
@@ -266,6 +271,21 @@ class Daemon:
             self.notifier.ready(self._status())
             return error.message
         self.report.wrong = None
+        self.configuration = wanted
+        if not await self.take_over(before):
+            return "it is ending"
+        self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
+        self.notifier.ready(self._status())
+        return None
+
+    async def divide(self, wanted: tuple[Deployment, ...]) -> None:
+        """Deals the machine out anew; raises ``AutolaunchError`` where wishes cannot be, and all is as before."""
+        running = (one for one in self.supervisors.values() if one.state.phase in machine.BUSY)
+        free = {uuid: free for one in running for uuid, free in one.run.free_before.items()}
+        await self._in_thread(self.host.divide, wanted, free)
+
+    async def take_over(self, before: Mapping[str, Share]) -> bool:
+        """Has the engines be those that the machine was divided for; whether it did not end meanwhile."""
         keys = {each.key for each in self.host.engines}
         for name in [name for name in self.supervisors if name not in keys]:
             self._leaving[name] = asyncio.ensure_future(self._remove(name))
@@ -273,8 +293,7 @@ class Daemon:
             await asyncio.gather(*self._leaving.values())
             self._leaving.clear()
         if self._ended.is_set():  # meanwhile: nothing is begun any more
-            return "it is ending"
-        self.configuration = wanted
+            return False
         for deployment in self.host.engines:
             one = self.supervisors.get(deployment.key)
             if one is None:
@@ -291,9 +310,12 @@ class Daemon:
             if share.devices is not None and not share.devices.issuperset(candidate.parallel.devices):
                 one.post(Command(verb="restart"))  # its devices are another's from now on
         self.face.route()
-        self.report.say("info", "configuration.read", f"{len(wanted.deployments)} deployments of {self.path}")
-        self.notifier.ready(self._status())
-        return None
+        return True
+
+    @property
+    def ending(self) -> bool:
+        """Whether it was told to end."""
+        return self._ended.is_set()
 
     # --- what is heard ----------------------------------------------------------------------------------
 

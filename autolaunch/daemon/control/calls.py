@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -46,6 +48,7 @@ class Call(NamedTuple, Generic[T]):
     method: Literal["GET", "POST"]
     target: str
     answer: type[T]
+    body: bytes | None = None
 
 
 def status() -> Call[StatusDocument]:
@@ -74,6 +77,38 @@ def events(*, since: int, follow: bool) -> Call[EventDocument]:
 
 def act(name: str, verb: Verb) -> Call[DeploymentDocument]:
     return Call("POST", f"{_of(name)}/{verb}", DeploymentDocument)
+
+
+def deploy(model: str | LaunchPlan, name: str | None, options: Mapping[str, object]) -> Call[DeploymentDocument]:
+    """A deployment as the configuration has it; of a plan with what was asked for and pinned then.
+
+    Raises:
+        UsageError: an option is of no type that JSON has.
+    """
+    entry: dict[str, object] = {"model": model}
+    if isinstance(model, LaunchPlan):
+        asked = model.request
+        wanted = ("objective", "context_tokens", "concurrency", "input_tokens", "output_tokens")
+        entry = {"model": model.model, **{each: getattr(asked, each) for each in wanted}, "pinned": asked.pinned}
+    entry |= options
+    if name is not None:
+        entry["name"] = name
+    given = {key: value for key, value in entry.items() if value is not None}
+    try:
+        body = msgspec.json.encode(given, enc_hook=_written)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the options of a deployment are plain values: {error}") from error
+    return Call("POST", "/v1/deployments", DeploymentDocument, body)
+
+
+def _written(value: object) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is none")
+
+
+def undeploy(name: str) -> Call[DeploymentDocument]:
+    return Call("POST", f"{_of(name)}/undeploy", DeploymentDocument)
 
 
 def reload() -> Call[ReloadDocument]:

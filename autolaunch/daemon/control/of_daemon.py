@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from autolaunch.daemon.control.contract import Kind
 from autolaunch.daemon.control.happened import Happened
 from autolaunch.daemon.control.places import daemon_socket
 from autolaunch.daemon.control.serve import Control
+from selector.errors import AutolaunchError, NotServing
 
 if TYPE_CHECKING:
+    from autolaunch.daemon.deployed import Entry
     from autolaunch.daemon.journal import Event
     from autolaunch.daemon.serve import Daemon
     from autolaunch.daemon.supervisor import Supervisor
@@ -56,6 +59,37 @@ class SteeredDaemon:
 
     def doing(self, unit: str) -> LaunchEvent | None:
         return self._daemon.doing.get(unit)
+
+    async def deploy(self, given: Mapping[str, object]) -> str:
+        daemon = self._daemon
+        names: list[str] = []
+
+        def entries() -> tuple[Entry, ...]:
+            added = daemon.deployed.added(given, daemon.configuration)
+            names.append(added.deployment.name)
+            return (*daemon.deployed.entries, added)
+
+        await self._change(entries)
+        return names[0]
+
+    async def undeploy(self, name: str) -> None:
+        await self._change(lambda: self._daemon.deployed.without(name))
+
+    async def _change(self, entries: Callable[[], tuple[Entry, ...]]) -> None:
+        """Has ``entries`` be what is kept up beside the configuration; what cannot be leaves all as it was."""
+        daemon = self._daemon
+        async with daemon.reading:
+            if daemon.ending:
+                raise NotServing("it is ending")
+            old, before = daemon.deployed.entries, dict(daemon.host.shares)
+            new = await asyncio.to_thread(entries)
+            await asyncio.to_thread(daemon.deployed.write, new)
+            try:
+                await daemon.divide(daemon.deployed.beside(daemon.configuration))
+            except AutolaunchError:
+                await asyncio.to_thread(daemon.deployed.write, old)
+                raise
+            await daemon.take_over(before)
 
     async def reload(self) -> str | None:
         return await self._daemon.reload()

@@ -14,7 +14,7 @@ from autolaunch.daemon.control.contract import Kind
 from autolaunch.daemon.control.happened import Happened
 from autolaunch.daemon.control.places import MOST_LAUNCHES, launch_socket
 from autolaunch.daemon.journal import Event
-from selector.errors import DaemonRunning
+from selector.errors import DaemonRunning, UsageError
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.serve import Control
@@ -66,6 +66,13 @@ class SteeredLaunch:
 
     def doing(self, unit: str) -> LaunchEvent | None:
         return self._doing.get(unit)
+
+    async def deploy(self, given: Mapping[str, object]) -> str:
+        del given
+        raise UsageError("a launch in the foreground takes no further deployment", hint="the daemon does")
+
+    async def undeploy(self, name: str) -> None:
+        raise UsageError(f"{name} is a launch in the foreground", hint=f"autolaunch stop {name} ends it")
 
     async def reload(self) -> str | None:
         """There is nothing to be read again; nobody gets to ask for it."""

@@ -14,6 +14,20 @@ from autolaunch.daemon.control.routes import ANY, JSON, LINES, NAME_CHARACTERS, 
 _REFERENCE = "#/components/schemas/{name}"
 #: What is no type of the contract.
 _PLAIN: dict[type[object], dict[str, Any]] = {str: {"type": "string"}, dict: {"type": "object"}}
+#: A deployment is held to the rules of the configuration, which tells of each key what is wrong with it.
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "object",
+                "required": ["model"],
+                "properties": {"model": {"type": "string"}, "name": {"type": "string"}},
+                "description": "A table [[deployments]] of the configuration, as JSON.",
+            }
+        }
+    },
+}
 
 
 @lru_cache(maxsize=1)
@@ -72,6 +86,7 @@ def _operation(route: Route, query: dict[str, Any]) -> dict[str, Any]:
         "operationId": route.operation,
         "summary": route.summary,
         **({"parameters": parameters} if parameters else {}),
+        **({"requestBody": _BODY} if route.body else {}),
         "responses": responses,
     }
 

@@ -41,13 +41,14 @@ ANY: Errors = (
 NO_NAME: Errors = ((404, "There is no such deployment."),)
 NO_PLAN: Errors = ((404, "There is no such deployment, or no plan of it was made yet."),)
 NO_ROOM: Errors = ((503, "Too many streams are being followed."),)
+NO_DEPLOY: Errors = ((409, "It cannot be: a key is wrong, the name is taken, or this is a launch in the foreground."),)
 NO_FILE: Errors = ((409, "A launch in the foreground has no configuration."),)
 
 
 class Route(Value, frozen=True, kw_only=True):
     """One operation. ``path`` has ``{name}`` and ``{verb}`` where anything stands; ``answer`` is a document's type.
 
-    ``media`` is what it is sent as; of lines, ``answer`` is one line.
+    ``media`` is what it is sent as; of lines, ``answer`` is one line. ``body``: a JSON object is sent to it.
     """
 
     operation: str
@@ -57,6 +58,7 @@ class Route(Value, frozen=True, kw_only=True):
     answer: type[object]
     media: str = JSON
     query: type[Value] = NoQuery
+    body: bool = False
     errors: Errors = ()
 
 
@@ -74,6 +76,23 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/deployments",
         summary="All deployments, and where each of their replicas is.",
         answer=DeploymentsDocument,
+    ),
+    Route(
+        operation="deploy",
+        method="POST",
+        path="/v1/deployments",
+        summary="Add a deployment, as a table [[deployments]] of the configuration has it; the daemon keeps it.",
+        answer=DeploymentDocument,
+        body=True,
+        errors=NO_DEPLOY,
+    ),
+    Route(
+        operation="undeploy",
+        method="POST",
+        path="/v1/deployments/{name}/undeploy",
+        summary="End a deployment that was added, and forget it; the answer is what it was.",
+        answer=DeploymentDocument,
+        errors=(*NO_NAME, *NO_DEPLOY),
     ),
     Route(
         operation="deployment",
@@ -216,6 +235,14 @@ def _decoded(text: str) -> str:
         return urllib.parse.unquote(text, errors="strict")
     except UnicodeDecodeError as error:
         raise Refused(400, "request", "the path is no text in UTF-8") from error
+
+
+def object_of(body: bytes) -> dict[str, object]:
+    """A body as the JSON object that it has to be."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, "body", f"the body is no JSON object: {str(error)[:200]}") from error
 
 
 def _query(text: str, kind: type[T]) -> T:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
@@ -30,6 +30,7 @@ from autolaunch.daemon.control.listening import BACKLOG, Door
 from autolaunch.daemon.happenings import Command
 from autolaunch.daemon.journal import Event
 from autolaunch.given import is_loopback
+from selector.errors import AutolaunchError
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
     from autolaunch.daemon.control.steered import Steered
     from autolaunch.daemon.supervisor import Supervisor
 
-#: No route takes a body; one up to here is read and said to be too much, a longer one is not read.
+T = TypeVar("T")
+
+#: A route that takes no body reads one up to here and says that it is too much; a longer one is not read.
 BODY_BYTES = 4096
+#: The longest deployment.
+DEPLOYMENT_BYTES = 65_536
 #: Names under which the socket is asked, beside those of the loopback; ``curl`` and others need some name.
 HOSTS = frozenset({"autolaunch"})
 #: How long streams get to end in.
@@ -63,7 +68,7 @@ class Control:
         self._server: Server | None = None
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="control")
         self._closing = asyncio.Event()
-        self._reloads: set[asyncio.Task[str | None]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
         self._streams = 0
 
     async def start(self) -> None:
@@ -109,8 +114,8 @@ class Control:
         try:
             self._refuse_pages(request)
             asked = routes.asked(request.method, request.raw_path)
-            await self._refuse_bodies(request)
-            return await self._routed(request, asked)
+            body = await self._body(request, asked.route)
+            return await self._routed(request, asked, body)
         except routes.Refused as refused:
             answer = error_response(refused.status, refused.code, refused.message, refused.hint, allow=refused.allow)
             if refused.status == 413:
@@ -124,26 +129,30 @@ class Control:
         if len(hosts) != 1 or not _is_ours(hosts[0]):
             raise routes.Refused(403, "host", "it was asked under a name that is not its own", "Host: localhost is")
 
-    async def _refuse_bodies(self, request: BaseRequest) -> None:
+    async def _body(self, request: BaseRequest, route: routes.Route) -> bytes:
+        """What was sent, of a route that takes something; of the others nothing may have been."""
+        most = DEPLOYMENT_BYTES if route.body else BODY_BYTES
+        none = "" if route.body else ", and none is taken"
         if not request.body_exists:
-            return
+            return b""
         if hdrs.EXPECT in request.headers:  # the body comes only when it is asked for
             raise routes.Refused(413, "body", "no body is taken")
-        length, read = request.content_length or 0, 0
+        length, body = request.content_length or 0, bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while length <= BODY_BYTES and read <= BODY_BYTES and (data := await request.content.readany()):
-                    read += len(data)
+                while length <= most and len(body) <= most and (data := await request.content.readany()):
+                    body += data
         except TimeoutError as error:
-            raise routes.Refused(413, "body", "the body took too long, and none is taken") from error
+            raise routes.Refused(413, "body", f"the body took too long{none}") from error
         except web.RequestPayloadError as error:
-            raise routes.Refused(400, "body", "the body cannot be read, and none is taken") from error
-        if max(length, read) > BODY_BYTES:
-            raise routes.Refused(413, "body", "the body is too long, and none is taken")
-        if read:
+            raise routes.Refused(400, "body", f"the body cannot be read{none}") from error
+        if max(length, len(body)) > most:
+            raise routes.Refused(413, "body", f"the body is too long{none}")
+        if body and not route.body:
             raise routes.Refused(400, "body", "no body is taken")
+        return bytes(body)
 
-    async def _routed(self, request: BaseRequest, asked: Asked) -> web.StreamResponse:
+    async def _routed(self, request: BaseRequest, asked: Asked, body: bytes) -> web.StreamResponse:
         operation, query, steered = asked.route.operation, asked.query, self.steered
         if asked.name is not None:
             found = views.units(steered, asked.name)
@@ -153,12 +162,19 @@ class Control:
             if isinstance(query, LogsQuery):
                 lines = streams.logs(steered, asked.name, query, readers=self._readers, closing=self._closing)
                 return await self._stream(request, asked, lines)
+            if operation == "undeploy":
+                before = _document(views.deployment(steered, asked.name))
+                await self._changed(steered.undeploy(asked.name))
+                return before
             return self._of_one(asked.name, operation, tuple(found.values()))
         if isinstance(query, EventsQuery):
             events = streams.events(steered.happened, query, closing=self._closing)
             return await self._stream(request, asked, events)
         if operation == "reload":
             return _document(await self._reload())
+        if operation == "deploy":
+            name = await self._changed(steered.deploy(routes.object_of(body)))
+            return _document(views.deployment(steered, name))
         if operation == "openapi":
             return web.Response(body=openapi.document(), content_type=routes.JSON)
         if operation == "deployments":
@@ -183,14 +199,21 @@ class Control:
             self.steered.end()
         return answer
 
+    async def _changed(self, change: Coroutine[None, None, T]) -> T:
+        """Once begun it goes on to its end: a client that leaves does not leave half of it behind."""
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        try:
+            return await asyncio.shield(task)
+        except AutolaunchError as error:
+            hint = None if error.hint is None else views.shown(error.hint)
+            raise routes.Refused(409, error.code, views.shown(error.message), hint) from error
+
     async def _reload(self) -> ReloadDocument:
         if self.steered.configuration_path is None:
             raise routes.Refused(409, "reload.launch", "a launch in the foreground has no configuration")
-        # Once begun it goes on to its end: a client that leaves does not leave half a configuration behind.
-        task = asyncio.ensure_future(self.steered.reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
-        wrong = await asyncio.shield(task)
+        wrong = await self._changed(self.steered.reload())
         return ReloadDocument(holds=wrong is None, wrong=None if wrong is None else views.shown(wrong))
 
     async def _stream(

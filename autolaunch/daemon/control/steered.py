@@ -64,6 +64,22 @@ class Steered(Protocol):
         """What a launch said last: how far it is with weights, environment and load."""
         ...
 
+    async def deploy(self, given: Mapping[str, object]) -> str:
+        """Adds a deployment, as the configuration would have it; its name.
+
+        Raises:
+            AutolaunchError: it cannot be.
+        """
+        ...
+
+    async def undeploy(self, name: str) -> None:
+        """Ends and forgets one that was added.
+
+        Raises:
+            AutolaunchError: it cannot be.
+        """
+        ...
+
     async def reload(self) -> str | None:
         """Reads the configuration again; what is wrong with it, if anything: the old one holds then."""
         ...
