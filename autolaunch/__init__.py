@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from autolaunch.exporting import export
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
+    from autolaunch.pulling import Pulled, pull
     from selector.contract import LaunchPlan
     from selector.errors import AutolaunchError
     from selector.hardware import HardwareReport
@@ -39,11 +40,13 @@ __all__ = [
     "HardwareReport",
     "Launch",
     "LaunchPlan",
+    "Pulled",
     "__version__",
     "export",
     "launch",
     "plan",
     "probe",
+    "pull",
 ]
 
 __version__ = "0.1.0"
@@ -57,10 +60,12 @@ _PLACES = {
     "HardwareReport": "selector.hardware",
     "Launch": "autolaunch.handles",
     "LaunchPlan": "selector.contract",
+    "Pulled": "autolaunch.pulling",
     "export": "autolaunch.exporting",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
     "probe": "autolaunch.api",
+    "pull": "autolaunch.pulling",
 }
 
 

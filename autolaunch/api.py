@@ -26,6 +26,7 @@ from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, 
 
 if TYPE_CHECKING:
     from engines.environments.installations import Installation
+    from selector.calibration import Calibration
     from selector.case import Shelf
 
 
@@ -78,6 +79,7 @@ def plan(
     engine_path: Path | None = None,
     here: bool = False,
     learned: bool | None = None,
+    calibrations: tuple[Calibration, ...] | None = None,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
 
@@ -98,8 +100,10 @@ def plan(
         engine_path: an installation of an engine to use instead of an environment of our own: the folder of an
             environment, or a program. It pins the engine and the version that are found there.
         here: the report that was given is this machine's: what lies here is looked at as for ``None``.
-        learned: leave out what was tried on this machine and failed (:mod:`autolaunch.learned`); ``None`` does so
-            where the plan is of this machine.
+        learned: leave out what was tried on this machine and failed (:mod:`autolaunch.learned`), and correct the
+            estimates by what was measured on it; ``None`` does so where the plan is of this machine.
+        calibrations: what was measured on the machine (:mod:`selector.calibration`); ``None`` takes what is kept here,
+            where that is to be learned from.
 
     Returns:
         The plan; ``feasible`` is false when nothing allowed fits, with the reasons in ``rejected``.
@@ -140,6 +144,11 @@ def plan(
     else:
         report = probe() if hardware is None else hardware_report(hardware, known)
     checked_gpus(pins, report)
+    # Not by the path's own exists, which raises where the folder may not be looked into.
+    learning = (here if learned is None else learned) and os.access(learned_path(), os.F_OK)
+    unread = None
+    if calibrations is None:
+        calibrations, unread = _measured_here(report) if learning else ((), None)
     request = PlanRequest(
         model=match.model.id,
         objective=objective,
@@ -148,6 +157,7 @@ def plan(
         workload=workload_of(workload, input_tokens, output_tokens, context_tokens, match.model),
         pins=pins,
         local=weights_here(match.model.id, known, pins.revision) if local is None and here else local,
+        calibrations=calibrations,
     )
     decided = launch_plan(
         match.model,
@@ -172,8 +182,7 @@ def plan(
         decided = _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
     elif here:
         decided = with_installed(decided, known)
-    # Not by the path's own exists, which raises where the folder may not be looked into.
-    if not (here if learned is None else learned) or not os.access(learned_path(), os.F_OK):
+    if not learning:
         return decided
 
     def again(pins: Pins, context_tokens: int | None, *, every: bool = False) -> LaunchPlan:
@@ -193,10 +202,11 @@ def plan(
             engine_path=engine_path,
             here=here,
             learned=False,
+            calibrations=request.calibrations,
         )
 
     return _less_what_failed(
-        decided, again, known, None if keep_all else lambda: again(request.pins, context_tokens, every=True)
+        decided, again, known, None if keep_all else lambda: again(request.pins, context_tokens, every=True), unread
     )
 
 
@@ -205,11 +215,21 @@ def learned_path() -> Path:
     return home() / "learned.sqlite3"
 
 
+def _measured_here(report: HardwareReport) -> tuple[tuple[Calibration, ...], str | None]:
+    """What was measured on a machine like this one, and what is to be said of the file that it is kept in."""
+    from autolaunch.calibrated import calibrations_of  # as below
+    from autolaunch.daemon.store import Store
+
+    store = Store(learned_path())
+    return calibrations_of(store.measurements(), report), store.trouble()
+
+
 def _less_what_failed(
     decided: LaunchPlan,
     replan: Callable[[Pins, int | None], LaunchPlan],
     known: Catalog,
     whole: Callable[[], LaunchPlan] | None,
+    unread: str | None,
 ) -> LaunchPlan:
     """The plan without what failed here, and with a word where that is not known."""
     import shlex
@@ -228,7 +248,7 @@ def _less_what_failed(
             command=shlex.join(("rm", str(store.path))),
         )
         decided = msgspec.structs.replace(decided, advice=(*decided.advice, forgetting))
-    unread = store.trouble()
+    unread = store.trouble() or unread
     if unread is None or decided.chosen is None:
         return decided
     note = Note(severity="info", code="learned.unread", message=unread)

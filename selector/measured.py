@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from selector.contract import Candidate, Limits
+from selector.contract import Candidate, Limits, Parallel
 from selector.request import KvDtype
 from selector.values import Value
 
@@ -79,9 +79,8 @@ class Configuration(Value, frozen=True, kw_only=True):
 _LIMITS = frozenset(Configuration.__struct_fields__) & frozenset(Limits.__struct_fields__)
 
 
-def configuration_of(candidate: Candidate) -> Configuration:
-    """What of a candidate says how it runs, whichever devices of a kind it runs on."""
-    parallel, limits = candidate.parallel, candidate.limits
+def configuration(parallel: Parallel, limits: Limits) -> Configuration:
+    """How a layout runs with these limits, whichever devices of a kind it runs on."""
     return Configuration(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
@@ -91,3 +90,8 @@ def configuration_of(candidate: Candidate) -> Configuration:
         devices=len(parallel.devices),
         **{name: getattr(limits, name) for name in _LIMITS},
     )
+
+
+def configuration_of(candidate: Candidate) -> Configuration:
+    """What of a candidate says how it runs."""
+    return configuration(candidate.parallel, candidate.limits)

@@ -29,6 +29,7 @@ from selector.budgets import (
     default_sequences,
     relaxed,
 )
+from selector.calibration import Correction
 from selector.contract import Limits, Memory, Number, Parallel, PerDevice
 from selector.devices import GIB, Device
 from selector.engine_facts import BatchDefault, EngineFacts
@@ -91,6 +92,14 @@ def kv_dtype(engine: EngineFacts, checkpoint_format: str, pinned: KvDtype | None
     return "fp32" if checkpoint_format == "fp32" and "fp32" in engine.kv_cache_dtypes else "bf16"
 
 
+def _with_room(budget: Budget, lost: int) -> Budget:
+    """A budget with ``lost`` bytes less for the KV cache; below 0 with more, which were set apart for the rest."""
+    if lost >= 0 or budget.rest is None:
+        return budget._replace(pool=budget.pool - max(0, lost))
+    gained = min(-lost, max(0, budget.rest))
+    return budget._replace(pool=budget.pool + gained, rest=budget.rest - gained)
+
+
 def _room(budget: Budget, needs: Needs, before: int) -> int:
     """Bytes left for the KV cache in a stage; ``before`` of its needs are taken before a static share is."""
     if budget.rest is not None:
@@ -121,6 +130,7 @@ class _Case(NamedTuple):
     pinned: bool
     least_tokens: int
     target_tokens: int
+    correction: Correction | None
 
     def taken(self, budget: Budget, sequences: int) -> _Taken:
         """What a budget leaves for the KV cache beside so many sequences."""
@@ -138,6 +148,9 @@ class _Case(NamedTuple):
             batched,
             sequences,
         )
+        if self.correction is not None:
+            every = tuple([self.correction.needs(needs) for needs in every])
+            budget = _with_room(budget, self.correction.room)
         before, missing = 0, None
         if budget.rest is not None:
             before = min(CONTEXT_BYTES, rule.runtime_bytes) + (rule.collective_bytes if parallel.ranks > 1 else 0)
@@ -204,10 +217,12 @@ def fit(
     speculative: bool,
     eager: bool,
     request: PlanRequest,
+    correction: Correction | None = None,
 ) -> Fit | Refusal:
     """Fit a candidate on its fullest device, or say what is short by how much.
 
-    ``device`` stands for all of the candidate's: it is the one with the least free memory.
+    ``device`` stands for all of the candidate's: it is the one with the least free memory. ``correction`` is what was
+    measured beside a prediction (:mod:`selector.calibration`).
     """
     rule, pins = engine.memory, request.pins
     version, pinned = pins.engine_version or engine.version, pins.memory_utilization
@@ -233,6 +248,7 @@ def fit(
         pinned is not None,
         request.context_tokens or min(model_context_tokens, max(MINIMUM_CONTEXT_TOKENS, workload)),
         request.context_tokens or model_context_tokens,
+        correction,
     )
     chosen = case.best(found, sequence_choices(request, default_sequences(batch, parallel), parallel.data))
     refusal = case.refusal(chosen)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from selector.facts import EngineName, Format, Hub
 from selector.values import Value
+
+if TYPE_CHECKING:
+    from selector.calibration import Calibration
 
 Objective = Literal["balanced", "latency", "throughput", "context", "quality"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -62,7 +65,8 @@ class PlanRequest(Value, frozen=True, kw_only=True):
 
     ``context_tokens`` is a wish of the user: kept, or the plan is refused. ``concurrency`` is a load that is offered:
     what does not run at once waits. ``local`` holds the weights that are here already
-    (:func:`selector.score.checkpoint_id`); ``None`` where nobody looked.
+    (:func:`selector.score.checkpoint_id`); ``None`` where nobody looked. ``calibrations`` are what was measured on the
+    machine (:mod:`selector.calibration`).
     """
 
     model: str
@@ -72,3 +76,4 @@ class PlanRequest(Value, frozen=True, kw_only=True):
     workload: Workload = WORKLOADS["chat"]
     pins: Pins = Pins()
     local: frozenset[str] | None = None
+    calibrations: tuple[Calibration, ...] = ()

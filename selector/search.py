@@ -9,15 +9,14 @@ left out by rules of :mod:`selector.candidates`, :mod:`selector.placement` and :
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from selector import candidates, memory, notes, score, throughput
+from selector import candidates, notes, score
 from selector.budgets import FREE_MARGIN_BYTES
-from selector.contract import Candidate, Parallel, Rejection, Speed
-from selector.devices import GIB, Alike, Group, Way, groups, main_memory
+from selector.contract import Candidate, Note, Parallel, Rejection
+from selector.devices import GIB, Alike, Group, groups, main_memory
 from selector.engine_facts import EngineFacts
 from selector.facts import AcceleratorFacts, ModelFacts
 from selector.ground import Ground, Grounds, Lot
@@ -40,6 +39,11 @@ from selector.ready import (
 )
 from selector.ready import forget as forget_ready
 from selector.request import PlanRequest
+from selector.weighed import forget as forget_weighed
+from selector.weighed import weighed
+
+if TYPE_CHECKING:
+    from selector.lessons import Lessons
 
 __all__ = ["LOWEST_QUALITY_UNASKED", "Decision", "Facts", "decide", "names"]
 
@@ -69,6 +73,7 @@ class _Ask(NamedTuple):
     wanted_tokens: int
     roomy_tokens: int
     drivers: dict[str, str | None]
+    lessons: Lessons | None = None
 
 
 class _Size:
@@ -131,13 +136,20 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     wanted = model.context_tokens if request.context_tokens is None else request.context_tokens
     beyond = beyond_model(model, wanted)
     roomy = score.full_headroom_tokens(request, model.context_tokens)
-    ask = _Ask(model, request, report, wanted, roomy, {each.vendor: each.version for each in report.drivers})
+    drivers: dict[str, str | None] = {each.vendor: each.version for each in report.drivers}
     host = main_memory(report)
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
     rows = {engine.name: [(floor, ready(model, engine, floor.group, pins)) for floor in floors] for engine in engines}
     nowhere = None if found or unusable else NO_DEVICE
+    taught = None
+    if request.calibrations:
+        from selector.lessons import lessons  # nothing is known of most machines
+
+        taught = lessons(request.calibrations, rows.values(), request, drivers)
+        request = msgspec.structs.replace(request, calibrations=())
+    ask = _Ask(model, request, report, wanted, roomy, drivers, taught)
     feasible: list[tuple[Candidate, float]] = []
     rejected: list[Rejection] = []
     short: list[tuple[Ready, Ground, list[Candidate]]] = []
@@ -320,63 +332,30 @@ def _candidate(
     verdict = one.verdict(group, parallel, speculative=speculative, driver=ask.drivers.get(group.kind))
     if isinstance(verdict, Refusal):
         return verdict
-    weighed = _weighed(one, Alike(placed.weakest), group.link, parallel, speculative, verdict.speed_factor, request)
-    if isinstance(weighed, Refusal):
-        return weighed
-    fit, speed = weighed
+    key = (one, Alike(placed.weakest), group.link, parallel, speculative, verdict.speed_factor, request)
+    more: tuple[Note, ...] = ()
+    by = ask.lessons and ask.lessons.of(one, placed.weakest, on_devices, request, speculative=speculative)
+    if by:
+        from selector.lessons import taught
+
+        answer = taught(key, by, on_devices)
+        if isinstance(answer, Refusal):
+            return answer
+        (fit, speed), more = answer
+    else:
+        found = weighed(*key)
+        if isinstance(found, Refusal):
+            return found
+        fit, speed = found
     needs = fit.memory if placed.free_known else msgspec.structs.replace(fit.memory, basis="assumed")
     said = notes.of(request, ask.report, placed, parallel, fit.limits, needs, speed)
-    return one.candidate(on_devices, fit.limits, needs, speed, (*said, *verdict.notes))
-
-
-@lru_cache(maxsize=1 << 13)  # pure, and the same for every device of a kind that has as much memory free
-def _weighed(
-    one: Ready,
-    device: Alike,
-    link: Way,
-    parallel: Parallel,
-    speculative: bool,
-    speed_factor: float,
-    request: PlanRequest,
-) -> tuple[memory.Fit, Speed] | Refusal:
-    """Memory and speed of a layout whose fullest device is like this one."""
-    arch = one.model.architecture
-    fit = memory.fit(
-        arch=arch,
-        model_context_tokens=one.model.context_tokens,
-        weights=one.weights,
-        checkpoint_format=one.checkpoint.format,
-        engine=one.engine,
-        device=device.device,
-        parallel=parallel,
-        speculative=speculative,
-        eager=bool(request.pins.eager),
-        request=request,
-    )
-    if isinstance(fit, Refusal):
-        return fit
-    speed = throughput.estimate(
-        arch=arch,
-        weights=one.weights,
-        engine=one.engine,
-        loads=one.loads,
-        link=link,
-        device=device.device,
-        parallel=parallel,
-        limits=fit.limits,
-        kv_bytes_per_token=fit.memory.kv_bytes_per_token,
-        kv_cache_tokens=fit.memory.kv_cache_tokens,
-        workload=request.workload,
-        concurrency=request.concurrency,
-        download_bytes=one.checkpoint.download_bytes,
-        speed_factor=speed_factor,
-    )
-    return fit, speed
+    return one.candidate(on_devices, fit.limits, needs, speed, (*said, *verdict.notes, *more))
 
 
 def forget() -> None:
     """Drop what earlier plans worked out (for measuring a first one)."""
-    _weighed.cache_clear()
+    forget_weighed()
     forget_ready()
-    if (loaded := sys.modules.get("selector.offloaded")) is not None:
-        loaded.forget()
+    for name in ("selector.offloaded", "selector.lessons"):
+        if (loaded := sys.modules.get(name)) is not None:
+            loaded.forget()

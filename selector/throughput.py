@@ -32,6 +32,7 @@ from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_t
 
 if TYPE_CHECKING:
     from selector.aside import Aside
+    from selector.ready import Ready
 
 #: Requests a replica of the run that ``throughput`` is of (``vllm bench serve`` sends as many unless told otherwise).
 BENCHMARK_REQUESTS = 1000
@@ -87,6 +88,22 @@ def _read_bytes(arch: Architecture, weights: StoredWeights) -> tuple[float, floa
         + weights.lm_head
     )
     return sparse_layers * experts, rest
+
+
+def fastest_decode(one: Ready, device: Device, parallel: Parallel, *, mtp: bool) -> float | None:
+    """Tokens a second of one sequence that the device's published bandwidth allows, were nothing else to be waited for.
+
+    ``None`` where nobody published it.
+    """
+    arch, engine = one.model.architecture, one.engine
+    here = site(engine, device, "none", one.loads.kernel)
+    if here.assumed or here.bandwidth is None:
+        return None
+    experts, rest = _read_bytes(arch, one.weights)
+    rule = engine.speed.mtp if mtp else None
+    tokens = 1 if rule is None else 1 + rule.proposed_tokens
+    read = (rest + experts * arch.num_experts_per_tok / arch.n_routed_experts) / parallel.tensor
+    return tokens * here.bandwidth / read
 
 
 def _shared_out(slots: int, concurrency: int | None, replicas: int) -> tuple[tuple[int, int], ...]:

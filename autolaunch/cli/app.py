@@ -11,7 +11,7 @@ from autolaunch.cli import signals
 from autolaunch.cli.errors import show_error
 from autolaunch.cli.main import wants_json, wants_lines
 from autolaunch.cli.terminal import Unwritable, clean
-from selector.errors import AutolaunchError, UsageError
+from selector.errors import AutolaunchError
 
 #: The command that a model's name stands for.
 LAUNCH = "launch"
@@ -23,6 +23,7 @@ _COMMANDS = {
     "doctor": ("autolaunch.cli.doctor", "What is wrong on this host, and the commands that mend it."),
     "models": ("autolaunch.cli.known", "The models that are known, and which of their weights lie here."),
     "rm": ("autolaunch.cli.rm", "Free the room that a model's weights take."),
+    "pull": ("autolaunch.cli.pull", "Fetch the weights of a model and verify them; nothing is started."),
     "engines": ("autolaunch.cli.engines", "The inference engines: which are here; install, remove."),
     "hardware": ("autolaunch.cli.known", "The machines that --hardware can name."),
     "bench": ("autolaunch.cli.bench", "Measure what is kept up, beside what was foretold; export, import."),
@@ -38,7 +39,6 @@ _COMMANDS = {
     "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
 }
-_LATER = frozenset(("pull",))
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\
@@ -58,11 +58,6 @@ class Autolaunch(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in _COMMANDS and args[0] not in _GROUP_FLAGS:
-            if args[0] in _LATER:
-                raise UsageError(
-                    f"this release has no '{args[0]}' yet",
-                    hint=f"it has {', '.join(self.list_commands(ctx))} and launching: autolaunch MODEL",
-                )
             args = [LAUNCH, *args]
         return super().parse_args(ctx, args)
 

@@ -169,6 +169,10 @@ def option(section: str, *names: str, **settings: Any) -> Callable[[_Function], 
     return click.option(*names, cls=Listed, section=section, **settings)
 
 
+#: No hub is pinned.
+ANY_HUB = "auto"
+
+
 def choice(values: tuple[str, ...]) -> click.Choice[str]:
     return click.Choice(values, case_sensitive=False)
 
@@ -208,6 +212,25 @@ def wanted_options(function: _Function) -> _Function:
             metavar="NAME",
             help="A name for such figures: chat, agent, long-context or batch.",
         ),
+    )(function)
+
+
+def _any_hub(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value == ANY_HUB else value
+
+
+def hub_options(function: _Function) -> _Function:
+    """Where the weights come from."""
+    return _options(
+        option(
+            PINNED,
+            "--hub",
+            type=choice((*get_args(Hub), ANY_HUB)),
+            metavar="NAME",
+            callback=_any_hub,
+            help="huggingface or modelscope; auto (the default) takes the one that answers.",
+        ),
+        option(PINNED, "--revision", type=Word(), metavar="NAME", help="A commit or a tag of the checkpoint."),
     )(function)
 
 
@@ -273,14 +296,7 @@ def pin_options(function: _Function) -> _Function:
         option(
             PINNED, "--eager", is_flag=True, default=None, help="No graph capture: slower, less memory, a faster start."
         ),
-        option(
-            PINNED,
-            "--hub",
-            type=choice(get_args(Hub)),
-            metavar="NAME",
-            help="Where the weights come from: huggingface or modelscope.",
-        ),
-        option(PINNED, "--revision", type=Word(), metavar="NAME", help="A commit or a tag of the checkpoint."),
+        hub_options,
     )(function)
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
+    from autolaunch.server import Transfer
+
 #: A stage as a person reads it. Stages that are not here say nothing.
 _TITLES = {
     "weights": "weights",
@@ -42,6 +44,9 @@ _FAILED = {"loading": "no token came back"}
 _LABEL = 9
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_A_SECOND = 8
+#: Where there is no terminal, a download says so often how far it is.
+_SAID_SECONDS = 60.0
+_BAR_COLUMNS, _BAR_FROM_COLUMNS = 10, 78
 
 
 class Happened(Protocol):
@@ -63,7 +68,9 @@ class Progress:
         self._terminal = terminal
         self._stage: str | None = None
         self._message = ""
+        self._figures: str | None = None
         self._fraction: float | None = None
+        self._said = time.monotonic()
         self._began = time.monotonic()
         self._live: Live | None = None
         self._interactive = terminal.color and stream.isatty()
@@ -85,12 +92,19 @@ class Progress:
             # A launch that is ready closes its stage: what is stopped in the midst of one has failed in it.
             self._end_stage(failed=event.stage == "stopping")
             self._stage, self._began, self._fraction = event.stage, time.monotonic(), None
+            self._said = self._began
             if event.stage in _ENDS:
                 self._stage = None
                 return
             self._begin_stage()
         self._message = clean(event.message).replace("\n", " ")
         self._fraction = event.fraction
+        transfer = getattr(event, "transfer", None)  # of an installation there is none
+        self._figures = None if transfer is None else _figures(transfer)
+        now = time.monotonic()
+        if transfer is not None and not self._interactive and now - self._said >= _SAID_SECONDS:
+            self._said = now
+            write(self._stream, f"  … {_TITLES[event.stage]:<{_LABEL}}{self._message}", self._terminal)
 
     def close(self, *, finished: bool = True) -> None:
         """Leave the terminal as it was. ``finished`` is whether the last stage came to its end."""
@@ -142,7 +156,23 @@ class Progress:
             return Text("")
         elapsed = time.monotonic() - self._began
         frame = _FRAMES[int(elapsed * _FRAMES_A_SECOND) % len(_FRAMES)] if self._terminal.unicode else "-"
-        known = "" if self._fraction is None else f" {self._fraction:4.0%}"
-        room = self._terminal.width_columns - _LABEL - 4 - 18
-        text = f"  {frame} {_TITLES[self._stage]:<{_LABEL}}{shortened(self._message, room)}{known}  {duration(elapsed)}"
+        known = "" if self._fraction is None else f" {_bar(self._fraction, self._terminal)}{self._fraction:4.0%}"
+        room = self._terminal.width_columns - _LABEL - 4 - 12 - len(known)
+        said = shortened(self._figures or self._message, room)
+        text = f"  {frame} {_TITLES[self._stage]:<{_LABEL}}{said}{known}  {duration(elapsed)}"
         return Text(text, no_wrap=True, overflow="crop")
+
+
+def _figures(transfer: Transfer) -> str:
+    from autolaunch.hubs.speed import told  # whoever fetches has it already
+
+    return told(transfer)
+
+
+def _bar(fraction: float, terminal: Terminal) -> str:
+    """Ten columns, where the line has room for them."""
+    if terminal.width_columns < _BAR_FROM_COLUMNS:
+        return ""
+    full = round(max(0.0, min(1.0, fraction)) * _BAR_COLUMNS)
+    on, off = ("━", "╌") if terminal.unicode else ("#", ".")
+    return f"{on * full}{off * (_BAR_COLUMNS - full)} "

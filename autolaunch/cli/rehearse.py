@@ -8,9 +8,9 @@ from typing import Literal
 import click
 
 from autolaunch.cli import signals
+from autolaunch.cli.render_measured import render_compared
 from autolaunch.cli.running import How, announce
-from autolaunch.cli.terminal import Terminal, clean, count, duration, gib, heading, rate, table, wrapped, write
-from autolaunch.comparison import Comparison
+from autolaunch.cli.terminal import Terminal, clean, duration, heading, wrapped, write
 from autolaunch.rehearsing import Rehearsal, rehearse
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
@@ -86,12 +86,7 @@ def render_rehearsal(result: Rehearsal, terminal: Terminal) -> str:
             wrapped(f"{_MARKS[step.ok]} {step.name:<{_NAME}}{clean(step.message)}{took}", terminal, first="  ")
         )
     if result.figures:
-        rows: list[tuple[str, ...]] = [
-            (each.name, _figure(each, each.predicted), _figure(each, each.measured), _share(each))
-            for each in result.figures
-        ]
-        shown = table(("", "predicted", "measured", ""), rows, right=(1, 2, 3), flex=0, width=terminal.width_columns)
-        parts += ["", shown]
+        parts += ["", render_compared(result.figures, terminal)]
         if result.mode == "miniature":
             told = "Both are of the miniature: they show how well memory is foretold, not how fast the real model is."
             parts.append(wrapped(told, terminal, first="  "))
@@ -114,15 +109,3 @@ def _reservations(result: Rehearsal) -> tuple[str, ...]:
     if result.differs:
         found.append(f"{', '.join(result.differs)} had the miniature's own values")
     return tuple(found)
-
-
-def _figure(one: Comparison, value: float) -> str:
-    if one.unit == "bytes":
-        return gib(int(value))
-    if one.unit == "seconds":
-        return duration(value)
-    return f"{count(int(value))} tokens" if one.unit == "tokens" else f"{rate(value)} tok/s"
-
-
-def _share(one: Comparison) -> str:
-    return f"{one.measured / one.predicted:.2f}×" if one.predicted else ""

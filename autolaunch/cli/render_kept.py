@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
+from autolaunch.cli.render_measured import render_compared
 from autolaunch.cli.render_plan import layout, short_layout
 from autolaunch.cli.terminal import Terminal, clean, count, duration, gib, heading, plural, rate, table, wrapped
 from autolaunch.daemon.control.contract import (
@@ -86,6 +87,8 @@ def render_deployment(deployment: DeploymentDocument, terminal: Terminal, now: d
                 lines += [wrapped(clean(line), terminal, first=first) for line in text.splitlines()[:1]]
                 rest = " " * len(first)
                 lines += [wrapped(clean(line), terminal, first=rest) for line in text.splitlines()[1:]]
+        if each.measurements:
+            lines += ["", render_compared(each.measurements, terminal)]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

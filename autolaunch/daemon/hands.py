@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from autolaunch.daemon.leases import Lease, Leases
     from autolaunch.daemon.store import Store
     from autolaunch.locked import Lock
+    from autolaunch.measured import Measured
     from selector.catalog import Catalog
 
 
@@ -66,6 +67,8 @@ class Run:
         left: what would not end, when it was ended while it was being started.
         mark: stands in the environment of all its processes.
         error: what ended it before it served.
+        load_seconds: from the start of the process to the first token.
+        started: what the start showed, once that was looked at.
     """
 
     def __init__(self, number: int, decided: Decided | None = None) -> None:
@@ -79,6 +82,8 @@ class Run:
         self.free_before: Mapping[str, int] = {}
         self.left: Fault | None = None
         self.mark = secrets.token_hex(16)
+        self.load_seconds: float | None = None
+        self.started: Measured | None = None
 
     @property
     def devices(self) -> frozenset[str]:
@@ -187,10 +192,11 @@ class Hands:
             if run.cancelled.is_set():  # asked to end while the process was made
                 run.left = self.end(run, wait_for_memory=False)
             try:
-                return run.server.first_token()
+                run.load_seconds = run.server.first_token()
             except EngineStartError as error:
                 run.server.explain(error, run.server.process.exit_code)
                 raise
+            return run.load_seconds
 
     def end(self, run: Run, *, wait_for_memory: bool) -> Fault | None:
         """Ends everything of ``run`` and gives its devices back; what would not end, or is still held, is named."""
@@ -264,8 +270,9 @@ class Hands:
 
         What the user gave it says nothing of the plan: not a try with options, weights or an engine of their own.
         """
-        own = deployment.engine_options or deployment.engine_path or deployment.model_path
-        if self.store is None or run.decided is None or own:
+        if fault is None:
+            self.look(run)
+        if self.store is None or run.decided is None or _own(deployment):
             return None
         from autolaunch.daemon.store import where_of
 
@@ -274,7 +281,25 @@ class Hands:
         if fault is not None:
             return None if others_came(run) else self.store.failed(where, candidate, fault)
         # That it served says something only where something had failed.
-        return self.store.served(where, candidate) if self.store.tried(where) else self.store.trouble()
+        said = self.store.served(where, candidate) if self.store.tried(where) else self.store.trouble()
+        return self.measure(run, deployment, run.started) or said
+
+    def look(self, run: Run) -> None:
+        """Looks at what the start showed, beside what the engine said of itself: what its processes hold."""
+        from autolaunch.measured import of_start
+
+        server = run.server
+        if server is not None and run.load_seconds is not None:
+            run.started = of_start(server.figures, resident_bytes=server.memory_bytes(), load_seconds=run.load_seconds)
+
+    def measure(self, run: Run, deployment: Deployment, measured: Measured | None) -> str | None:
+        """Keeps for later plans what the candidate of ``run`` showed; what is to be said of that, if anything."""
+        if self.store is None or run.decided is None or measured is None or _own(deployment) or others_came(run):
+            return None
+        from autolaunch.daemon.store import where_of
+
+        candidate = run.decided.candidate
+        return self.store.measured(where_of(candidate, run.decided.plan.hardware), candidate, measured)
 
     def forget(self, deployment: Deployment) -> str | None:
         """Forgets what was remembered of this deployment's model; what is to be said of that, if anything."""
@@ -322,6 +347,11 @@ class Hands:
         if run.lease is not None:
             run.lease.release()
             run.lease = None
+
+
+def _own(deployment: Deployment) -> bool:
+    """Whether what runs is in part what the user gave it."""
+    return bool(deployment.engine_options or deployment.engine_path or deployment.model_path)
 
 
 def others_came(run: Run) -> bool:

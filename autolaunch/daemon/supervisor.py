@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 #: How often a serving engine's output and its workers are looked at: two readings of what is at hand.
 LOOK_SECONDS = 2.0
+#: How often it is kept what requests showed, besides at the end: a daemon may be killed.
+FOLD_SECONDS = 300.0
 
 
 class Supervisor:
@@ -97,6 +99,8 @@ class Supervisor:
         self.traffic = Traffic()
         self.load_seconds: float | None = None
         self._seen_answers = 0
+        self._folded_at = 0.0
+        self._folded = 0
         self._changed = asyncio.Event()
 
     def begin(self) -> None:
@@ -276,6 +280,7 @@ class Supervisor:
 
     async def _end(self, run: Run, work: asyncio.Task[object] | None) -> None:
         self._unwatch()
+        self._fold(run)
         closing = self.state.closing
         left = await self._in_thread(lambda: self.hands.end(run, wait_for_memory=not closing))
         if work is not None and not work.done():
@@ -294,6 +299,8 @@ class Supervisor:
             self._loop.add_reader(self._watched, self._ended, run)
         self._workers = process.titled(run.server.engine.behaviour.worker_titles)
         self._seen_answers = self.traffic.answers
+        self.traffic.pace.clear()
+        self._folded, self._folded_at = 0, self._clock()
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look, run)
 
     def _unwatch(self) -> None:
@@ -303,6 +310,14 @@ class Supervisor:
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
+
+    def _fold(self, run: Run) -> None:
+        """Has kept what requests showed of the engine, where there were more since the last time."""
+        pace, self._folded_at = self.traffic.pace, self._clock()
+        if pace.added == self._folded or (measured := pace.measured()) is None:
+            return
+        self._folded = pace.added
+        self._spawn(self._keep(self.hands.measure, run, self.state.deployment, measured))
 
     def _ended(self, run: Run) -> None:
         if run.server is None or not run.server.process.stopping:
@@ -320,6 +335,8 @@ class Supervisor:
             self._unwatch()
             self._failed(Ended, run, self.hands.worker_died(run, dead))
             return
+        if self._clock() - self._folded_at >= FOLD_SECONDS:
+            self._fold(run)
         if self.traffic.answers != self._seen_answers:
             self._seen_answers = self.traffic.answers
             self._step(Used(run=run.number))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from selector.contract import Candidate
 from selector.hardware import HardwareReport
@@ -31,14 +32,11 @@ def where_of(candidate: Candidate, report: HardwareReport) -> Where:
     devices = [each for each in report.accelerators if each.index in candidate.parallel.devices]
     kinds = Counter(f"{each.name} {each.memory_total_bytes or 'unknown'}" for each in devices)
     parts = [f"{count} x {kind}" for kind, count in sorted(kinds.items())]
-    host = report.host
     if not devices or candidate.limits.cpu_expert_layers:
-        parts.append(f"{host.cpu.brand or host.machine or 'CPU'} {host.memory_total_bytes or 'unknown'}")
-    vendors = {each.vendor for each in devices}
-    drivers = sorted(f"{each.vendor} {each.version}" for each in report.drivers if each.vendor in vendors)
+        parts.append(main_memory_of(report))
     return Where(
         hardware=" + ".join(parts),
-        driver=", ".join(drivers) or None,
+        driver=drivers_of(report, {each.vendor for each in devices}),
         engine=candidate.engine.name,
         engine_version=candidate.engine.version,
         package=candidate.engine.package,
@@ -46,4 +44,17 @@ def where_of(candidate: Candidate, report: HardwareReport) -> Where:
         quantization=candidate.checkpoint.quantization,
         file_prefix=candidate.checkpoint.file_prefix,
         revision=candidate.checkpoint.revision,
+    )
+
+
+def main_memory_of(report: HardwareReport) -> str:
+    """The processor and the bytes of main memory, where they are what is used."""
+    host = report.host
+    return f"{host.cpu.brand or host.machine or 'CPU'} {host.memory_total_bytes or 'unknown'}"
+
+
+def drivers_of(report: HardwareReport, vendors: Collection[str]) -> str | None:
+    """The drivers of these vendors' devices, with their versions."""
+    return (
+        ", ".join(sorted(f"{each.vendor} {each.version}" for each in report.drivers if each.vendor in vendors)) or None
     )

@@ -180,6 +180,8 @@ ExecStartPost={unit_command(_asks(work, engine, port))}
 TimeoutStartSec={work.start_seconds}
 Restart=on-failure
 RestartSec=10
+# Told to end, some engines say so in their exit code.
+SuccessExitStatus=143
 TimeoutStopSec={STOP_SECONDS}
 KillMode=mixed
 OOMPolicy=stop
@@ -203,7 +205,8 @@ def _asks(work: Work, engine: PurePosixPath, port: int) -> tuple[str, ...]:
     asks: tuple[str, ...] = ("curl", "-fsS", "-o", "/dev/null", "--max-time", "5")
     if steps.makes_environment(work):
         asks = (f"{engine}/bin/python", "-c", ASKS_PYTHON)
-    script = 'until "$@" 2>/dev/null; do sleep 2; done'
+    # systemd would wait for this to the end of the time, whatever had become of the engine.
+    script = 'until "$@" 2>/dev/null; do kill -0 "$MAINPID" || exit 1; sleep 2; done'
     return ("/bin/sh", "-c", script, "sh", *asks, _health(work, port))
 
 

@@ -26,8 +26,6 @@ Kind = Literal["nvidia", "amd", "apple", "cpu"]
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - said to be so, and never without a key
 #: The kinds by the names of the devices' makers.
 _KINDS: dict[str, Kind] = {"nvidia": "nvidia", "amd": "amd", "apple": "apple"}
-#: What of a repository in safetensors is fetched.
-_PATTERNS = tuple(f"*{ending}" for ending in (".safetensors", *sorted(BESIDE)))
 #: Answers without a key in every engine, 200 as soon as the model is loaded (mlx-lm and mlx-vlm: as they start).
 HEALTH = "/health"
 #: A start is given this many times what it was predicted to take, and half an hour at least: disks differ by more.
@@ -204,7 +202,9 @@ def _key_from_environment(argv: tuple[str, ...]) -> tuple[str, ...]:
 def fetch(work: Work, folder: str) -> tuple[str, ...]:
     """The hub's own client, fetching exactly the checkpoint's files into ``folder``."""
     checkpoint = work.candidate.checkpoint
-    patterns = _PATTERNS if checkpoint.file_prefix is None else (f"{checkpoint.file_prefix}*",)
+    patterns: tuple[str, ...] = (f"{checkpoint.file_prefix}*.gguf",)
+    if checkpoint.file_prefix is None:
+        patterns = ("*.safetensors", *(f"*{ending}" for ending in sorted(BESIDE)))
     if checkpoint.hub == "modelscope":
         revision = () if checkpoint.revision is None else (f"--revision={checkpoint.revision}",)
         return (

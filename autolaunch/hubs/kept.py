@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -106,7 +107,8 @@ def keep(home: Path, kept: Kept) -> None:
         made.write_bytes(msgspec.json.encode(kept))
         made.replace(place)
     except OSError:
-        made.unlink(missing_ok=True)
+        with suppress(OSError):
+            made.unlink()
 
 
 def of_modelscope(home: Path, model: ModelFacts, revision: str | None) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from autolaunch.hub_cache import cache_directory
@@ -60,7 +61,8 @@ def remember(hub: Hub, cache: Path, repo: str, revision: str | None, commit: str
         made.write_text(commit, encoding="ascii")
         made.replace(place)
     except OSError:
-        made.unlink(missing_ok=True)
+        with suppress(OSError):
+            made.unlink()
 
 
 def listed_here(hub: Hub, cache: Path, repo: str, commit: str) -> Listing | None:

@@ -93,6 +93,18 @@ class ChosenDocument(Document, frozen=True, kw_only=True):
     speed: Speed
 
 
+class Compared(Document, frozen=True, kw_only=True):
+    """One figure as it was foretold and as it was measured (:class:`autolaunch.comparison.Comparison`).
+
+    ``bytes`` are the fullest device's. A figure of which one is not known is not told.
+    """
+
+    name: str
+    unit: Literal["bytes", "tokens", "tokens/s", "seconds"]
+    predicted: float
+    measured: float
+
+
 class ReplicaDocument(Document, frozen=True, kw_only=True):
     """One engine of a deployment, or the place of one.
 
@@ -102,6 +114,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
         failures: those that count towards giving up; ``next_try_at`` is when it is tried again by itself.
         changes: what differs from the plan that would be made of the deployment alone, a sentence a step.
         measured: what the engine said of itself, by the names of ``Server.figures``; only what it has said.
+        measurements: what was foretold and is known now, of the start and of requests that it had to itself.
         requests: under way now.
         log_path: what the engine prints, or the last one printed.
         folder: where the weights are that it has, once they are there.
@@ -120,6 +133,7 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
     load: LoadDocument | None = None
     changes: tuple[str, ...] = ()
     measured: dict[str, int | float] = field(default_factory=dict)
+    measurements: tuple[Compared, ...] = ()
     requests: int | None = None
     log_path: str | None = None
     folder: str | None = None

@@ -13,6 +13,7 @@ from autolaunch import __version__
 from autolaunch.daemon.control.contract import (
     BriefDocument,
     ChosenDocument,
+    Compared,
     DeploymentDocument,
     EngineDocument,
     FaultDocument,
@@ -22,9 +23,11 @@ from autolaunch.daemon.control.contract import (
     StatusDocument,
 )
 from autolaunch.daemon.output import printable
+from autolaunch.daemon.rows import merged
 from autolaunch.daemon.shown import shown_phase
 from autolaunch.given import without_secrets
-from selector.contract import LaunchPlan
+from autolaunch.measured import comparisons, of_start
+from selector.contract import Candidate, LaunchPlan
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.steered import Steered
@@ -116,6 +119,7 @@ def replica(unit: str, one: Supervisor, requests: int | None, doing: LaunchEvent
         load=_load(run, doing) if state.phase in ("preparing", "loading") else None,
         changes=state.changes.steps,
         measured=_measured(run) if busy else {},
+        measurements=_compared(one, decided.candidate) if busy and decided is not None else (),
         requests=requests,
         log_path=next((str(each.server.log_path) for each in (run, one.ran) if each.server is not None), None),
         folder=None if run.prepared is None else str(run.prepared.folder),
@@ -172,6 +176,20 @@ def _load(run: Run, doing: LaunchEvent | None) -> LoadDocument | None:
     if doing is None:
         return None
     return LoadDocument(stage=doing.stage, message=shown(doing.message, *keys_of(run)), fraction=doing.fraction)
+
+
+def _compared(one: Supervisor, candidate: Candidate) -> tuple[Compared, ...]:
+    """What was foretold beside what its start and its requests have shown."""
+    run, served = one.run, one.traffic.pace.measured()
+    if run.server is None:
+        return ()
+    seen = run.started or of_start(run.server.figures, load_seconds=run.load_seconds)
+    if served is not None:
+        seen = merged(served, seen)
+    return tuple(
+        Compared(name=each.name, unit=each.unit, predicted=each.predicted, measured=each.measured)
+        for each in comparisons(candidate, seen)
+    )
 
 
 def _measured(run: Run) -> dict[str, int | float]:

@@ -19,6 +19,8 @@ from typing import Final, Literal, get_args
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from autolaunch.daemon.pace import Alone
+
 Route = Literal[
     "chat.completions",
     "completions",
@@ -146,7 +148,7 @@ class Seen:
         self._series = series
         self._since = since
         self._clock = clock
-        self._routed = False
+        self._routed: float | None = None
         self._ended = False
         self._first: float | None = None
         self._last = since
@@ -156,13 +158,13 @@ class Seen:
 
     def routed(self) -> None:
         """It has left the queue: it is sent to an engine."""
-        if self._routed or self._ended:
+        if self._routed is not None or self._ended:
             return
-        self._routed = True
+        self._routed = now = self._clock()
         series = self._series
         series.waiting -= 1
         series.running += 1
-        series.queue.observe(self._clock() - self._since)
+        series.queue.observe(now - self._since)
 
     def first_token(self) -> None:
         """The first token of a streamed answer came (it is counted by ``tokens``)."""
@@ -188,6 +190,12 @@ class Seen:
             self._series.generation_tokens += completion - self._counted
             self._counted = completion
 
+    def alone(self) -> Alone | None:
+        """How long its parts took, from when it was sent to the engine; ``None`` where no token came."""
+        if self._first is None or self._routed is None:
+            return None
+        return Alone(self._first - self._routed, self._last - self._first, self._prompt, self._counted)
+
     def ended(self, *, status: int, reason: Reason, body_bytes: int = 0, answer_bytes: int = 0) -> None:
         """It is over; the first call counts.
 
@@ -200,7 +208,7 @@ class Seen:
             return
         self._ended = True
         series = self._series
-        if self._routed:
+        if self._routed is not None:
             series.running -= 1
         else:
             series.waiting -= 1

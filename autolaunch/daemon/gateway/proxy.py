@@ -66,6 +66,7 @@ class Sent:
         self.head, self.connection = head, connection
         self._released = False
         replica.traffic.under_way += 1
+        replica.traffic.begun += 1
 
     def release(self) -> None:
         """It is over; again is nothing."""
@@ -297,6 +298,7 @@ class _Passing:
         request.begin(status, (*headers, *_NOT_HELD_BACK))
         reason: Reason = "ok"
         tokens = sent = 0
+        alone = traffic.begun if traffic.under_way == 1 else None
         try:
             while piece := await self.connection.piece():
                 passed = mender.feed(piece)
@@ -318,6 +320,8 @@ class _Passing:
         await request.write(last)
         self._count()
         seen.ended(status=status, reason=reason, answer_bytes=sent + len(last))
+        if alone == traffic.begun and reason == "ok" and (took := seen.alone()) is not None:
+            traffic.pace.add(took)
         request.finish()
 
     def _count(self) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from typing import Literal, Protocol
 
+from autolaunch.daemon.pace import Pace
 from selector.facts import EngineName
 from selector.values import Value
 
@@ -50,13 +51,18 @@ class Standing(Value, frozen=True, kw_only=True):
 
 
 class Traffic:
-    """What passes to one replica, for whoever keeps it up: requests under way, and signs of answers so far."""
+    """What passes to one replica, for whoever keeps it up: requests under way, and signs of answers so far.
 
-    __slots__ = ("answers", "under_way")
+    ``begun`` counts the requests that were sent to it, ``pace`` is what those showed that it had to itself.
+    """
+
+    __slots__ = ("answers", "begun", "pace", "under_way")
 
     def __init__(self) -> None:
         self.under_way = 0
         self.answers = 0
+        self.begun = 0
+        self.pace = Pace()
 
 
 class Replica(Protocol):

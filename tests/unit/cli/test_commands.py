@@ -135,12 +135,6 @@ def test_an_error_is_a_sentence_a_hint_and_its_exit_code(
     assert err == ""
 
 
-@pytest.mark.parametrize("word", ["pull"])
-def test_a_command_of_a_later_release_is_said_not_to_be_there(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([word]) == 2
-    assert f"this release has no '{word}' yet" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "line",
     [

@@ -11,6 +11,7 @@ TELLS_TIME = {
     "journal.py": "when an event was",
     "learned_file.py": "which of the things learned is the older",
     "lock.py": "since when somebody holds the lock",
+    "pace.py": "when speed was measured",
     "runs.py": "names of runs, and the age of folders that no process has",
     "state_file.py": "the name of a file that was set aside",
 }

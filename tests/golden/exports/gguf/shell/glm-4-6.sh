@@ -43,7 +43,7 @@ prepare() {
     uv tool run \
       --from 'huggingface_hub>=1,<2' hf download unsloth/GLM-4.6-GGUF \
       --local-dir="$weights" \
-      '--include=UD-Q3_K_XL/GLM-4.6-UD-Q3_K_XL*'
+      '--include=UD-Q3_K_XL/GLM-4.6-UD-Q3_K_XL*.gguf'
     touch "$weights/".whole-main
   fi
   if [[ ! -s $key_file ]]; then
