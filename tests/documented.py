@@ -41,6 +41,7 @@ REASONS = {
     "several hosts": "there is one here",
     "the network": "tests have none but loopback",
     "installing": "tests/packaging installs the project, from its wheel and from a clone",
+    "a benchmark": "it takes minutes; tests/integration runs it on a miniature",
     "a person's host": "it names files or models of somebody's own",
 }
 LANGUAGES = frozenset({"console", "python", "toml", "text", "yaml"})

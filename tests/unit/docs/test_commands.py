@@ -43,12 +43,17 @@ READ = {
     ("ln", "-s", "/opt/autolaunch/bin/autolaunch", "/usr/local/bin/autolaunch"): "the system's own",
 }
 #: Programs around autolaunch in commands that are run, or that only pass on what it prints.
-BESIDE = frozenset({"bash", "cat", "curl", "echo", "grep", "jq", "ls", "mkdir", "python", "sed", "sh", "tail", "touch"})
+BESIDE = frozenset(
+    {"bash", "cat", "curl", "echo", "grep", "jq", "ls", "mkdir", "python", "rm", "sed", "sh", "tail", "touch"}
+)
 #: Commands whose answer depends on nothing that was done before.
 LOOKS = frozenset({"plan", "advise", "hardware"})
 
 PAGES = documented.pages()
 SHOWN = [each for page in PAGES for block in documented.blocks(page) for each in documented.shown(block)]
+
+#: What guides call models that they add themselves.
+ADDED = {name for each in SHOWN for name in re.findall(r"models add .* --name (\w+)", each.typed)}
 
 
 def names(page: Path) -> str:
@@ -100,7 +105,7 @@ def held(shown: Shown, catalog: Catalog) -> None:
                     words[1:],
                     catalog,
                     whole=shown.block.language != "words",
-                    right=UsageError.exit_code not in shown.block.exit_codes,
+                    right=UsageError.exit_code not in shown.block.exit_codes and ADDED.isdisjoint(words),
                 )
         elif words[0].startswith("scripts/"):
             assert (documented.ROOT / words[0]).exists(), shown.where
