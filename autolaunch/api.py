@@ -15,13 +15,14 @@ import profiles
 from autolaunch.home import home as home  # noqa: PLC0414 - it is a name of this API, too
 from engines.base import Serving, first_replica, planned_package, visible_devices
 from selector import advice
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Advice, Candidate, LaunchPlan, Note
 from selector.errors import EngineInstallError, UsageError
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
 from selector.plan import launch_plan
-from selector.request import WORKLOADS, Objective, Pins, PlanRequest, WorkloadName
+from selector.request import WORKLOADS, Objective, Pins, WorkloadName
 from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, workload_of
 
 if TYPE_CHECKING:

@@ -12,13 +12,14 @@ import msgspec
 
 from autolaunch import api
 from engines.miniature.rehearsal import cut_down, dummy_folder
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts
 from selector.errors import NoFeasiblePlan, UsageError
 from selector.facts import EngineName, ModelFacts
 from selector.plan import launch_plan
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.values import Value
 
 Mode = Literal["miniature", "dummy"]

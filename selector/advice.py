@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from selector.asked import PlanRequest
 from selector.contract import Advice
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.request import PlanRequest
 from selector.search import Decision, Facts
 
 if TYPE_CHECKING:

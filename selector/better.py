@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import msgspec
 
+from selector.asked import PlanRequest
 from selector.case import Case, Shelf, figures, share, title
 from selector.contract import Advice, AdviceKind, Candidate
 from selector.fitting import free_memory, wired_limit
-from selector.request import PlanRequest
 from selector.search import Decision
 from selector.smallest import more_of_the_same
 from selector.typed import typed

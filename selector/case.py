@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from selector.asked import PlanRequest
 from selector.contract import Advice, AdviceKind, Candidate, Number
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.search import Decision, Facts, decide
 from selector.typed import typed
 

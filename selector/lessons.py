@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from selector import calibration, throughput
+from selector.asked import PlanRequest
 from selector.calibration import Calibration, Correction, Factors, Learned, Lesson
 from selector.contract import Note, Parallel, PerDevice, Rejection
 from selector.devices import GIB, Alike, Device, Group, Way
@@ -22,7 +23,7 @@ from selector.measured import Configuration, Measured, configuration
 from selector.memory import kv_dtype
 from selector.placement import Floor
 from selector.ready import Ready
-from selector.request import Pins, PlanRequest, Workload
+from selector.request import Pins, Workload
 from selector.weighed import Weighed, weighed
 
 #: No layout has more ranks.

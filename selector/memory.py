@@ -20,6 +20,7 @@ import itertools
 from typing import NamedTuple
 
 from selector.architecture import StoredWeights, kv_bytes_per_token
+from selector.asked import PlanRequest
 from selector.budgets import (
     CONTEXT_BYTES,
     FREE_MARGIN_BYTES,
@@ -36,7 +37,7 @@ from selector.engine_facts import BatchDefault, EngineFacts
 from selector.facts import Architecture
 from selector.legality import Refusal, vision_heads_indivisible
 from selector.needs import Needs, stage_needs
-from selector.request import KvDtype, PlanRequest
+from selector.request import KvDtype
 from selector.weights import Stage, rank_stages
 
 ELEMENT_BYTES: dict[KvDtype, int] = {"bf16": 2, "fp8": 1, "fp32": 4}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from selector.asked import PlanRequest
 from selector.contract import Limits, Memory, Note, Parallel, Speed
 from selector.devices import GIB
 from selector.hardware import HardwareReport
 from selector.placement import Placement
-from selector.request import PlanRequest
 
 
 def of(

@@ -21,6 +21,7 @@ import msgspec
 
 from selector import memory
 from selector.architecture import StoredWeights, kv_bytes_per_token
+from selector.asked import PlanRequest
 from selector.budgets import Budget, batch_default, budgets, default_sequences
 from selector.contract import Limits, Parallel
 from selector.devices import Device
@@ -29,7 +30,6 @@ from selector.facts import Architecture
 from selector.legality import Refusal
 from selector.memory import CONTEXT_STEP_TOKENS, ELEMENT_BYTES, MINIMUM_CONTEXT_TOKENS, Fit
 from selector.needs import Needs, activation_bytes
-from selector.request import PlanRequest
 from selector.weights import LayerSizes, layer_sizes, rank_kv_bytes_per_token
 
 #: An octave of context is worth this many octaves of speed, at least: its weight is a twentieth for throughput, over

@@ -15,6 +15,7 @@ import msgspec
 
 from selector import notes, offload, score, throughput
 from selector.aside import aside
+from selector.asked import PlanRequest
 from selector.contract import Candidate, Limits, Note, Parallel, Rejection, Speed
 from selector.devices import GIB, Alike, MainMemory, Way
 from selector.facts import Architecture, CheckpointFacts
@@ -24,7 +25,6 @@ from selector.legality import Refusal, Verdict
 from selector.memory import Fit
 from selector.placement import Placement
 from selector.ready import Ready, rejection
-from selector.request import PlanRequest
 from selector.weights import LayerSizes, layer_sizes
 
 Waiting = tuple[Ready, Ground, list[Candidate]]

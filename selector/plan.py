@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 
 from selector import runner_up
+from selector.asked import PlanRequest
 from selector.contract import Advice, Candidate, LaunchPlan, Rejection, Request
 from selector.facts import ModelFacts
 from selector.hardware import HardwareReport
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.search import Decision, Facts, decide
 
 ALTERNATIVES_SHOWN = 5

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from selector.facts import EngineName, Format, Hub
 from selector.values import Value
-
-if TYPE_CHECKING:
-    from selector.calibration import Calibration
 
 Objective = Literal["balanced", "latency", "throughput", "context", "quality"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -58,22 +55,3 @@ class Pins(Value, frozen=True, kw_only=True, cache_hash=True):
     max_sequences: int | None = None
     speculative: Literal["mtp", "off"] | None = None
     eager: bool | None = None
-
-
-class PlanRequest(Value, frozen=True, kw_only=True):
-    """What is wanted, and what the planner is told beside it.
-
-    ``context_tokens`` is a wish of the user: kept, or the plan is refused. ``concurrency`` is a load that is offered:
-    what does not run at once waits. ``local`` holds the weights that are here already
-    (:func:`selector.score.checkpoint_id`); ``None`` where nobody looked. ``calibrations`` are what was measured on the
-    machine (:mod:`selector.calibration`).
-    """
-
-    model: str
-    objective: Objective = "balanced"
-    context_tokens: int | None = None
-    concurrency: int | None = None
-    workload: Workload = WORKLOADS["chat"]
-    pins: Pins = Pins()
-    local: frozenset[str] | None = None
-    calibrations: tuple[Calibration, ...] = ()

@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from selector import score
+from selector.asked import PlanRequest
 from selector.contract import Candidate, Note, Speed
-from selector.request import OBJECTIVES, Objective, PlanRequest
+from selector.request import OBJECTIVES, Objective
 
 #: Nobody makes an engine faster than this by turning a screw: beyond it speed is not what is missing.
 MOST_TIMES_AS_FAST = 4.0

@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from selector.asked import PlanRequest
 from selector.contract import Candidate, Checkpoint, ScoreTerms
 from selector.memory import MINIMUM_CONTEXT_TOKENS
-from selector.request import Objective, PlanRequest
+from selector.request import Objective
 
 
 class Weights(NamedTuple):

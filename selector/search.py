@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from selector import candidates, notes, score
+from selector.asked import PlanRequest
 from selector.budgets import FREE_MARGIN_BYTES
 from selector.contract import Candidate, Note, Parallel, Rejection
 from selector.devices import GIB, Alike, Group, groups, main_memory
@@ -38,7 +39,6 @@ from selector.ready import (
     unwanted,
 )
 from selector.ready import forget as forget_ready
-from selector.request import PlanRequest
 from selector.weighed import forget as forget_weighed
 from selector.weighed import weighed
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from selector.asked import PlanRequest
 from selector.case import Case, Shelf, figures
 from selector.contract import Advice, Candidate
 from selector.facts import CheckpointFacts, ModelFacts
 from selector.hardware import Vendor
 from selector.ready import LEAST_SHARE_LOADED
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.search import LOWEST_QUALITY_UNASKED, Facts
 from selector.typed import typed
 

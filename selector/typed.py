@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from selector.request import WORKLOADS, Pins, PlanRequest
+from selector.asked import PlanRequest
+from selector.request import WORKLOADS, Pins
 
 
 def typed(request: PlanRequest, machine: str | None) -> str:

@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from selector import memory, throughput
+from selector.asked import PlanRequest
 from selector.calibration import Correction
 from selector.contract import Parallel, Speed
 from selector.devices import Alike, Way
 from selector.legality import Refusal
 from selector.ready import Ready
-from selector.request import PlanRequest
 
 
 class Weighed(NamedTuple):

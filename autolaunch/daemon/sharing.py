@@ -30,11 +30,12 @@ from autolaunch import api
 from autolaunch.daemon.deployment import Deployment, Fault
 from autolaunch.daemon.planning import Share, limited, nearest, wholly_on_devices
 from autolaunch.daemon.pools import Devices, Memory, Pool, Units
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate
 from selector.errors import AutolaunchError
 from selector.hardware import HardwareReport
-from selector.request import WORKLOADS, PlanRequest
+from selector.request import WORKLOADS
 from selector.score import ranked
 from selector.search import Decision, decide
 from selector.wishes import checked_figures, pins_on_checkpoints, workload_of

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from autolaunch import api
 from selector import score
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.devices import GIB
 from selector.hardware import HardwareReport
 from selector.plan import launch_plan, shown_pins
-from selector.request import OBJECTIVES, Objective, Pins, PlanRequest
+from selector.request import OBJECTIVES, Objective, Pins
 from selector.search import decide
 from tests.fakes.drawn import accelerator, kind_of, links, machines
 from tests.pinned import held

@@ -9,9 +9,10 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selector.asked import PlanRequest
 from selector.devices import GIB, main_memory
 from selector.hardware import HardwareReport, Host
-from selector.request import OBJECTIVES, Pins, PlanRequest
+from selector.request import OBJECTIVES, Pins
 from tests.fakes.drawn import accelerator, kind_of, links, machines
 from tests.property.test_laws import (
     CATALOG,

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from autolaunch import api
 from autolaunch.cli.app import autolaunch
 from selector.advice import advise
+from selector.asked import PlanRequest
 from selector.case import Case, Shelf
 from selector.catalog import Catalog
 from selector.contract import Advice, LaunchPlan
@@ -20,7 +21,7 @@ from selector.devices import GIB, MIB
 from selector.fitting import with_wired_limit
 from selector.hardware import DeviceProcess, HardwareReport
 from selector.machines import hardware_names, report_from_spec
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.search import decide
 from selector.smallest import COUNTS, SEVERAL
 

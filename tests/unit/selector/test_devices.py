@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from selector.devices import GIB, Device, groups, islands, slowest
 from selector.hardware import Accelerator, Cpu, HardwareReport, Host, Link
 from selector.machines import report_from_spec
 from selector.plan import launch_plan
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from tests.fakes.drawn import KINDS, accelerator, links
 
 MIB = 1 << 20

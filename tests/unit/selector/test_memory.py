@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from selector import memory, needs
 from selector.architecture import stored_weights
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Parallel
 from selector.devices import GIB, Device, groups
 from selector.legality import Refusal
 from selector.machines import report_from_spec
 from selector.memory import Fit
-from selector.request import KvDtype, Pins, PlanRequest
+from selector.request import KvDtype, Pins
 
 
 @cache

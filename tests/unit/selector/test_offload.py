@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from autolaunch import api
 from selector.architecture import stored_weights
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.devices import GIB, HOST_SHARE
 from selector.explain import layout
 from selector.machines import report_from_file, report_from_spec
 from selector.offload import Room, Split, token_steps
-from selector.request import Pins, PlanRequest
+from selector.request import Pins
 from selector.search import decide
 from selector.weights import LayerSizes, layer_sizes, stage_layers
 from tests.fakes.machines import DATA

@@ -9,11 +9,12 @@ import pytest
 
 from autolaunch import api
 from selector import runner_up, score
+from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate
 from selector.explain import score_rows
 from selector.machines import report_from_spec
-from selector.request import OBJECTIVES, Objective, PlanRequest, Workload
+from selector.request import OBJECTIVES, Objective, Workload
 from selector.search import Decision, decide
 
 MACHINES = ("8xh200", "m3-ultra-512gb", "8xa100-80gb", "gb10")
