@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,6 +44,8 @@ T = TypeVar("T")
 
 #: A route that takes no body reads one up to here and says that it is too much; a longer one is not read.
 BODY_BYTES = 4096
+#: What of a deployment is a program or a file of the host, used as the daemon's own user.
+PATHS = ("engine_path", "model_path", "lock")
 #: The longest deployment.
 DEPLOYMENT_BYTES = 65_536
 #: Names under which the socket is asked, beside those of the loopback; ``curl`` and others need some name.
@@ -173,7 +176,9 @@ class Control:
         if operation == "reload":
             return _document(await self._reload())
         if operation == "deploy":
-            name = await self._changed(steered.deploy(routes.object_of(body)))
+            given = routes.object_of(body)
+            refuse_paths(request, given)
+            name = await self._changed(steered.deploy(given))
             return _document(views.deployment(steered, name))
         if operation == "openapi":
             return web.Response(body=openapi.document(), content_type=routes.JSON)
@@ -257,6 +262,18 @@ async def _turns() -> None:
 def _document(document: msgspec.Struct) -> web.Response:
     headers = {"Cache-Control": "no-store"}
     return web.Response(body=msgspec.json.encode(document), content_type=routes.JSON, headers=headers)
+
+
+def refuse_paths(request: BaseRequest, given: Mapping[str, object]) -> None:
+    """Members of the group steer the daemon; what it runs and reads as itself is said by root and its own user."""
+    connection = request.protocol
+    peer = connection.peer if isinstance(connection, Connection) else None
+    if peer is not None and peer.uid in (0, os.geteuid()):
+        return
+    for key in PATHS:
+        if given.get(key) is not None:
+            hint = "root or the daemon's own user deploys it, or the configuration names it"
+            raise routes.Refused(403, "forbidden", f"{key}: this user may not name paths of this host", hint)
 
 
 def _is_ours(host: str) -> bool:
