@@ -27,8 +27,8 @@ from selector.wishes import checked_figures, checked_gpus, pins_on_checkpoints, 
 
 if TYPE_CHECKING:
     from engines.environments.installations import Installation
-    from selector.calibration import Calibration
     from selector.case import Shelf
+    from selector.measured import Calibration
 
 
 def catalog() -> Catalog:

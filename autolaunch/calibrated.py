@@ -8,10 +8,9 @@ from typing import get_args
 
 from autolaunch.daemon.rows import Row, merged
 from autolaunch.daemon.where import Where, drivers_of, main_memory_of
-from selector.calibration import Calibration
 from selector.facts import EngineName
 from selector.hardware import HardwareReport
-from selector.measured import Configuration, Measured
+from selector.measured import Calibration, Configuration, Measured
 
 #: Devices of one kind, as :func:`autolaunch.daemon.where.where_of` names them.
 _DEVICES = re.compile(r"(\d{1,4}) x (.{1,200}) (\d{1,18})", re.DOTALL)

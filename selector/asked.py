@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selector.calibration import Calibration
+from selector.measured import Calibration
 from selector.request import WORKLOADS, Objective, Pins, Workload
 from selector.values import Value
 

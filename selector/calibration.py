@@ -1,7 +1,8 @@
 """What was measured on a machine, as it corrects a plan of it: by how much at most, and what is refused.
 
-A :class:`Calibration` is what one configuration showed. Beside what the planner says of the same configuration it makes
-a :class:`Lesson` (:mod:`selector.lessons`): bytes and factors, each within these bounds of the prediction or refused::
+A :class:`selector.measured.Calibration` is what one configuration showed. Beside what the planner says of the same
+configuration it makes a :class:`Lesson` (:mod:`selector.lessons`): bytes and factors, each within these bounds of the
+prediction or refused::
 
     weights             15 %, or 1 GiB where that is more; never more than the device holds
     activations, graphs 15 %, or 4 GiB where that is more
@@ -25,10 +26,9 @@ from typing import NamedTuple
 import msgspec
 
 from selector.contract import Memory, Note, Speed
-from selector.facts import Basis, EngineName
-from selector.measured import Configuration, Measured
+from selector.facts import Basis
+from selector.measured import Calibration, Configuration
 from selector.needs import Needs
-from selector.values import Value
 
 GIB = 1 << 30
 ITEM_SHARE = 0.15
@@ -39,27 +39,6 @@ LEAST_SAMPLES = 5
 #: What asks for more or less of the same layout.
 _AMOUNTS = frozenset({"context_tokens", "max_sequences", "memory_utilization"})
 _LAYOUT = tuple(name for name in Configuration.__struct_fields__ if name not in _AMOUNTS)
-
-
-class Calibration(Value, frozen=True, kw_only=True, cache_hash=True):
-    """What one configuration of one checkpoint on one engine showed on devices of one kind, all sources together.
-
-    ``device`` and ``device_bytes`` are the name and the memory of the kind, of main memory where there is no device.
-    ``own`` is false of what another host measured.
-    """
-
-    device: str
-    device_bytes: int
-    engine: EngineName
-    version: str
-    package: str
-    repo: str
-    quantization: str
-    file_prefix: str | None = None
-    revision: str | None = None
-    configuration: Configuration
-    measured: Measured
-    own: bool = True
 
 
 class Correction(NamedTuple):

@@ -15,11 +15,11 @@ import msgspec
 
 from selector import calibration, throughput
 from selector.asked import PlanRequest
-from selector.calibration import Calibration, Correction, Factors, Learned, Lesson
+from selector.calibration import Correction, Factors, Learned, Lesson
 from selector.contract import Note, Parallel, PerDevice, Rejection
 from selector.devices import GIB, Alike, Device, Group, Way
 from selector.legality import Refusal
-from selector.measured import Configuration, Measured, configuration
+from selector.measured import Calibration, Configuration, Measured, configuration
 from selector.memory import kv_dtype
 from selector.placement import Floor
 from selector.ready import Ready

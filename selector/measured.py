@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from selector.contract import Candidate, Limits, Parallel
+from selector.facts import EngineName
 from selector.request import KvDtype
 from selector.values import Value
 
@@ -74,6 +75,27 @@ class Configuration(Value, frozen=True, kw_only=True):
     gpu_layers: int | None = None
     cpu_expert_layers: int = 0
     device_layers: tuple[int, ...] = ()
+
+
+class Calibration(Value, frozen=True, kw_only=True, cache_hash=True):
+    """What one configuration of one checkpoint on one engine showed on devices of one kind, all sources together.
+
+    ``device`` and ``device_bytes`` are the name and the memory of the kind, of main memory where there is no device.
+    ``own`` is false of what another host measured.
+    """
+
+    device: str
+    device_bytes: int
+    engine: EngineName
+    version: str
+    package: str
+    repo: str
+    quantization: str
+    file_prefix: str | None = None
+    revision: str | None = None
+    configuration: Configuration
+    measured: Measured
+    own: bool = True
 
 
 _LIMITS = frozenset(Configuration.__struct_fields__) & frozenset(Limits.__struct_fields__)

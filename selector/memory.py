@@ -17,7 +17,7 @@ bf16 at TP 8 with expert parallelism, eager, one sequence, needed 2.6 to 3.3 GiB
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from selector.architecture import StoredWeights, kv_bytes_per_token
 from selector.asked import PlanRequest
@@ -30,7 +30,6 @@ from selector.budgets import (
     default_sequences,
     relaxed,
 )
-from selector.calibration import Correction
 from selector.contract import Limits, Memory, Number, Parallel, PerDevice
 from selector.devices import GIB, Device
 from selector.engine_facts import BatchDefault, EngineFacts
@@ -39,6 +38,9 @@ from selector.legality import Refusal, vision_heads_indivisible
 from selector.needs import Needs, stage_needs
 from selector.request import KvDtype
 from selector.weights import Stage, rank_stages
+
+if TYPE_CHECKING:
+    from selector.calibration import Correction
 
 ELEMENT_BYTES: dict[KvDtype, int] = {"bf16": 2, "fp8": 1, "fp32": 4}
 #: Contexts are cut to whole multiples of this many tokens, unless the model's own limit is reached.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from selector import memory, throughput
 from selector.asked import PlanRequest
-from selector.calibration import Correction
 from selector.contract import Parallel, Speed
 from selector.devices import Alike, Way
 from selector.legality import Refusal
 from selector.ready import Ready
+
+if TYPE_CHECKING:
+    from selector.calibration import Correction
 
 
 class Weighed(NamedTuple):

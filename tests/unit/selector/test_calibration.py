@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autolaunch import api
-from selector.calibration import Calibration
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.hardware import HardwareReport
 from selector.machines import report_from_spec
-from selector.measured import Measured, configuration_of
+from selector.measured import Calibration, Measured, configuration_of
 from selector.request import Pins
 
 AT = 1_795_176_000.0
