@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from autolaunch.server import LaunchEvent, Transfer
+from autolaunch.hubs.speed import Transfer
+from autolaunch.server import LaunchEvent
 from selector.values import Value
 
 #: So many are kept for readers that are slow or come late; one is a few hundred bytes.

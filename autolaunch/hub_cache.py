@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from selector.facts import CheckpointFacts, ModelFacts
-from selector.score import checkpoint_id
+from selector.facts import CheckpointFacts, ModelFacts, checkpoint_id
 
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|gguf)")
 _WEIGHTS = (".safetensors", ".gguf")
@@ -32,7 +31,7 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
 def weights_here(
     model: ModelFacts, cache: Path, revision: str | None = None, *, home: Path | None = None
 ) -> frozenset[str]:
-    """The checkpoints of a model whose weights are whole in ``cache``, by :func:`selector.score.checkpoint_id`.
+    """The checkpoints of a model whose weights are whole in ``cache``, by :func:`selector.facts.checkpoint_id`.
 
     Args:
         revision: the commit or the name of one; the repository's ``main`` otherwise.

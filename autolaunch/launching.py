@@ -22,7 +22,8 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.given import served_name as checked_name
-from autolaunch.server import LaunchEvent, Server, Stage, Transfer
+from autolaunch.hubs.speed import Transfer
+from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
 from engines.base import Behaviour, Serving, first_replica, planned_package, visible_devices

@@ -19,8 +19,7 @@ from autolaunch.hub_cache import weights_here
 from autolaunch.hubs.kept import load
 from autolaunch.hubs.places import cache_of
 from autolaunch.hubs.places import repository as folder_of
-from selector.facts import CheckpointFacts, Hub, ModelFacts
-from selector.score import checkpoint_id
+from selector.facts import CheckpointFacts, Hub, ModelFacts, checkpoint_id
 from selector.values import Value
 
 Place = Literal["hub cache", "made here", "own folder"]

@@ -12,7 +12,8 @@ import msgspec
 
 from autolaunch.hubs.listing import HubFile
 from autolaunch.hubs.obtaining import obtain
-from autolaunch.server import LaunchEvent, Transfer
+from autolaunch.hubs.speed import Transfer
+from autolaunch.server import LaunchEvent
 from autolaunch.weights import checked, wanted_of
 from selector.contract import Checkpoint, LaunchPlan
 from selector.errors import NoFeasiblePlan

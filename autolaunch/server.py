@@ -12,6 +12,7 @@ from typing import Literal, Self
 
 from autolaunch.daemon.ports import Address
 from autolaunch.daemon.process import EngineProcess
+from autolaunch.hubs.speed import Transfer
 from engines.base import Engine
 from engines.logs import Diagnosis, Figures, LoadProgress, LogReader
 from selector.contract import Command
@@ -19,15 +20,6 @@ from selector.errors import EngineStartError
 from selector.values import Value
 
 Stage = Literal["port", "weights", "environment", "starting", "loading", "ready", "stopping", "stopped"]
-
-
-class Transfer(Value, frozen=True, kw_only=True):
-    """How far a download is. ``left_seconds`` at the rate of late; ``None`` where there is no rate yet."""
-
-    done_bytes: int
-    total_bytes: int
-    bytes_per_second: float | None = None
-    left_seconds: float | None = None
 
 
 class LaunchEvent(Value, frozen=True, kw_only=True):

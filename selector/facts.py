@@ -207,3 +207,8 @@ class XidFile(Value, frozen=True, kw_only=True):
     schema: Literal[1]
     source: str
     xids: tuple[XidFacts, ...]
+
+
+def checkpoint_id(repo: str, file_prefix: str | None) -> str:
+    """What tells one set of weights from another: the repository, and the files of it where it holds several."""
+    return repo if file_prefix is None else f"{repo}:{file_prefix}"

@@ -21,6 +21,7 @@ import msgspec
 
 from selector.asked import PlanRequest
 from selector.contract import Candidate, Checkpoint, ScoreTerms
+from selector.facts import checkpoint_id
 from selector.memory import MINIMUM_CONTEXT_TOKENS
 from selector.request import Objective
 
@@ -143,11 +144,6 @@ def rows(score_terms: ScoreTerms, weights: Weights) -> tuple[tuple[str, float, f
         (name, weight, value, weight * value)
         for name, weight, value in zip(Weights._fields, weights, values, strict=True)
     )
-
-
-def checkpoint_id(repo: str, file_prefix: str | None) -> str:
-    """What tells one set of weights from another: the repository, and the files of it where it holds several."""
-    return repo if file_prefix is None else f"{repo}:{file_prefix}"
 
 
 def ranked(

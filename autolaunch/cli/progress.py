@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from autolaunch.server import Transfer
+    from autolaunch.hubs.speed import Transfer
 
 #: A stage as a person reads it. Stages that are not here say nothing.
 _TITLES = {

@@ -19,11 +19,11 @@ import msgspec
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, Reason, Rung
 from autolaunch.pinning import pins_of
 from selector.contract import Candidate, LaunchPlan
+from selector.facts import checkpoint_id
 from selector.hardware import HardwareReport
 from selector.memory import MINIMUM_CONTEXT_TOKENS
 from selector.plan import shown_pins
 from selector.request import WORKLOADS
-from selector.score import checkpoint_id
 from selector.search import Facts
 
 MAX_STEPS = 8

@@ -1,7 +1,8 @@
 """Hugging Face's hub, and whatever speaks its API at ``HF_ENDPOINT``. Runs in the process that fetches.
 
-Its client asks, finds its way and holds the token; the bytes are taken from the connection here, because the client
-begins a file anew that was interrupted.
+Its client finds its way, holds the token and tells its refusals apart. The bytes are taken from the connection here,
+because the client begins a file anew that was interrupted; and so is the listing, because the part of the client that
+would parse it (``HfApi``) takes half a second to import, at every start.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+import msgspec
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -25,6 +29,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # public, but 
     build_hf_headers,
     get_session,
     hf_raise_for_status,
+    validate_repo_id,
 )
 
 from autolaunch.hubs import places
@@ -38,6 +43,26 @@ try:  # the client's own: it moved from httpx to its successor with 2.0
 except ImportError:  # pragma: no cover - with a client of the 1 series
     import httpx  # type: ignore[import-not-found, no-redef, unused-ignore]
 
+#: A longer answer is no listing: that of the most files it may have is shorter.
+LISTING_BYTES = 64 * 2**20
+
+
+class _Lfs(msgspec.Struct):
+    sha256: str
+
+
+class _File(msgspec.Struct):
+    rfilename: str
+    size: int | None = None
+    blob_id: str | None = msgspec.field(default=None, name="blobId")
+    lfs: _Lfs | None = None
+
+
+class _Repository(msgspec.Struct):
+    sha: str | None = None
+    siblings: list[_File] | None = None
+
+
 #: Until it once did not.
 _xet_works = True
 
@@ -49,7 +74,6 @@ class HuggingFace:
         self._repo, self._patience = question.repo, question.patience
         self._cache = Path(question.cache)
         self._place = places.repository("huggingface", self._cache, question.repo)
-        self._api = HfApi(library_name="autolaunch")
         self._headers = build_hf_headers(library_name="autolaunch")
 
     def listing(self, revision: str | None) -> Listing:
@@ -60,10 +84,14 @@ class HuggingFace:
             Denied: it will not.
             NotAListing: what came is none.
         """
+        at = "" if revision is None else f"/revision/{quote(revision, safe='')}"
         with self._asked():
-            found = self._api.model_info(
-                self._repo, revision=revision, files_metadata=True, timeout=self._patience.answer_seconds
-            )
+            validate_repo_id(self._repo)
+            content = self._answer(f"{constants.ENDPOINT}/api/models/{self._repo}{at}?blobs=true")
+        try:
+            found = msgspec.json.decode(content, type=_Repository)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise NotAListing("what it answers is no description of a repository") from error
         if found.sha is None or not places.COMMIT.fullmatch(found.sha):
             raise NotAListing("it names no commit")
         files = []
@@ -80,6 +108,17 @@ class HuggingFace:
                 )
             )
         return Listing(repo=self._repo, hub="huggingface", revision=found.sha, files=sound(files))
+
+    def _answer(self, url: str) -> bytes:
+        limits = httpx.Timeout(self._patience.answer_seconds)
+        with get_session().stream("GET", url, headers=self._headers, timeout=limits, follow_redirects=True) as response:
+            hf_raise_for_status(response)
+            content = bytearray()
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > LISTING_BYTES:
+                    raise NotAListing(f"its description of {self._repo} has no end")
+            return bytes(content)
 
     def target(self, file: HubFile, folder: Path) -> Path:
         """Where the content goes: by its hash, and by its name a link to it."""
@@ -155,6 +194,8 @@ class HuggingFace:
         except RepositoryNotFoundError as error:
             # 401 is said of what is private, and to a token that is none.
             raise Denied("token" if error.response.status_code == 401 else "missing", text(error)) from error
+        except HFValidationError as error:
+            raise Denied("missing", text(error)) from error
         except OfflineModeIsEnabled as error:
             raise Denied("offline", text(error)) from error
         except HfHubHTTPError as error:

@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 
 from autolaunch.hubs.listing import HubFile, Listing
-from selector.facts import Hub, ModelFacts
-from selector.score import checkpoint_id
+from selector.facts import Hub, ModelFacts, checkpoint_id
 from selector.values import Value, readable
 
 MOST_BYTES = 16 * 2**20
@@ -112,7 +111,7 @@ def keep(home: Path, kept: Kept) -> None:
 
 
 def of_modelscope(home: Path, model: ModelFacts, revision: str | None) -> frozenset[str]:
-    """The checkpoints of a model that came from ModelScope and are whole, by :func:`selector.score.checkpoint_id`."""
+    """The checkpoints of a model that came from ModelScope and are whole, by :func:`selector.facts.checkpoint_id`."""
     from autolaunch.hubs.places import cache_of, commit_of  # they know the caches of all hubs
 
     cache = cache_of("modelscope", os.environ)

@@ -18,9 +18,8 @@ import msgspec
 from autolaunch.hubs import kept, places
 from autolaunch.hubs.listing import Listing
 from autolaunch.hubs.refusals import TITLES, error_of
-from autolaunch.hubs.speed import Speed, told
+from autolaunch.hubs.speed import Speed, Transfer, told
 from autolaunch.hubs.wire import MOST_LINE_BYTES, Answer, Finished, Listed, Moved, Patience, Question, Refused, Said
-from autolaunch.server import Transfer
 from engines.leash import on_leash
 from selector.errors import DownloadError, HubUnreachable
 from selector.facts import Hub

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from autolaunch.server import Transfer
+from selector.values import Value
 
 #: The rate is that of so long.
 WINDOW_SECONDS = 15.0
 #: Before so long has passed a rate is a guess.
 LEAST_SECONDS = 1.0
+
+
+class Transfer(Value, frozen=True, kw_only=True):
+    """How far a download is. ``left_seconds`` at the rate of late; ``None`` where there is no rate yet."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float | None = None
+    left_seconds: float | None = None
 
 
 class Speed:
@@ -22,8 +29,6 @@ class Speed:
 
     def at(self, now: float, done_bytes: int, total_bytes: int, moved_bytes: int | None = None) -> Transfer:
         """Where it is now. ``moved_bytes`` is what has come of it by now, where some was here from the beginning."""
-        from autolaunch.server import Transfer  # where events are made it is there already
-
         moved_bytes = done_bytes if moved_bytes is None else moved_bytes
         self._seen.append((now, moved_bytes))
         while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW_SECONDS:

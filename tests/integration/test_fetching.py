@@ -25,8 +25,8 @@ import autolaunch
 from autolaunch.hub_cache import cache_directory, weights_here
 from autolaunch.hubs import kept
 from autolaunch.hubs.obtaining import Obtained, Wanted, obtain
+from autolaunch.hubs.speed import Transfer
 from autolaunch.hubs.wire import Patience
-from autolaunch.server import Transfer
 from autolaunch.weights import local_checkpoint
 from selector.catalog import Catalog
 from selector.errors import (

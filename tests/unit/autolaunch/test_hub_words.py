@@ -9,9 +9,8 @@ import pytest
 
 from autolaunch.hubs.refusals import error_of
 from autolaunch.hubs.refused import Broken, Denied, of_status, retry_after, text
-from autolaunch.hubs.speed import Speed, amount, left, told
+from autolaunch.hubs.speed import Speed, Transfer, amount, left, told
 from autolaunch.hubs.wire import Kind, Question, Refused
-from autolaunch.server import Transfer
 from selector.errors import DownloadError, HubUnreachable, NotHere
 
 QUESTION = Question(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import click
 import pytest
 
 from autolaunch.cli.progress import Progress
 from autolaunch.cli.terminal import Terminal
+from autolaunch.hubs.speed import Transfer
 from autolaunch.server import LaunchEvent
 
 
@@ -89,3 +91,28 @@ def test_the_load_shows_what_is_being_done_and_how_far_it_is(monkeypatch: pytest
         assert " 45%" in shown
         progress.event(LaunchEvent(stage="loading", message="compiling"))
         assert "%" not in progress._line().plain
+
+
+def test_a_download_is_a_bar_with_its_rate_and_its_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = Tty()
+    arriving = Transfer(done_bytes=5 * 10**9, total_bytes=10**10, bytes_per_second=1e8, left_seconds=50.0)
+    with Progress(stream, LIVE) as progress:
+        progress.event(LaunchEvent(stage="weights", message="fetching", fraction=0.5, transfer=arriving))
+        shown = progress._line().plain
+    assert "5.0 of 10.0 GB, 100.0 MB/s, 50 s left" in shown
+    assert " 50%" in shown
+    assert len(shown) <= 80
+
+
+def test_a_download_says_a_line_a_minute_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with Progress(stream, Terminal()) as progress:
+        for second in range(0, 181, 5):
+            now = 1000.0 + second
+            arriving = Transfer(done_bytes=second * 10**8, total_bytes=10**11)
+            progress.event(LaunchEvent(stage="weights", message=f"fetching, {second} s", transfer=arriving))
+        said = stream.getvalue().splitlines()
+    assert [line.rpartition(", ")[2] for line in said] == ["60 s", "120 s", "180 s"]
