@@ -21,8 +21,8 @@ from tests.fakes.served import Served, entry
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 EXAMPLES, SECONDS = 20, 30
-#: Answers that are followed have no end: what is asked for is their beginning. What is deployed is the miniature, on the
-#: fake engine: a word that happens to be a model's name has nothing fetched.
+#: Answers that are followed have no end: what is asked for is their beginning. What is deployed is the miniature,
+#: on the fake engine: a word that happens to be a model's name has nothing fetched.
 HOOKS = """
 import schemathesis
 @schemathesis.hook
