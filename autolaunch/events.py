@@ -26,6 +26,7 @@ class Event(Value, frozen=True, kw_only=True):
         name: stable and for programs. How far a start is: ``launch.port``, ``launch.weights``, ``launch.environment``,
             ``launch.starting``, ``launch.loading``, ``launch.ready``, ``launch.stopping``, ``launch.stopped``. What
             the supervisor makes of it: ``engine.ready``, ``engine.failed``, ``ladder.step`` and others like these.
+            ``lock.written``, ``lock.failed``: of a launch that is to be kept in a file.
             ``events.missed``: this reader was too slow, or came late; ``missed`` tells how many it did not get.
         message: one sentence for a person.
         level: ``info``, ``warning`` or ``error``.

@@ -19,6 +19,7 @@ from autolaunch.daemon.machine import SERVING
 from autolaunch.daemon.shown import shown_phase
 from autolaunch.events import Event, Events
 from selector.contract import Candidate, LaunchPlan
+from selector.errors import LockError
 
 if TYPE_CHECKING:
     from autolaunch.comparison import Comparison
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from autolaunch.daemon.happenings import Tell
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.foreground import Foreground
+    from autolaunch.locked import Lock
     from autolaunch.server import LaunchEvent, Server
 
 #: How long the end of a launch waits for a callback that hears of it.
@@ -142,6 +144,7 @@ class Launch(_Launched):
     """
 
     _handing_on: threading.Thread | None = None
+    _keeping: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -178,6 +181,7 @@ class Launch(_Launched):
         except Exception:
             self.stop()
             raise
+        self.wait_kept()
 
     def wait(self) -> None:
         """Waits while it is kept up; returns when it was stopped, also by ``autolaunch stop``.
@@ -216,9 +220,36 @@ class Launch(_Launched):
             EngineError: processes are left that would not end; they are named.
         """
         self._kept.stop()
+        self.wait_kept()
         heard = self._handing_on
         if heard is not None and heard is not threading.current_thread():
             heard.join(_CALLBACK_SECONDS)
+
+    def keep_in(self, path: Path, lock: Callable[[], Lock], tell: Callable[[Tell], None]) -> None:
+        """Writes ``lock`` to ``path`` once it serves, in a thread of its own; says so, or what was in the way."""
+
+        def keep_in() -> None:
+            self._kept.wait_until(lambda: self._kept.state.phase in SERVING or self._kept.ended)
+            if self._kept.ended:
+                return
+            from autolaunch.daemon.happenings import Tell
+            from autolaunch.locked import write_lock
+
+            try:
+                write_lock(path, lock())
+            except (LockError, OSError) as error:
+                said = f"it serves, and is kept in no lock: {error}"
+                tell(Tell(name="lock.failed", level="warning", message=said))
+            else:
+                tell(Tell(name="lock.written", level="info", message=f"kept in {path}"))
+
+        self._keeping = threading.Thread(target=keep_in, name="lock", daemon=True)
+        self._keeping.start()
+
+    def wait_kept(self) -> None:
+        """Waits while a lock is written, if one is."""
+        if self._keeping is not None and self._keeping is not threading.current_thread():
+            self._keeping.join()
 
     def hand_on(self, on_event: Callable[[Event], None]) -> None:
         """Calls ``on_event`` with each event, in a thread of its own."""
@@ -256,6 +287,7 @@ class AsyncLaunch(_Launched):
         except Exception:
             await self.stop()
             raise
+        await asyncio.to_thread(self._one.wait_kept)
 
     async def wait(self) -> None:
         """As :meth:`Launch.wait`."""

@@ -10,6 +10,7 @@ nothing is printed or logged.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from autolaunch.given import served_name as checked_name
 from autolaunch.handles import Launch, Told
 from autolaunch.home import home as default_home
 from autolaunch.keeping import kept_up
+from autolaunch.locking import lock_of_launch, refuse_unwritable
 from autolaunch.reach import way
+from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError
 from selector.request import Pins
@@ -41,6 +44,7 @@ def launch(
     engine_path: Path | str | None = None,
     engine_options: tuple[str, ...] = (),
     offline: bool = False,
+    lock: Path | str | None = None,
     home: Path | str | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Launch:
@@ -72,42 +76,36 @@ def launch(
         engine_path: an installation of the planned engine, to be used instead of an environment of ours.
         engine_options: options for the engine itself, a token each.
         offline: fetch no weights.
+        lock: a file that keeps this launch. Where it is there, exactly what it has is launched, or nothing is; what
+            was asked for in the plan may say the same again, and nothing else. Where it is not, it is written once the
+            first token came, before :meth:`Launch.wait_ready` returns; what is in the way of that is an event
+            (``lock.failed``), and it serves all the same. The file is that of ``autolaunch MODEL --lock FILE``.
         home: holds engines, logs, and what was learned; by default ``$AUTOLAUNCH_HOME``, or the user's own.
         on_event: is called with each event, in a thread of its own; see :meth:`Launch.events`.
 
     Raises:
-        NoFeasiblePlan: the plan has no candidate.
+        NoFeasiblePlan: the plan has no candidate, or what ``lock`` has does not fit now.
+        OtherHardware: ``lock`` is of another machine.
+        LockError: ``lock`` is none, was changed, or cannot be written there.
         UsageError: arguments that cannot be, or a plan of another machine.
         PortTaken: somebody listens at the address.
         ConfigurationError: ``keys_file``.
         UnknownModel, EngineError, ProfileError: of a name, as :func:`autolaunch.plan`.
     """
     known = api.catalog()
-    engine = _path(engine_path)
-    decided = api.plan(plan, known=known, engine_path=engine) if isinstance(plan, str) else plan
-    if decided.chosen is None:
-        raise NoFeasiblePlan(
-            f"no plan for {decided.model} fits this machine", hint=f"autolaunch plan {decided.model} says what would"
-        )
-    _refuse_another_machine(decided, decided.chosen)
-    place = _path(home) or default_home()
-    reached = way(host, port, api_key, _path(keys_file), keyless=keyless, home=place)
-    asked = decided.request
+    model = known.find_model(plan).model.id if isinstance(plan, str) else plan.model
     deployment = Deployment(
-        name=checked_name(served_name or decided.model),
-        model=decided.model,
-        objective=asked.objective,
-        context_tokens=asked.context_tokens,
-        concurrency=asked.concurrency,
-        input_tokens=asked.input_tokens,
-        output_tokens=asked.output_tokens,
-        pinned=msgspec.convert(asked.pinned, Pins),
+        name=checked_name(served_name or model),
+        model=plan if isinstance(plan, str) else model,
         model_path=_path(model_path),
-        engine_path=engine,
+        engine_path=_path(engine_path),
         engine_options=tuple(engine_options),
         offline=offline,
         wait_for_devices=False,
     )
+    place, kept_in = _path(home) or default_home(), _path(lock)
+    reached = way(host, port, api_key, _path(keys_file), keyless=keyless, home=place)
+    deployment, decided, kept_in = _decided(plan, deployment, kept_in, known)
     events, told = Events(), Told()
     found = kept_up(
         decided,
@@ -122,8 +120,45 @@ def launch(
     one = Launch(found, decided, deployment.name, events, reached.key)
     if on_event is not None:
         one.hand_on(on_event)
+    if kept_in is not None:
+        one.keep_in(kept_in, lambda: lock_of_launch(found, decided, known, place), told.tell)
     found.start()
     return one
+
+
+def _decided(
+    plan: LaunchPlan | str, deployment: Deployment, lock: Path | None, known: Catalog
+) -> tuple[Deployment, LaunchPlan, Path | None]:
+    """What is launched, its plan, and where it is to be kept (not where it was kept already)."""
+    asked_for = deployment if isinstance(plan, str) else _as_planned(deployment, plan)
+    if lock is not None and os.path.lexists(lock):
+        from autolaunch.replaying import replayed_here
+
+        return *replayed_here(asked_for, lock, known), None
+    if lock is not None:
+        refuse_unwritable(lock)
+    decided = api.plan(plan, known=known, engine_path=deployment.engine_path) if isinstance(plan, str) else plan
+    if decided.chosen is None:
+        raise NoFeasiblePlan(
+            f"no plan for {decided.model} fits this machine", hint=f"autolaunch plan {decided.model} says what would"
+        )
+    _refuse_another_machine(decided, decided.chosen)
+    return _as_planned(deployment, decided), decided, lock
+
+
+def _as_planned(deployment: Deployment, plan: LaunchPlan) -> Deployment:
+    """With what the plan was asked for."""
+    asked = plan.request
+    return msgspec.structs.replace(
+        deployment,
+        model=plan.model,
+        objective=asked.objective,
+        context_tokens=asked.context_tokens,
+        concurrency=asked.concurrency,
+        input_tokens=asked.input_tokens,
+        output_tokens=asked.output_tokens,
+        pinned=msgspec.convert(asked.pinned, Pins),
+    )
 
 
 def _path(given: Path | str | None) -> Path | None:

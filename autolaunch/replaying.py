@@ -176,6 +176,35 @@ def deployment_of(deployment: Deployment, path: Path, known: Catalog) -> Deploym
     )
 
 
+def replayed_here(deployment: Deployment, path: Path, known: Catalog) -> tuple[Deployment, LaunchPlan]:
+    """``deployment`` with all that the lock in ``path`` has, and its plan on this machine, as it is now.
+
+    Raises:
+        LockError: the lock is none, or was changed.
+        UsageError: the deployment asks for something else.
+        OtherHardware: the lock is of another machine.
+        NoFeasiblePlan: it does not fit now.
+    """
+    lock = checked(read_lock(path), known, path)
+    deployment = msgspec.structs.replace(deployment_of(deployment, path, known), model=lock.model)
+    report = api.probe()
+    refuse_other_hardware(lock, report, path)
+    decided = api.plan(
+        lock.model,
+        hardware=report,
+        here=True,
+        objective=lock.request.objective,
+        context_tokens=lock.plan.limits.context_tokens,
+        concurrency=lock.request.concurrency,
+        input_tokens=lock.request.input_tokens,
+        output_tokens=lock.request.output_tokens,
+        pins=deployment.pinned,
+        known=known,
+        engine_path=deployment.engine_path,
+    )
+    return deployment, msgspec.structs.replace(decided, chosen=replayed(lock, decided, known, path))
+
+
 def _asked(lock: Lock, beside: Beside, known: Catalog) -> Iterator[tuple[str, object, object]]:
     """What was given that is not the lock's: name, value, and the lock's."""
     whole, given = pins_in(lock, known), beside.pins

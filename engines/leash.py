@@ -97,8 +97,11 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"error: {argv[0]} could not be run: {error.strerror}\n")
         return 127
     # The write end never carries anything: readable means closed.
+    poll = select.poll()  # select itself refuses descriptors above 1023, and ours is as high as the launcher's
+    for each in (pipe, wakeup):
+        poll.register(each, select.POLLIN)
     while child.poll() is None and not told:
-        readable, _, _ = select.select([pipe, wakeup], [], [])
+        readable = {each for each, _ in poll.poll()}
         if pipe in readable:
             told.append(0)
         elif wakeup in readable:

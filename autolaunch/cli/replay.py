@@ -15,7 +15,8 @@ from autolaunch.cli.asked import Asked
 from autolaunch.cli.plan import planned, refuse_unasked
 from autolaunch.cli.running import How
 from autolaunch.cli.terminal import Terminal, clean, wrapped, write
-from autolaunch.locked import Difference, Lock, differences, lock_of, read_lock, write_lock
+from autolaunch.locked import Difference, Lock, differences, read_lock, write_lock
+from autolaunch.locking import lock_of_launch, refuse_unwritable
 from autolaunch.replaying import (
     Beside,
     checked,
@@ -49,11 +50,11 @@ def planned_with_lock(asked: Asked, how: How, known: Catalog, path: Path) -> tup
             raise LockError(f"{path}: there is no such file", hint=f"autolaunch MODEL --lock {path} writes it")
         if how.replan:
             raise UsageError(f"--replan is for a lock that is there, and {path} is not")
-        _refuse_unwritable(path)
+        refuse_unwritable(path)
         return asked, how, planned(asked, known)
     lock = read_lock(path)
     if how.replan:
-        _refuse_unwritable(path)
+        refuse_unwritable(path)
         return _planned_anew(asked, how, known, lock, path)
     lock = checked(lock, known, path)
     beside = Beside(
@@ -131,24 +132,11 @@ def _tell(found: tuple[Difference, ...]) -> None:
         write(sys.stderr, click.style(clean(f"  {each}"), fg="yellow"), terminal)
 
 
-def _refuse_unwritable(path: Path) -> None:
-    """Before hours of download rather than after.
-
-    Raises:
-        LockError: no file can be written there.
-    """
-    if path.is_dir():
-        raise LockError(f"{path} is a folder, and a lock is a file")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        there = "may not be written to" if path.parent.is_dir() else "is no folder"
-        raise LockError(f"{path} cannot be written: {path.parent} {there}")
-
-
-def keep_lock(kept_up: Foreground, decided: LaunchPlan, known: Catalog, how: How, path: Path) -> None:
+def keep_lock(kept_up: Foreground, decided: LaunchPlan, known: Catalog, path: Path) -> None:
     """Writes the lock of what serves now; where that cannot be, says so, and it goes on serving."""
     terminal = Terminal.of(sys.stderr)
     try:
-        write_lock(path, lock_of_launch(kept_up, decided, known, how))
+        write_lock(path, lock_of_launch(kept_up, decided, known, api.home()))
     except LockError as error:
         write(
             sys.stderr,
@@ -157,33 +145,3 @@ def keep_lock(kept_up: Foreground, decided: LaunchPlan, known: Catalog, how: How
         )
     else:
         write(sys.stderr, clean(f"  kept in {path}: autolaunch --lock {path} launches the same again"), terminal)
-
-
-def lock_of_launch(kept_up: Foreground, decided: LaunchPlan, known: Catalog, how: How) -> Lock:
-    """The lock of a launch that serves.
-
-    Raises:
-        LockError: it is not what was planned for all replicas together.
-    """
-    from autolaunch.locked import requirements_in
-
-    run = kept_up.run
-    if run.decided is None or run.prepared is None or decided.chosen is None:
-        raise LockError("nothing serves")
-    candidate = run.decided.candidate
-    if decided.chosen.parallel.data > 1:
-        if candidate.limits != decided.chosen.limits:
-            raise LockError("one of its replicas was changed because it failed")
-        candidate = decided.chosen
-    plan = msgspec.structs.replace(run.decided.plan, request=decided.request)
-    return lock_of(
-        plan,
-        candidate,
-        known.model(decided.model),
-        folder=run.prepared.folder,
-        requirements=None if how.engine_path is not None else requirements_in(run.prepared.bin_directory.parent),
-        home=api.home(),
-        engine_options=how.engine_options,
-        own_weights=how.model_path is not None,
-        own_engine=how.engine_path is not None,
-    )

@@ -118,7 +118,7 @@ def run_launch(decided: LaunchPlan, chosen: Candidate, known: Catalog, asked: As
             if how.lock is not None and how.replayed is None:
                 from autolaunch.cli.replay import keep_lock
 
-                keep_lock(kept_up, decided, known, how, how.lock)
+                keep_lock(kept_up, decided, known, how.lock)
             if how.ask is not None:
                 _ask(server, decided, chosen, known, how.ask, images, ready_seconds, as_json=asked.as_json)
             else:

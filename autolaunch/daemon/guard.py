@@ -105,11 +105,14 @@ class Guard:
     def _wait(self, seconds: float) -> None:
         """Sleeps until a child ends, the launcher speaks, or the time is over; then takes all of it in."""
         watched = [self.wakeup, self.channel] if self.listening else [self.wakeup]
-        readable, _, _ = select.select(watched, [], [], seconds)
-        if self.wakeup in readable:
+        poll = select.poll()  # select itself refuses descriptors above 1023, and ours is as high as the launcher's
+        for each in watched:
+            poll.register(each, select.POLLIN)
+        readable = {descriptor for descriptor, _ in poll.poll(seconds * 1000)}
+        if self.wakeup.fileno() in readable:
             with contextlib.suppress(BlockingIOError):
                 self.wakeup.recv(4096)
-        if self.channel in readable:
+        if self.channel.fileno() in readable:
             self._listen()
         self._reap()
 
@@ -121,7 +124,7 @@ class Guard:
         self.told_to_stop = True
         if b"kill" in message:
             self.kill_now = True
-        # Closed, select would return at once for ever.
+        # Closed, poll would return at once for ever.
         self.listening = bool(message)
 
     def _reap(self) -> None:

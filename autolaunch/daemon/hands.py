@@ -20,7 +20,7 @@ from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECOND
 from autolaunch.launching import LaunchOptions, Prepared, prepare, start
 from autolaunch.server import LaunchEvent, Server
 from selector.contract import Candidate, LaunchPlan
-from selector.errors import AutolaunchError, EngineStartError
+from selector.errors import AutolaunchError, EngineStartError, PortTaken
 from selector.values import Value
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from autolaunch.measured import Measured
     from selector.catalog import Catalog
 
-
+#: A port of the engine's own is chosen and let go before the engine takes it; who is quicker has it.
+PORTS_TRIED = 3
 #: Of the memory that was free when it was planned, so much is still as planned when it starts.
 _AS_PLANNED = 0.98
 
@@ -173,30 +174,51 @@ class Hands:
     def launch(self, run: Run, deployment: Deployment, on_started: Callable[[], None]) -> float:
         """Starts the engine, says so by ``on_started``, and waits for a token; returns the seconds it took.
 
-        After an error of a process that was started the process may still be there: ``end`` ends it.
+        After an error of a process that was started it may still be there: ``end`` ends it. A port that is not the
+        user's choice is changed for another where somebody else took it meanwhile.
 
         Raises:
             Refusal: no process was started, or it is no use.
         """
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
+        from autolaunch.daemon.device_memory import free_memory
+
         with _refusing(run, deployment):
             if self.leases is not None:
                 run.lease = self.leases.take(deployment.key, run.devices)
+            tries = PORTS_TRIED if deployment.port is None else 1
             try:
-                run.free_before = _free_memory(run.devices)
-                run.server = start(run.prepared, options=self._options(run, deployment), on_event=self.on_event)
+                run.free_before = free_memory(run.devices)
+                while True:
+                    try:
+                        return self._first_token(run, run.prepared, deployment, on_started)
+                    except (PortTaken, EngineStartError) as error:
+                        if (
+                            not (tries := tries - 1)
+                            or run.cancelled.is_set()
+                            or fault_of(error).reason != "port in use"
+                        ):
+                            raise
+                        if run.server is not None:
+                            run.server.stop()
             except BaseException:
-                self._give_back(run)
+                if run.server is None:  # else its end gives them back
+                    self._give_back(run)
                 raise
-            on_started()
-            if run.cancelled.is_set():  # asked to end while the process was made
-                run.left = self.end(run, wait_for_memory=False)
-            try:
-                run.load_seconds = run.server.first_token()
-            except EngineStartError as error:
-                run.server.explain(error, run.server.process.exit_code)
-                raise
-            return run.load_seconds
+
+    def _first_token(
+        self, run: Run, prepared: Prepared, deployment: Deployment, on_started: Callable[[], None]
+    ) -> float:
+        run.server = start(prepared, options=self._options(run, deployment), on_event=self.on_event)
+        on_started()
+        if run.cancelled.is_set():  # asked to end while the process was made
+            run.left = self.end(run, wait_for_memory=False)
+        try:
+            run.load_seconds = run.server.first_token()
+        except EngineStartError as error:
+            run.server.explain(error, run.server.process.exit_code)
+            raise
+        return run.load_seconds
 
     def end(self, run: Run, *, wait_for_memory: bool) -> Fault | None:
         """Ends everything of ``run`` and gives its devices back; what would not end, or is still held, is named."""
@@ -349,8 +371,7 @@ class Hands:
             run.lease = None
 
 
-def _own(deployment: Deployment) -> bool:
-    """Whether what runs is in part what the user gave it."""
+def _own(deployment: Deployment) -> bool:  # what runs is in part what the user gave it
     return bool(deployment.engine_options or deployment.engine_path or deployment.model_path)
 
 
@@ -361,14 +382,6 @@ def others_came(run: Run) -> bool:
     devices = run.decided.plan.hardware.accelerators
     planned = {each.uuid: each.memory_free_bytes for each in devices if each.memory_free_bytes is not None}
     return any(free < _AS_PLANNED * planned.get(uuid, 0) for uuid, free in run.free_before.items())
-
-
-def _free_memory(devices: frozenset[str]) -> Mapping[str, int]:
-    if not devices:
-        return {}
-    from autolaunch.daemon.device_memory import free_memory
-
-    return free_memory(devices)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Literal, Protocol
 
 from autolaunch.daemon.ports import Address
 from autolaunch.daemon.process import STALL_SECONDS
+from autolaunch.daemon.readable import readable
 from engines.logs import Diagnosis, LogReader
 from selector.errors import EngineStartError, PortTaken
 
@@ -201,7 +201,7 @@ class _Wait:
     def _complete(self, connection: http.client.HTTPConnection) -> str | None:
         request_token(connection, self.model, self.api_key)
         # Some engines take the request and answer once they have loaded: as long as there is progress.
-        while connection.sock is not None and not select.select([connection.sock], [], [], POLL_SECONDS)[0]:
+        while connection.sock is not None and not readable(connection.sock, POLL_SECONDS):
             self._check()
         return what_came(connection.getresponse())
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from autolaunch.daemon.health import WORKING_SHARE, request_token, what_came
 from autolaunch.daemon.process import QUIET_SECONDS
+from autolaunch.daemon.readable import readable
 
 if TYPE_CHECKING:
     from autolaunch.daemon.process import EngineProcess
@@ -37,7 +37,7 @@ def ask_for_token(
     work = _Work(server.process, clock)
     try:
         request_token(connection, server.served_name, server.api_key)
-        while connection.sock is not None and not select.select([connection.sock], [], [], _POLL_SECONDS)[0]:
+        while connection.sock is not None and not readable(connection.sock, _POLL_SECONDS):
             if server.process.stopping:
                 return f"{name} ended while it was asked for a token"
             work.look()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ import psutil
 
 from autolaunch.daemon import guard
 from autolaunch.daemon.output import Output
+from autolaunch.daemon.readable import readable
 from selector.errors import EngineStartError
 
 #: What an engine gets to end by itself.
@@ -158,8 +158,7 @@ class EngineProcess:
         """Takes in what the guard has said since."""
         with self._hearing:
             while not self._deaf and self._channel.fileno() >= 0:
-                readable, _, _ = select.select([self._channel], [], [], 0)
-                if not readable:
+                if not readable(self._channel):
                     return
                 try:
                     chunk = self._channel.recv(4096)
@@ -188,7 +187,7 @@ class EngineProcess:
 
     def _pending(self) -> bool:
         try:
-            return bool(select.select([self._read_end], [], [], 0)[0])
+            return readable(self._read_end)
         except (OSError, ValueError):
             return False  # closed by the reader, which has ended
 
@@ -306,8 +305,8 @@ class EngineProcess:
         answer = b""
         deadline = time.monotonic() + SPAWN_SECONDS
         while b"\n" not in answer:
-            readable, _, _ = select.select([self._channel], [], [], max(0.0, deadline - time.monotonic()))
-            chunk = self._channel.recv(4096) if readable else b""
+            told = readable(self._channel, max(0.0, deadline - time.monotonic()))
+            chunk = self._channel.recv(4096) if told else b""
             if not chunk:
                 lines = self.output.tail(1)
                 raise EngineStartError(f"{self.argv[0]} could not be started" + (f": {lines[-1]}" if lines else ""))
@@ -350,10 +349,9 @@ class EngineProcess:
         """Reads until the pipe closes, or until the tree is gone: a stranger may hold the pipe open."""
         try:
             while True:
-                if not select.select([descriptor], [], [], 0)[0]:
+                if not readable(descriptor):
                     self._idle.set()
-                    readable, _, _ = select.select([descriptor], [], [], 0.2)
-                    if not readable:
+                    if not readable(descriptor, 0.2):
                         if not self._draining:
                             return
                         continue

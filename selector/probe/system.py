@@ -154,9 +154,10 @@ def run(argv: tuple[str, ...]) -> Completed:
         return Completed("", f"{argv[0]} could not be run: {error.strerror or error}")
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for above
     with process.stdout as pipe:
+        poll = select.poll()  # select itself refuses descriptors above 1023, which a server may have
+        poll.register(pipe, select.POLLIN)
         while failure is None:
-            ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 failure = f"{argv[0]} did not answer within {COMMAND_SECONDS:g} seconds"
                 break
             chunk = os.read(pipe.fileno(), 1 << 16)

@@ -9,13 +9,17 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from autolaunch import api, launch
 from autolaunch.locked import read_lock, write_lock
+from selector.errors import LockError, UsageError
+from selector.request import Pins
 from tests.fakes.served import ROOT, Served
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -115,6 +119,45 @@ def test_weights_that_are_not_the_locks_are_not_served(
     code, document, _ = autolaunch(engines_home, "--lock", str(path), "--ask", "hello")
     assert (code, document["error"]["code"]) == (6, "download")
     assert "is not the checkpoint of the lock" in document["error"]["message"]
+
+
+def test_a_program_keeps_its_launch_and_has_it_again(
+    engines_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOLAUNCH_HOME", str(engines_home))
+    path = tmp_path / "a.lock"
+    plan = api.plan("glm-tiny", pins=Pins(engine="llamacpp"))
+    with launch(plan, lock=path, keyless=True) as server:
+        server.wait_ready(timeout=200)
+        first, words = server.candidate, asked(server.base_url, server.served_name)
+        assert "lock.written" in [each.name for each in islice(server.events(), server._events.serial)]
+    before = path.read_bytes()
+    assert read_lock(path).engine.name == "llamacpp"
+    with launch("glm-tiny", lock=path, keyless=True) as server:
+        server.wait_ready(timeout=200)
+        again = server.candidate
+        assert (again.command, again.limits, again.engine) == (first.command, first.limits, first.engine)
+        assert asked(server.base_url, server.served_name) == words
+    assert path.read_bytes() == before, "a replay does not write it"
+    code, document, said = autolaunch(engines_home, "--lock", str(path), "--dry-run")
+    assert (code, document["chosen"]["engine"]["name"]) == (0, "llamacpp"), said
+    for other in (
+        "glm-tiny-v",
+        api.plan("glm-tiny", context_tokens=512),
+        api.plan("glm-tiny", pins=Pins(engine="mlx")),
+    ):
+        with pytest.raises(UsageError):
+            launch(other, lock=path)
+    path.write_bytes(before.replace(b'"model": "glm-tiny"', b'"model": "glm-4.6"'))
+    with pytest.raises(LockError):
+        launch("glm-4.6", lock=path)
+
+
+@pytest.mark.parametrize("place", [".", "no/such/folder/a.lock"])
+def test_where_no_lock_can_be_written_a_program_is_told_before_anything_is_fetched(tmp_path: Path, place: str) -> None:
+    with pytest.raises(LockError):
+        launch("glm-tiny", lock=tmp_path / place, home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
 
 
 @pytest.fixture

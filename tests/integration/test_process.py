@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from autolaunch.daemon.output import LINE_CHARACTERS, RING_LINES, Output, printa
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.process import EngineProcess
 from selector.errors import EngineStartError
+from selector.probe.system import run
 from tests.fakes.supervised import alive
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
@@ -182,3 +184,26 @@ def test_the_listener_is_known_to_be_ours_or_not(start: Start) -> None:
     assert process.listens_on(port) is True
     assert process.listens_on(free_port("127.0.0.1", 0)) is False
     assert process.cpu_seconds()
+
+
+def test_a_program_with_more_than_a_thousand_files_open_can_have_one(start: Start) -> None:
+    """``select`` refuses descriptors above 1023; the guard's is as high as the launcher's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip(f"no more than {hard} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while held[-1] < 1100:
+            held.append(os.dup(held[0]))
+        process = start()
+        assert process.ends_on > 1023
+        until(lambda: listening(process))
+        assert not process.stopping
+        assert run(("echo", "hello")).output == "hello\n", "nor do the programs that are asked about the machine"
+        assert process.stop() == -signal.SIGTERM
+        assert not psutil.pid_exists(process.pid)
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -21,13 +21,17 @@ from tests.fakes.served import Served, entry
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 EXAMPLES, SECONDS = 20, 30
-#: Answers that are followed have no end: what is asked for is their beginning.
+#: Answers that are followed have no end: what is asked for is their beginning. What is deployed is the miniature,
+#: on the fake engine: a word that happens to be a model's name has nothing fetched.
 HOOKS = """
 import schemathesis
 @schemathesis.hook
 def before_call(context, case, kwargs):
     if case.query and case.query.get("follow") in (1, "1", [1], ["1"]):
         case.query["follow"] = 0
+    body = case.body
+    if isinstance(body, dict) and str(body.get("model", "")).lower() not in ("", "glm-tiny", "none"):
+        body["model"] = "no-such-model"
 """
 #: All that there are, but for those of keys, which a socket has none of, and ``positive_data_acceptance``: a deployment
 #: with a name that was made up is not there.
@@ -106,5 +110,10 @@ def test_nothing_that_the_document_allows_or_forbids_is_a_fault_of_the_control_a
     assert one.process is not None
     assert one.process.poll() is None
     with Client(path) as client:
+        assert "a" in [each.name for each in client.deployments()]
+        for each in client.deployments():
+            assert each.model == "glm-tiny"
+            if each.name != "a":
+                client.undeploy(each.name)
         assert [each.name for each in client.deployments()] == ["a"]
     assert one.stop() == 0

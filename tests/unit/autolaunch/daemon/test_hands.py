@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
 
 from autolaunch.daemon.deployment import Deployment, Fault
-from autolaunch.daemon.hands import Decided, Hands, Run
+from autolaunch.daemon.faults import Refusal
+from autolaunch.daemon.hands import PORTS_TRIED, Decided, Hands, Run
+from autolaunch.daemon.health import NotReady
 from autolaunch.daemon.store import Store, where_of
+from engines.logs import Diagnosis
+from engines.logs.patterns import Cause
 from selector.catalog import Catalog
+from selector.errors import PortTaken
 from selector.hardware import Accelerator
 from selector.measured import Measured
 from tests.fakes.plans import candidate, plan
+
+if TYPE_CHECKING:
+    from autolaunch.launching import Prepared
 
 PLAIN = Deployment(name="glm-tiny", model="glm-tiny")
 FAULT = Fault(reason="does not complete", permanent=True, message="500 no such template")
@@ -98,3 +107,74 @@ def test_what_was_measured_is_kept_unless_it_is_the_users_own_or_others_came(han
     assert hands.store.measurements() == ()
     assert hands.measure(on_a_gpu(80 * 10**9), PLAIN, seen) is None
     assert [row.measured for row in hands.store.measurements()] == [seen]
+
+
+class Started:
+    """FAKE: an engine whose start ends in ``error``, or in a token."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error, self.stopped, self.process = error, False, self
+        self.exit_code = 1
+
+    def first_token(self) -> float:
+        if self.error is not None:
+            raise self.error
+        return 2.5
+
+    def explain(self, error: Exception, code: int) -> None: ...
+
+    def process_ids(self) -> frozenset[int]:
+        return frozenset()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def said(cause: Cause) -> NotReady:
+    return NotReady("it ended", how="ended", diagnosis=Diagnosis(cause=cause, permanent=False))
+
+
+def launches(hands: Hands, monkeypatch: pytest.MonkeyPatch, *errors: Exception | None, port: int | None = None) -> Run:
+    """A launch of engines that end so, one after the other; an error that no process makes comes of their start."""
+    chosen = candidate("mlx", "glm-tiny")
+    run = Run(1, Decided(plan(chosen), chosen))
+    run.prepared = cast("Prepared", object())
+    left = list(errors)
+
+    def start(*_: object, **__: object) -> Started:
+        error = left.pop(0)
+        if isinstance(error, PortTaken) and "bind" in error.message:
+            raise error
+        return Started(error)
+
+    monkeypatch.setattr("autolaunch.daemon.hands.start", start)
+    told: list[Started] = []
+    try:
+        hands.launch(run, msgspec.structs.replace(PLAIN, port=port), lambda: told.append(cast("Started", run.server)))
+    finally:
+        assert left == [], "each of them was started"
+        assert all(each.stopped for each in told[:-1]), "none is left beside the next"
+        assert not told or not told[-1].stopped
+    return run
+
+
+@pytest.mark.parametrize(
+    "taken", [PortTaken("another program answers on port 1"), PortTaken("no bind"), said("port in use")], ids=str
+)
+def test_a_port_of_the_engines_own_that_somebody_else_took_is_changed(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch, taken: Exception
+) -> None:
+    assert launches(hands, monkeypatch, *[taken] * (PORTS_TRIED - 1), None).load_seconds == 2.5
+    with pytest.raises(Refusal) as refused:
+        launches(hands, monkeypatch, *[taken] * PORTS_TRIED)
+    assert refused.value.fault.reason == "port in use"
+
+
+def test_a_port_that_the_user_chose_is_not_changed_and_nothing_else_is_tried_again_so(
+    hands: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Refusal) as refused:
+        launches(hands, monkeypatch, said("port in use"), port=8001)
+    assert "port 8001" in (refused.value.fault.hint or "")
+    with pytest.raises(Refusal):
+        launches(hands, monkeypatch, said("bad weights"))
