@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -70,7 +71,24 @@ def document(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
+def foretold(one: Served, home: Path | None = None) -> Any:
+    """What is planned next, of the engine that was measured."""
+    return document(autolaunch(one, "plan", "glm-tiny", "--engine", "mlx", "--json", home=home))["chosen"]
+
+
+def codes(chosen: Any) -> set[str]:
+    return {each["code"] for each in chosen["notes"] if each["code"].startswith("learned")}
+
+
+def nearer(seen: float, before: Any, after: Any) -> bool:
+    """Whether the second plan is nearer to the speed than the first, by half at least (a plan's prompts are longer)."""
+    far, near = (abs(math.log(each["speed"]["decode_tokens_per_second"] / seen)) for each in (before, after))
+    return near < far / 2
+
+
 def test_a_deployment_is_measured_beside_what_was_foretold_and_kept_for_others(daemon: Served, tmp_path: Path) -> None:
+    before = foretold(daemon)
+    assert before["speed"]["basis"] == "assumed"
     done = keyed(daemon, *SHORT, "--json")
     found = document(done)
     assert KEY not in done.stdout + done.stderr
@@ -98,10 +116,28 @@ def test_a_deployment_is_measured_beside_what_was_foretold_and_kept_for_others(d
     assert row["where"]["repo"] == "autolaunch/glm-tiny"
     assert row["measured"]["decode_tokens_per_second"] == found["measured"]["decode_tokens_per_second"]
 
+    # The daemon's deployment is the very configuration that is planned next here: its speed is now the measured one.
+    seen = found["measured"]["decode_tokens_per_second"]
+    after = foretold(daemon)
+    assert after["speed"]["basis"] == "measured"
+    assert codes(after) == {"learned.measured"}
+    assert nearer(seen, before, after)
+
     other = tmp_path / "other"
+    other.mkdir()
+    (other / "engines").symlink_to(daemon.home / "engines")  # of an engine that is not of its version it tells nothing
+    bare = foretold(daemon, other)
+    assert codes(bare) == set()
     taken = document(autolaunch(daemon, "bench", "--import", str(rows), "--json", home=other))
     assert taken["rows"] == taken["like_this"] >= 1
     assert autolaunch(daemon, "bench", "--export", "-", home=other).stdout == ""
+    # There it was not measured, and what it is corrected by is said.
+    there = foretold(daemon, other)
+    assert there["speed"]["basis"] == bare["speed"]["basis"] == "assumed"
+    assert codes(there) == {"learned.measured"}
+    assert any("on another host" in each["message"] for each in there["notes"])
+    assert nearer(seen, bare, there)
+    assert there["speed"]["decode_tokens_per_second"] == after["speed"]["decode_tokens_per_second"]
 
 
 def test_an_endpoint_is_measured_by_its_address_and_nothing_is_kept(daemon: Served, tmp_path: Path) -> None:
