@@ -143,7 +143,7 @@ FAULTS = [
     (ONE + 'pinned.engine = "vlm"', "deployments[0].pinned.engine: invalid enum value 'vlm'"),
     (ONE + 'pinned.repo = "zai-org/GLM-4.5V"', "deployments[0].pinned: no checkpoint"),
     (ONE + 'pinned.revision = "-x"', "deployments[0].pinned.revision: '-x' is no name"),
-    (ONE + 'pinned.hub = "auto"', "deployments[0].pinned.hub: invalid enum value 'auto': it is none of huggingface,"),
+    (
         ONE + 'pinned.hub = "auto"',
         "deployments[0].pinned.hub: invalid enum value 'auto': it is none of huggingface, modelscope",
     ),
