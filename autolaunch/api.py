@@ -40,6 +40,9 @@ def catalog() -> Catalog:
 def probe() -> HardwareReport:
     """Ask this machine what it is.
 
+        report = autolaunch.probe()
+        print(report.host.cpu.brand, [device.name for device in report.accelerators])
+
     Returns:
         The report; what could not be asked is ``None`` in it and named in ``findings``.
     """
@@ -83,6 +86,11 @@ def plan(
     calibrations: tuple[Calibration, ...] | None = None,
 ) -> LaunchPlan:
     """Decide how a model is served best on a machine.
+
+        plan = autolaunch.plan("glm-4.6", hardware="8xh100", objective="throughput")
+        if plan.chosen is not None:
+            print(plan.chosen.engine.name, plan.chosen.limits.context_tokens)
+        print(plan.explain())
 
     Args:
         model: a name of the catalogue or a hub's id; the id of one checkpoint pins it.

@@ -83,6 +83,9 @@ def launch(
         home: holds engines, logs, and what was learned; by default ``$AUTOLAUNCH_HOME``, or the user's own.
         on_event: is called with each event, in a thread of its own; see :meth:`Launch.events`.
 
+    Returns:
+        The launch, under way.
+
     Raises:
         NoFeasiblePlan: the plan has no candidate, or what ``lock`` has does not fit now.
         OtherHardware: ``lock`` is of another machine.

@@ -81,6 +81,9 @@ def pull(
         catalog: the models that are known; ``None`` reads the shipped ones and the user's.
         home: where it is kept what was verified; ``None`` is autolaunch's home.
 
+    Returns:
+        Where the files are, and which; lengths in bytes.
+
     Raises:
         UnknownModel, UsageError: no checkpoint is meant.
         NoFeasiblePlan: nothing fits the machine, and no checkpoint was named.

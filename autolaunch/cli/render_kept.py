@@ -81,7 +81,8 @@ def render_deployment(deployment: DeploymentDocument, terminal: Terminal, now: d
     for each in deployment.replicas:
         state = f"{each.phase} for {_ago(each.since, now)}"
         lines = [f"{heading(clean(each.unit))}  {click.style(state, fg=_COLOURS.get(each.phase))}"]
-        for label, text in (("model", deployment.model), ("address", deployment.url), *_rows(each, now)):
+        model = f"{deployment.model} (deployed at run time)" if deployment.added else deployment.model
+        for label, text in (("model", model), ("address", deployment.url), *_rows(each, now)):
             if text:
                 first = f"  {label:<{_LABEL}}"
                 lines += [wrapped(clean(line), terminal, first=first) for line in text.splitlines()[:1]]

@@ -43,6 +43,7 @@ def test_what_is_deployed_is_kept_up_over_restarts_until_it_is_undeployed(serve:
     one.start()
     one.until(lambda: one.told("engine.ready", "b"))
     assert names(client) == ["a", "b"]
+    assert [each.added for each in client.deployments()] == [False, True]
     assert client.undeploy("b").name == "b"
     assert names(client) == ["a"]
     with pytest.raises(UnknownDeployment):

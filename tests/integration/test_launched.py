@@ -349,3 +349,17 @@ def test_no_plan_another_machines_plan_and_a_taken_port_are_refused(home: Path, 
         with pytest.raises(PortTaken, match=f"port {port} is in use"):
             autolaunch.launch(made_up(), home=home, port=port)
     nothing_left(home)
+
+
+def test_a_lock_that_cannot_be_written_any_more_is_said_and_it_serves(
+    home: Path, engine: Engine, tmp_path: Path
+) -> None:
+    engine()
+    (folder := tmp_path / "locks").mkdir()
+    with launched(home, lock=folder / "a.lock") as server:
+        folder.rmdir()
+        server.wait_ready(timeout=30)
+        assert asked(server, server.api_key) == 200
+    (said,) = [event for event in server.events() if event.name.startswith("lock.")]
+    assert (said.name, said.level) == ("lock.failed", "warning")
+    nothing_left(home)

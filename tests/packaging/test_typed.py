@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import docstrings
+
 if TYPE_CHECKING:
     from tests.packaging.conftest import Installed
 
@@ -38,6 +40,17 @@ def test_a_users_script_is_typed_through_and_through(installed: Installed, tmp_p
     done = checked(installed, tmp_path, *SCRIPTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"no issues found in {len(SCRIPTS)} source files" in done.stdout
+
+
+def test_the_examples_of_the_docstrings_are_typed_as_their_users_would_have_it(
+    installed: Installed, tmp_path: Path
+) -> None:
+    names = (*docstrings.FUNCTIONS, *docstrings.CLASSES)
+    for name in names:
+        (tmp_path / f"example_of_{name}.py").write_text(docstrings.script(name))
+    done = checked(installed, tmp_path, *sorted(tmp_path.glob("example_of_*.py")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"no issues found in {len(names)} source files" in done.stdout
 
 
 def test_a_slip_in_a_users_script_is_found(installed: Installed, tmp_path: Path) -> None:

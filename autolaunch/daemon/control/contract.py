@@ -140,11 +140,15 @@ class ReplicaDocument(Document, frozen=True, kw_only=True):
 
 
 class DeploymentDocument(Document, frozen=True, kw_only=True):
-    """One deployment. ``phase`` and ``since`` are those of the replica that is furthest; ``url`` is the gateway's."""
+    """One deployment. ``phase`` and ``since`` are those of the replica that is furthest; ``url`` is the gateway's.
+
+    ``added``: it was deployed while the daemon ran, and stands in no configuration.
+    """
 
     schema: Literal[1] = 1
     name: str
     model: str
+    added: bool = False
     phase: Phase
     since: Moment
     url: str | None = None

@@ -60,6 +60,9 @@ class SteeredDaemon:
     def doing(self, unit: str) -> LaunchEvent | None:
         return self._daemon.doing.get(unit)
 
+    def added(self, name: str) -> bool:
+        return any(one.deployment.name == name for one in self._daemon.deployed.entries)
+
     async def deploy(self, given: Mapping[str, object]) -> str:
         daemon = self._daemon
         names: list[str] = []

@@ -67,6 +67,9 @@ class SteeredLaunch:
     def doing(self, unit: str) -> LaunchEvent | None:
         return self._doing.get(unit)
 
+    def added(self, name: str) -> bool:  # noqa: ARG002 (a launch has one, and was told of it when it began)
+        return False
+
     async def deploy(self, given: Mapping[str, object]) -> str:
         del given
         raise UsageError("a launch in the foreground takes no further deployment", hint="the daemon does")

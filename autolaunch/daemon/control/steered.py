@@ -64,6 +64,10 @@ class Steered(Protocol):
         """What a launch said last: how far it is with weights, environment and load."""
         ...
 
+    def added(self, name: str) -> bool:
+        """Whether a deployment was added while it runs, and is none of the configuration."""
+        ...
+
     async def deploy(self, given: Mapping[str, object]) -> str:
         """Adds a deployment, as the configuration would have it; its name.
 

@@ -64,6 +64,7 @@ def deployment(steered: Steered, name: str) -> DeploymentDocument:
     return DeploymentDocument(
         name=of.name,
         model=of.model,
+        added=steered.added(of.name),
         phase=first.phase,
         since=first.since,
         url=steered.gateway_url,
