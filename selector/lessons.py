@@ -169,6 +169,9 @@ def _impossible(one: Ready, of: Configuration) -> str | None:
     counts = (of.tensor, of.pipeline, of.data, of.nodes, of.context_tokens, of.max_sequences)
     if min(counts) < 1 or max(of.tensor, of.pipeline, of.data, of.nodes, of.devices) > RANKS:
         return "its layout or its limits are of no configuration"
+    ranks = of.tensor * of.pipeline * of.data
+    if of.nodes > ranks or (not of.devices and ranks > 1):
+        return "its layout has more nodes or ranks than it has devices for"
     if arch.num_attention_heads % of.tensor:
         return "its tensor parallelism does not divide the model's heads"
     if of.context_tokens > one.model.context_tokens or of.pipeline > arch.num_hidden_layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from selector.values import Value
 if TYPE_CHECKING:
     from autolaunch.daemon.rows import Row
     from selector.hardware import HardwareReport
+
+
+#: How far ahead another host's clock may be.
+AHEAD_SECONDS = 86_400.0
 
 
 class Exported(Value, frozen=True, kw_only=True):
@@ -83,7 +88,7 @@ def import_rows(path: Path, report: HardwareReport) -> Imported:
     from autolaunch.daemon.store import Store
 
     with _opened(path) as file:
-        rows = tuple(rows_of(_lines(file), str(path)))
+        rows = tuple(rows_of(_lines(file), str(path), latest_seconds=time.time() + AHEAD_SECONDS))
     if not rows:
         raise ConfigurationError(f"{path} holds no measurement", hint="autolaunch bench --export FILE writes them")
     store = Store(api.learned_path())

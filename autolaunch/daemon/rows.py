@@ -36,8 +36,12 @@ def line_of(row: Row) -> str:
     return msgspec.json.encode(row).decode()
 
 
-def rows_of(lines: Iterable[str | bytes], name: str = "the file") -> Iterator[Row]:
+def rows_of(
+    lines: Iterable[str | bytes], name: str = "the file", *, latest_seconds: float | None = None
+) -> Iterator[Row]:
     """The rows of a file that :func:`line_of` wrote; empty lines are passed over.
+
+    ``latest_seconds``: no row is of a later time, in seconds since the epoch: it would stay the newest for good.
 
     Raises:
         ConfigurationError: a line is no row; ``name`` and its number are told, and what is wrong with it.
@@ -52,12 +56,15 @@ def rows_of(lines: Iterable[str | bytes], name: str = "the file") -> Iterator[Ro
         if count > LINES:
             raise ConfigurationError(f"{name} has more than {LINES} rows")
         try:
-            yield msgspec.json.decode(line, type=readable(Row))
+            row = msgspec.json.decode(line, type=readable(Row))
         except (msgspec.DecodeError, UnicodeError) as error:
             raise ConfigurationError(
                 f"{name}, line {number}: no measurement: {error}",
                 hint="autolaunch bench --export writes such rows",
             ) from error
+        if latest_seconds is not None and row.measured.at > latest_seconds:
+            raise ConfigurationError(f"{name}, line {number}: it was measured in the future", hint="is a clock wrong?")
+        yield row
 
 
 def kept_row(place: object, configuration: object, source: object, figures: object) -> Row | None:

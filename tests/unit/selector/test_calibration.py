@@ -231,7 +231,8 @@ def test_what_is_absurd_is_refused_and_the_plan_is_as_without_it(engine: str, fi
     "change",
     [
         {"tensor": 0}, {"tensor": -8}, {"tensor": 7}, {"tensor": 1 << 40}, {"pipeline": 0}, {"pipeline": 1000},
-        {"data": 0}, {"nodes": 0}, {"context_tokens": 0}, {"context_tokens": 1 << 50}, {"max_sequences": 0},
+        {"data": 0}, {"nodes": 0}, {"nodes": 4096}, {"devices": 0},
+        {"context_tokens": 0}, {"context_tokens": 1 << 50}, {"max_sequences": 0},
         {"max_sequences": 1 << 50}, {"memory_utilization": 0.0}, {"memory_utilization": 7.0},
         {"speculative": "x"}, {"gpu_layers": 3}, {"device_layers": (1, 2)}, {"cpu_expert_layers": 5},
     ],

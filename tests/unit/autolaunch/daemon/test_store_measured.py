@@ -270,6 +270,14 @@ def test_a_wrong_line_refuses_the_file_and_names_it(store: Store, lines: list[st
     assert store.measurements() == (), "all or none"
 
 
+def test_a_row_of_the_future_is_refused_for_it_would_stay_the_newest() -> None:
+    lines = [line_of(Row(where=HERE, configuration=configuration_of(ONE), measured=SERVED))]
+    at = SERVED.at
+    assert len(list(rows_of(lines, latest_seconds=at))) == 1
+    with pytest.raises(ConfigurationError, match=r"rows\.jsonl, line 1: it was measured in the future"):
+        list(rows_of(lines, "rows.jsonl", latest_seconds=at - 1))
+
+
 def test_the_newer_of_two_wins_where_it_tells() -> None:
     both = merged(START, SERVED)
     assert both == merged(SERVED, START)
