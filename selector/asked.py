@@ -12,7 +12,7 @@ class PlanRequest(Value, frozen=True, kw_only=True):
 
     ``context_tokens`` is a wish of the user: kept, or the plan is refused. ``concurrency`` is a load that is offered:
     what does not run at once waits. ``local`` holds the weights that are here already
-    (:func:`selector.score.checkpoint_id`); ``None`` where nobody looked. ``calibrations`` are what was measured on the
+    (:func:`selector.facts.checkpoint_id`); ``None`` where nobody looked. ``calibrations`` are what was measured on the
     machine (:mod:`selector.calibration`).
     """
 

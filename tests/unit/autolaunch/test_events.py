@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autolaunch.events import Event, Events
-from autolaunch.server import LaunchEvent, Transfer
+from autolaunch.hubs.speed import Transfer
+from autolaunch.server import LaunchEvent
 
 
 def say(events: Events, count: int) -> None:

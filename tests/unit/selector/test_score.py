@@ -13,6 +13,7 @@ from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate
 from selector.explain import score_rows
+from selector.facts import checkpoint_id
 from selector.machines import report_from_spec
 from selector.request import OBJECTIVES, Objective, Workload
 from selector.search import Decision, decide
@@ -86,7 +87,7 @@ def test_weights_that_are_here_win_between_equals_and_do_not_outweigh_quality(ca
 
 
 def test_of_one_repository_with_several_files_only_those_that_are_here_are_here(catalog: Catalog) -> None:
-    here = score.checkpoint_id("unsloth/GLM-4.6-GGUF", "Q6_K/GLM-4.6-Q6_K")
+    here = checkpoint_id("unsloth/GLM-4.6-GGUF", "Q6_K/GLM-4.6-Q6_K")
     found = decided(catalog, "m3-ultra-512gb", PlanRequest(model="glm-4.6", local=frozenset({here}))).ranked
     local = {each.checkpoint.quantization: each.checkpoint.local for each in found}
     assert [name for name, is_here in local.items() if is_here] == ["Q6_K"]
@@ -191,7 +192,7 @@ def test_weights_that_come_to_be_here_put_the_second_first_as_it_was_told(catalo
     ranked, request = seconds_of(catalog, "glm-4.6", "m3-ultra-512gb", "balanced")
     second = ranked[1][0]
     assert "download" in {change.kind for change in runner_up.changes(ranked, second, request, 202_752)}
-    here = score.checkpoint_id(second.checkpoint.repo, second.checkpoint.file_prefix)
+    here = checkpoint_id(second.checkpoint.repo, second.checkpoint.file_prefix)
     again = decided(catalog, "m3-ultra-512gb", msgspec.structs.replace(request, local=frozenset({here}))).ranked[0]
     assert again.checkpoint.repo == second.checkpoint.repo
 
