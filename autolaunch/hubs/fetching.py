@@ -7,6 +7,7 @@ stamp. One that is damaged is dropped and fetched again once. Whatever cannot be
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -197,6 +198,7 @@ class Fetching:
                     sha256 = self._fetched(file, commit, target)
                     if target != named:
                         _link(named, target)
+        _synced(named)
         stamp = kept.stamped(folder, file, sha256)
         if stamp is None:
             raise Broken(f"{named} changed while it was fetched", kind="damaged")
@@ -306,6 +308,18 @@ class Fetching:
 def _incomplete(target: Path) -> Path:
     """What has come of a file, where the clients of the 1 series have it as well."""
     return target.with_name(f"{target.name}.incomplete")
+
+
+def _synced(named: Path) -> None:
+    """Has it on the disk: a stamp that outlives a loss of power speaks of contents that do, too."""
+    descriptor = os.open(named, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a file system that has nothing to write
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _link(named: Path, target: Path) -> None:
