@@ -2,7 +2,7 @@
 
 Its client finds its way, holds the token and tells its refusals apart. The bytes are taken from the connection here,
 because the client begins a file anew that was interrupted; and so is the listing, because the part of the client that
-would parse it (``HfApi``) takes half a second to import, at every start.
+would parse it (``HfApi``) is the larger part of its import, at every start.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ def test_every_package_is_pinned_with_hashes_and_none_comes_from_an_address(file
 
 def test_every_client_that_is_asked_for_is_pinned() -> None:
     for asked in sorted((*(FOLDER / "clients").glob("*.in"), *TOOLS.glob("*.in"))):
-        wanted = {
-            line.partition("[")[0].partition("<")[0] for line in asked.read_text().splitlines() if line[:1] != "#"
-        }
+        lines = asked.read_text().splitlines()
+        wanted = {re.split(r"[\[<>=!~ ]", line, maxsplit=1)[0] for line in lines if line[:1] != "#"}
         pinned = {match[1] for match in _PINNED.finditer(asked.with_suffix(".txt").read_text())}
         assert wanted <= pinned

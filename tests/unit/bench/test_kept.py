@@ -39,7 +39,7 @@ def measured(plan: LaunchPlan, together: Stretch = TOGETHER) -> Bench:
     """A benchmark of the plan's own load, kept."""
     assert plan.chosen is not None
     load = load_of(input_tokens=1000, output_tokens=500, concurrency=plan.chosen.speed.concurrency)
-    figures = measured_of(load, ALONE, together, at=1.8e9)
+    figures = measured_of(load, ALONE, together, at=1.7e9)
     found = Bench(
         model="glm-4.6",
         url="http://127.0.0.1:8000/v1",
