@@ -40,12 +40,7 @@ EXAMPLES = """\
 class Export(Launch):
     """Takes options for the engine behind ``--``, as a launch does."""
 
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        context = super().make_context(info_name, args, parent, **extra)
-        context.info_name = info_name
-        return context
+    typed_by_name = True
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
         formatter.write("Usage: autolaunch export MODEL --to TARGET [OPTIONS] [-- ENGINE OPTIONS]\n")

@@ -45,9 +45,11 @@ EXAMPLES = """\
 class Launch(Command):
     """Its help speaks of ``autolaunch MODEL``: nobody types the command's own name."""
 
+    typed_by_name = False
+
     def make_context(
         self,
-        info_name: str | None,  # noqa: ARG002 (it is the one that nobody types)
+        info_name: str | None,
         args: list[str],
         parent: click.Context | None = None,
         **extra: Any,
@@ -60,7 +62,7 @@ class Launch(Command):
         # Bare, it must not take the model's name for its mode.
         ours = ["--rehearse=miniature" if each == "--rehearse" else each for each in ours]
         extra["obj"] = tuple(engine or ())
-        return super().make_context("", ours, parent, **extra)
+        return super().make_context(info_name if self.typed_by_name else "", ours, parent, **extra)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)
         formatter.write("Usage: autolaunch MODEL [OPTIONS] [-- ENGINE OPTIONS]\n")

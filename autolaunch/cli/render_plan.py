@@ -141,7 +141,8 @@ def render_choice(chosen: Candidate, terminal: Terminal) -> str:
         ("speed", _speed(chosen)),
     ]
     if speed.load_seconds is not None:
-        rows.append(("start", f"about {duration(round(speed.load_seconds, -1))} to load, {_weights(checkpoint)}"))
+        load_seconds = round(speed.load_seconds, -1) if speed.load_seconds >= 60 else speed.load_seconds
+        rows.append(("start", f"about {duration(load_seconds)} to load, {_weights(checkpoint)}"))
     return "\n".join(
         wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
     )

@@ -88,3 +88,8 @@ def test_the_help_names_the_command_and_its_targets(capsys: pytest.CaptureFixtur
     assert all(len(line) <= 80 for line in told.splitlines())
     for name in ("systemd", "compose", "kubernetes", "slurm", "shell", "--output", "--api-key-file"):
         assert name in told
+
+
+def test_what_is_wrong_with_an_option_leads_to_the_commands_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "glm-4.6", "--to", "sell"]) == 2
+    assert "autolaunch export --help tells every option" in capsys.readouterr().err

@@ -114,3 +114,10 @@ def test_a_device_name_cannot_drive_the_terminal(plan: LaunchPlan) -> None:
 def test_verbose_says_it_in_words(plan: LaunchPlan) -> None:
     assert "In words" in drawn(plan, verbose=True)
     assert "Chosen: some-org/GLM-4.6-FP8" in drawn(plan, verbose=True)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(3.5, "about 3.5 s to load"), (284.0, "about 4 min 40 s to load")])
+def test_a_short_load_is_not_rounded_away(plan: LaunchPlan, seconds: float, shown: str) -> None:
+    assert plan.chosen is not None
+    speed = msgspec.structs.replace(plan.chosen.speed, load_seconds=seconds)
+    assert shown in drawn(msgspec.structs.replace(plan, chosen=msgspec.structs.replace(plan.chosen, speed=speed)))
