@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from selector.hardware import HardwareReport
 
 
-#: How far ahead another host's clock may be.
-AHEAD_SECONDS = 86_400.0
-
-
 class Exported(Value, frozen=True, kw_only=True):
     """``rows`` were written; ``path`` is ``None`` for standard output."""
 
@@ -84,7 +80,7 @@ def import_rows(path: Path, report: HardwareReport) -> Imported:
         ConfigurationError: it cannot be read, a line is no measurement (its number is told), or it cannot be kept.
     """
     from autolaunch import api
-    from autolaunch.daemon.rows import rows_of
+    from autolaunch.daemon.rows import AHEAD_SECONDS, rows_of
     from autolaunch.daemon.store import Store
 
     with _opened(path) as file:

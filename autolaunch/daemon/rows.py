@@ -20,6 +20,8 @@ from selector.values import Value, readable
 LINE_BYTES = 8192
 #: As many as a store keeps.
 LINES = 1000
+#: How far ahead a clock may have been. A row of a later time would stay the newest for good.
+AHEAD_SECONDS = 86_400.0
 
 
 class Row(Value, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from autolaunch.daemon.deployment import Fault, Reason
 from autolaunch.daemon.learned_file import LearnedFile, version
-from autolaunch.daemon.rows import LINE_BYTES, Row, kept_row, merged
+from autolaunch.daemon.rows import AHEAD_SECONDS, LINE_BYTES, Row, kept_row, merged
 from autolaunch.daemon.where import Where, where_of
 from autolaunch.given import without_secrets
 from selector.contract import Candidate
@@ -160,7 +160,9 @@ class Store(LearnedFile):
                 rows.extend(connection.execute(asked, (place, LINE_BYTES + 1, 2 * MEASURED_ROWS)).fetchall())
 
         self.do(read, write=False)
-        found = tuple(row for each in rows if (row := kept_row(*each)) is not None)
+        latest = self.clock() + AHEAD_SECONDS
+        read_in = (row for each in rows if (row := kept_row(*each)) is not None)
+        found = tuple(row for row in read_in if row.measured.at <= latest)
         if len(found) < len(rows):
             self.say(f"{len(rows) - len(found)} of the measurements in {self.path} are none, and passed over")
         return found

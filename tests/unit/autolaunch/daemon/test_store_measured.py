@@ -11,7 +11,7 @@ import pytest
 
 from autolaunch.daemon import store as module
 from autolaunch.daemon.deployment import Fault
-from autolaunch.daemon.rows import LINE_BYTES, LINES, Row, line_of, merged, rows_of
+from autolaunch.daemon.rows import AHEAD_SECONDS, LINE_BYTES, LINES, Row, line_of, merged, rows_of
 from autolaunch.daemon.store import Store, Where, configuration_of, where_of
 from selector.contract import Candidate
 from selector.errors import ConfigurationError
@@ -185,6 +185,15 @@ def test_a_file_that_claims_a_schema_it_has_not_is_said(store: Store, path: Path
 def test_a_row_of_wrong_types_ranges_or_size_is_passed_over_and_said(store: Store, path: Path, figures: object) -> None:
     store.measured(HERE, ONE, SERVED)
     write(path, key(HERE), key(configuration_of(ONE)), "start", figures, 1.0)
+    assert [row.measured for row in store.measurements()] == [SERVED]
+    assert "1 of the measurements" in (store.trouble() or "")
+
+
+def test_a_row_of_the_future_is_passed_over_and_said(path: Path) -> None:
+    store = Store(path, clock=lambda: 1_000.0)
+    store.measured(HERE, ONE, SERVED)
+    later = msgspec.structs.replace(START, at=1_001.0 + AHEAD_SECONDS)
+    write(path, key(HERE), key(configuration_of(ONE)), "start", key(later), later.at)
     assert [row.measured for row in store.measurements()] == [SERVED]
     assert "1 of the measurements" in (store.trouble() or "")
 
