@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from autolaunch.cli.terminal import GIB, Terminal, bar, gib, heading, wrapped
+from autolaunch.cli.terminal import Terminal, bar, gib, heading, wrapped
 from selector.contract import Candidate, LaunchPlan, PerDevice
 
 #: (field, name, sign, colour) in the order of the bar. The signs differ, so that a bar reads without colour.
@@ -35,7 +35,10 @@ def render_memory(plan: LaunchPlan, chosen: Candidate, terminal: Terminal) -> st
     if len(names) > _BARS_SHOWN:
         lines.append(f"  and {len(names) - _BARS_SHOWN} more like these")
     lines += _legend(figures, label, terminal)
-    span = f"{chosen.memory.low_bytes / GIB:,.1f} to {gib(chosen.memory.high_bytes)} expected without the KV cache"
+    low, high = gib(chosen.memory.low_bytes), gib(chosen.memory.high_bytes)
+    if low.split()[-1] == high.split()[-1]:  # one unit is enough
+        low = low.split()[0]
+    span = f"{low} to {high} expected without the KV cache"
     lines.append(click.style(wrapped(f"{span} ({chosen.memory.basis})", terminal, first=" " * (label + 4)), dim=True))
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from autolaunch.exporting.header import header
-from autolaunch.exporting.steps import HUB_CLIENT, MODELSCOPE_CLIENT
+from autolaunch.exporting.steps import client, revision
 from autolaunch.exporting.values import File
 from autolaunch.exporting.words import start_script
 from autolaunch.exporting.work import EVERYWHERE, HEALTH, LOOPBACK, Work, fetch, gguf_patterns, started
@@ -63,9 +63,9 @@ def _published(work: Work, number: int) -> str:
 def fetching(work: Work) -> tuple[str, tuple[str, ...]]:
     """The image that fetches the weights, and the command: the engine's own where the hub's client is in it."""
     argv = fetch(work, str(checkpoint_folder(work)))
-    if work.container().python and argv[0] == "hf":
-        return work.container().reference, argv
-    return UV_IMAGE, ("uvx", "--from", MODELSCOPE_CLIENT if argv[0] == "modelscope" else HUB_CLIENT, *argv)
+    if work.container().python and work.candidate.checkpoint.hub == "huggingface":
+        return work.container().reference, ("python3", *argv)
+    return UV_IMAGE, ("uv", "run", "--no-project", "--with", client(work), "python3", *argv)
 
 
 def _weights(work: Work) -> Node:
@@ -85,7 +85,9 @@ def _weights(work: Work) -> Node:
 
 def checkpoint_folder(work: Work) -> PurePosixPath:
     """Where the checkpoint is in a container."""
-    return MODELS / work.candidate.checkpoint.repo.replace("/", "--") / work.name
+    pinned = revision(work)
+    repo = work.candidate.checkpoint.repo.replace("/", "--")
+    return MODELS / (repo if pinned is None else f"{repo}--{pinned}") / work.name
 
 
 def _service(work: Work, number: int) -> Node:
@@ -93,7 +95,7 @@ def _service(work: Work, number: int) -> Node:
     port = work.options.port
     weights = checkpoint_folder(work)
     # The port inside is the same for every replica: a container has its own.
-    each = started(work, 1, weights=weights, host=EVERYWHERE, port=port, choose_devices=work.kind == "amd")
+    each = started(work, number, weights=weights, host=EVERYWHERE, port=port, choose_devices=work.kind == "amd")
     argv = (work.container().program, *each.argv[1:])
     if work.keyed or work.is_gguf:
         script = start_script(

@@ -14,14 +14,14 @@ from autolaunch.exporting.compose import (
     fetching,
 )
 from autolaunch.exporting.header import header
+from autolaunch.exporting.steps import marker, revision
 from autolaunch.exporting.values import File
 from autolaunch.exporting.words import Raw, start_script
-from autolaunch.exporting.work import EVERYWHERE, HEALTH, Work, gguf_patterns, started
+from autolaunch.exporting.work import EVERYWHERE, HEALTH, Work, gguf_patterns, slug, started
 from autolaunch.exporting.yaml_text import Node, documents
 
 _DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 _LABEL = "app.kubernetes.io/name"
-_WHOLE = "/.whole"
 #: Room beside the checkpoint's own files, for what is under way.
 _ROOM = 1.1
 #: Set by the LeaderWorkerSet's controller in every container (https://lws.sigs.k8s.io/docs/reference/labels-annotations-and-environment-variables/).
@@ -97,10 +97,12 @@ def _claim(work: Work) -> Node:
 
 
 def _job(work: Work) -> Node:
+    pinned = revision(work)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _meta(work, "-weights"),
+        # A job cannot be changed: another revision is another one.
+        "metadata": _meta(work, "-weights" + ("" if pinned is None else f"-{slug(pinned)[:12].strip('-')}")),
         "spec": {
             "backoffLimit": 20,
             "template": {
@@ -124,7 +126,7 @@ def _fetching(work: Work) -> Node:
     return {
         "name": "weights",
         "image": image,
-        "command": _argv(("/bin/sh", "-c", script, f"{folder}{_WHOLE}", *argv)),
+        "command": _argv(("/bin/sh", "-c", script, f"{folder}/{marker(work)}", *argv)),
         "env": [
             {
                 "name": "HF_TOKEN",
@@ -145,7 +147,7 @@ def _waiting(work: Work) -> Node:
     return {
         "name": "weights",
         "image": work.container().reference,
-        "command": _argv(("/bin/sh", "-c", script, f"{checkpoint_folder(work)}{_WHOLE}")),
+        "command": _argv(("/bin/sh", "-c", script, f"{checkpoint_folder(work)}/{marker(work)}")),
         "volumeMounts": [{"name": "weights", "mountPath": str(MODELS), "readOnly": True}],
         "securityContext": _container_security(),
     }

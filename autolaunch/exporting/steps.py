@@ -49,12 +49,22 @@ def environment(work: Work, folder: str) -> tuple[tuple[str, ...], ...]:
     return (*made, ("uv", "pip", "install", "--python", folder, *backend, *overrides, *requirements))
 
 
+def client(work: Work) -> str:
+    """The requirement of the hub's client."""
+    return MODELSCOPE_CLIENT if work.candidate.checkpoint.hub == "modelscope" else HUB_CLIENT
+
+
 def weights(work: Work, folder: str) -> tuple[str, ...]:
     """The command that fetches the weights into ``folder``, by the hub's client in an environment of its own."""
-    client = MODELSCOPE_CLIENT if work.candidate.checkpoint.hub == "modelscope" else HUB_CLIENT
-    return ("uv", "tool", "run", "--from", client, *fetch(work, folder))
+    return ("uv", "run", "--no-project", "--python", PYTHON, "--with", client(work), "python", *fetch(work, folder))
 
 
 def marker(work: Work) -> str:
     """The name of the file that says that the weights came whole."""
-    return ".whole-" + re.sub(r"[^A-Za-z0-9._-]", "-", work.candidate.checkpoint.revision or "main")
+    return f".whole-{revision(work) or 'main'}"
+
+
+def revision(work: Work) -> str | None:
+    """The revision that is pinned, as a part of names."""
+    pinned = work.candidate.checkpoint.revision
+    return None if pinned is None else re.sub(r"[^A-Za-z0-9._-]", "-", pinned)

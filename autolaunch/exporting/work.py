@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from msgspec.structs import replace
@@ -24,6 +24,8 @@ from selector.values import Value
 
 Kind = Literal["nvidia", "amd", "apple", "cpu"]
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 - said to be so, and never without a key
+#: Runs the hub's client, and holds that the weights are whole.
+PROGRAM = Path(__file__).with_name("fetch_whole.py")
 #: The kinds by the names of the devices' makers.
 _KINDS: dict[str, Kind] = {"nvidia": "nvidia", "amd": "amd", "apple": "apple"}
 #: Answers without a key in every engine, 200 as soon as the model is loaded (mlx-lm and mlx-vlm: as they start).
@@ -200,7 +202,14 @@ def _key_from_environment(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def fetch(work: Work, folder: str) -> tuple[str, ...]:
-    """The hub's own client, fetching exactly the checkpoint's files into ``folder``."""
+    """What a Python is started with to fetch exactly the checkpoint's files into ``folder``, and to see to it."""
+    _, _, code = PROGRAM.read_text(encoding="utf-8").split('"""', 2)
+    source = "# Runs the client of the hub, then looks whether every shard is there.\n" + code.lstrip()
+    return ("-c", source, folder, work.candidate.checkpoint.file_prefix or "", *_client(work, folder))
+
+
+def _client(work: Work, folder: str) -> tuple[str, ...]:
+    """The hub's own client."""
     checkpoint = work.candidate.checkpoint
     patterns: tuple[str, ...] = (f"{checkpoint.file_prefix}*.gguf",)
     if checkpoint.file_prefix is None:
@@ -242,6 +251,12 @@ def refuse_unfit(work: Work) -> None:
         )
     if work.options.port + work.replicas - 1 not in PORTS:
         raise UsageError(f"{work.replicas} replicas take the ports from {work.options.port} on: there are not so many")
+    machines = work.plan.hardware.nodes
+    if machines > 1 and work.replicas > 1 and to not in ("kubernetes", "slurm"):
+        raise UsageError(
+            f"the plan's {work.replicas} replicas are of {machines} machines, and {to} is of one",
+            hint="plan for one (--hardware) and run that on each; kubernetes and slurm place them by themselves",
+        )
     if work.candidate.parallel.nodes > 1 and to not in ("kubernetes", "slurm"):
         raise UsageError(
             f"the plan lays one replica over {work.candidate.parallel.nodes} machines, and {to} is of one",

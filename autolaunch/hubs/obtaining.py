@@ -21,7 +21,7 @@ from autolaunch.hubs.refusals import TITLES, error_of
 from autolaunch.hubs.speed import Speed, Transfer, told
 from autolaunch.hubs.wire import MOST_LINE_BYTES, Answer, Finished, Listed, Moved, Patience, Question, Refused, Said
 from engines.leash import on_leash
-from selector.errors import DownloadError, HubUnreachable
+from selector.errors import DownloadError, HubUnreachable, NoHubClient
 from selector.facts import Hub
 from selector.values import Value
 
@@ -93,6 +93,8 @@ def obtain(
             if cancelled is not None and cancelled.is_set():
                 raise
             failures.append(error)
+        if isinstance(failures[-1], NoHubClient) and len(failures) > 1:
+            break  # what the first hub said is the cause; that the second could be asked is told beside it
         if not offline and not _may_be_elsewhere(failures[-1]):
             raise failures[-1]
         if not offline and (found := _here(hub, repo, wanted, home)) is not None:

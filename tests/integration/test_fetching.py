@@ -413,6 +413,20 @@ def test_without_the_client_of_modelscope_it_is_said_how_to_get_it(
     assert "glm-autolaunch[modelscope]" in str(caught.value.hint)
 
 
+def test_a_hub_that_does_not_answer_is_the_cause_where_the_other_has_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "none" / "modelscope_hub").mkdir(parents=True)
+    (tmp_path / "none" / "modelscope_hub" / "__init__.py").write_text("raise ImportError('not installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    wanted = Wanted(huggingface="zai-org/GLM-4.6-FP8", modelscope="ZhipuAI/GLM-4.6-FP8")
+    with pytest.raises(HubUnreachable) as caught:  # which is tried again
+        obtain(wanted, home=tmp_path / "home", patience=SHORT)
+    assert "client of ModelScope is not installed" in caught.value.message
+
+
 def test_the_tool_says_what_it_fetched_and_a_ctrl_c_leaves_what_has_come(hub: Hub, tmp_path: Path) -> None:
     hub.faults, hub.bytes_per_second = {"slow": None}, 1e6
     environment = dict(os.environ) | {"AUTOLAUNCH_HOME": str(tmp_path / "home")}

@@ -166,3 +166,26 @@ def test_options_for_the_engine_are_its_own_words() -> None:
 def test_a_host_by_its_name_is_the_address() -> None:
     (file,) = export(planned("replicas"), "compose", options=ExportOptions(host="localhost"), catalog=Catalog()).files
     assert '"127.0.0.1:8001:8000"' in file.text
+
+
+@pytest.mark.parametrize("to", ["systemd", "compose", "shell"])
+def test_replicas_of_several_machines_are_not_put_on_one(to: Target) -> None:
+    plan = api.plan("glm-4.6", hardware="2x8xh200", pins=Pins(engine="vllm", data_parallel=4))
+    assert "2 machines" in refusal(plan, to).message
+
+
+def test_each_replica_on_amd_has_devices_of_its_own() -> None:
+    plan = api.plan("glm-4.6", hardware="8xmi300x", pins=Pins(engine="vllm", tensor_parallel=4, data_parallel=2))
+    text = export(plan, "compose").files[0].text
+    assert "0,1,2,3" in text
+    assert "4,5,6,7" in text
+
+
+def test_another_revision_is_another_folder_mark_and_job() -> None:
+    one, other = (
+        export(api.plan("glm-4.6", hardware="8xh200", pins=Pins(revision=revision)), "kubernetes").files[0].text
+        for revision in ("a" * 40, "b" * 40)
+    )
+    for named in (f".whole-{'a' * 40}", "-weights-aaaaaaaaaaaa", f"--{'a' * 40}/"):
+        assert named in one
+        assert named not in other
