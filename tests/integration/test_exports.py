@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -250,8 +249,9 @@ def test_the_script_serves_without_autolaunch(
     finally:
         process.terminate()
         assert process.wait(30) in (-15, 0, 143)
-    assert sys.modules["autolaunch"].__file__ is not None
-    assert "autolaunch" not in (tmp_path / "log").read_text().replace(str(tmp_path), "").replace("autolaunch--", "")
+    # Of the paths apart, which are those of the tests, nothing speaks of it.
+    told = (tmp_path / "log").read_text().replace(str(tmp_path), "").replace(str(engines_home), "")
+    assert "autolaunch" not in told.replace("autolaunch--", "")
 
 
 @pytest.mark.parametrize(
