@@ -81,6 +81,9 @@ def read(against: Floors, model: str | None = None, *, online: bool = False) -> 
     if disk is None:
         why = "no weights lie there to be read" if largest is None else f"{largest} cannot be read"
         unknown = (*unknown, Unknown(what=f"how fast the disk of {weights} is", why=why))
+    wanted = None if model is None else read_wanted.read_wanted(model, report, known)
+    if wanted is not None and wanted.feasible and not wanted.local and not online:
+        unknown = (*unknown, Unknown(what=f"whether {wanted.model} can be fetched", why="--online asks the hubs"))
     daemon = holder(home / "daemon")
     keys_file = None if configured is None else configured.gateway.keys_file
     return Facts(
@@ -98,6 +101,6 @@ def read(against: Floors, model: str | None = None, *, online: bool = False) -> 
         left_processes=read_places.left_processes(home),
         stale_runs=read_places.stale_runs(home),
         hubs=read_wanted.ask_hubs(os.environ) if online else None,
-        wanted=None if model is None else read_wanted.read_wanted(model, report, known),
+        wanted=wanted,
         unknown=unknown,
     )

@@ -102,3 +102,12 @@ def test_a_driver_that_cannot_be_asked_stops_a_launch_as_a_failed_probe(
     assert code == 4
     first = document["findings"][0]
     assert (first["code"], first["severity"], first["command"]) == ("driver.nvidia", "stops", command)
+
+
+def test_whether_weights_can_be_fetched_is_not_known_until_the_hubs_are_asked(library: Path, tmp_path: Path) -> None:
+    gpus = tuple(scenarios.h100(place) for place in range(8))
+    _, document = examined(library, Scenario(gpus=gpus), tmp_path, "glm-4.6")
+    told = [each["why"] for each in document["unknown"] if "can be fetched" in each["what"]]
+    assert told == ["--online asks the hubs"]
+    _, document = examined(library, Scenario(gpus=gpus), tmp_path, "glm-tiny")  # it is made, not fetched
+    assert not [each for each in document["unknown"] if "can be fetched" in each["what"]]
