@@ -134,7 +134,8 @@ def _shown(arguments: list[str]) -> int:
 
 def _sentence(error: click.UsageError) -> str:
     """Click's message in our manner: it follows a colon and has no full stop."""
-    message = clean(error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
+    told = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+    message = clean(" ".join(told.split())).rstrip(".")  # click lists choices a line each
     return message[:1].lower() + message[1:]
 
 

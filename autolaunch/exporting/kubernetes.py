@@ -19,7 +19,10 @@ from autolaunch.exporting.values import File
 from autolaunch.exporting.words import Raw, start_script
 from autolaunch.exporting.work import EVERYWHERE, HEALTH, Work, gguf_patterns, slug, started
 from autolaunch.exporting.yaml_text import Node, documents
+from selector.facts import Hub
 
+#: The variables in which the hubs' clients look for a token.
+_TOKENS: dict[Hub, str] = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
 _DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 _LABEL = "app.kubernetes.io/name"
 #: Room beside the checkpoint's own files, for what is under way.
@@ -129,11 +132,12 @@ def _fetching(work: Work) -> Node:
         "command": _argv(("/bin/sh", "-c", script, f"{folder}/{marker(work)}", *argv)),
         "env": [
             {
-                "name": "HF_TOKEN",
+                "name": _TOKENS[work.candidate.checkpoint.hub],
                 "valueFrom": {"secretKeyRef": {"name": f"{work.slug}-hub-token", "key": "token", "optional": True}},
             },
             # Whoever it runs as has a place for what it keeps.
             {"name": "HF_HOME", "value": f"{MODELS}/.hub"},
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the container's own
             *([{"name": "UV_CACHE_DIR", "value": "/tmp/uv"}] if image == UV_IMAGE else []),  # noqa: S108 - the container's own
         ],
         "volumeMounts": [{"name": "weights", "mountPath": str(MODELS)}],
