@@ -103,8 +103,6 @@ def damage(directory: Path) -> str | None:
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines()
         return f"its Python does not run: {lines[-1] if lines else f'exit code {answer.returncode}'}"
-    if manifest.lock_sha256 is None:
-        return None
     try:
         text = (directory / LOCK).read_text()
         held = entries(text)

@@ -68,8 +68,7 @@ class Manifest(Value, frozen=True, kw_only=True):
     """``environment.json``, the last file written: what the environment is, and what it takes to make it again.
 
     One that was moved no longer matches it. ``torch_backend`` is the build of PyTorch that was taken (``cu130``,
-    ``cpu``), ``None`` for the default index's; ``lock_sha256`` is of ``requirements.lock`` beside it. What is ``None``
-    otherwise was not recorded yet by the release that made it.
+    ``cpu``), ``None`` for the default index's; ``lock_sha256`` is of ``requirements.lock`` beside it.
     """
 
     schema: Literal[1] = 1
@@ -77,13 +76,13 @@ class Manifest(Value, frozen=True, kw_only=True):
     version: str
     package: str
     requirements: tuple[str, ...]
-    excludes: tuple[str, ...] = ()
+    excludes: tuple[str, ...]
     python: str
-    python_version: str | None = None
-    torch_backend: str | None = None
-    lock_sha256: str | None = None
-    packages: int | None = None
-    bytes_on_disk: int | None = None
+    python_version: str | None
+    torch_backend: str | None
+    lock_sha256: str
+    packages: int
+    bytes_on_disk: int
     directory: str
 
 

@@ -144,13 +144,17 @@ def test_a_wheel_at_hand_needs_no_index_of_pytorch(tmp_path: Path) -> None:
     assert locked_torch_arguments(other, package, {"UV_FIND_LINKS": str(tmp_path)}) == ("--torch-backend", "cu130")
 
 
-def test_an_environment_of_the_release_before_still_counts(uv: Uv, environments: Environments) -> None:
+def test_an_environment_whose_packages_are_not_known_is_made_anew(uv: Uv, environments: Environments) -> None:
     place = environments.ensure(MLX, PACKAGE, environ=uv.environ()).directory
     manifest = json.loads((place / "environment.json").read_text())
-    earlier = ("schema", "engine", "version", "package", "requirements", "python", "directory")
-    (place / "environment.json").write_text(json.dumps({name: manifest[name] for name in earlier}))
+    known = {name: value for name, value in manifest.items() if name != "lock_sha256"}
+    (place / "environment.json").write_text(json.dumps(known))
+    (place / "requirements.lock").unlink()
+    assert environments.find("mlx", MLX.version, PACKAGE) is None
+    assert damage(place) == "it is not finished"
+    assert environments.ensure(MLX, PACKAGE, environ=uv.environ()).directory == place
+    assert json.loads((place / "environment.json").read_text()) == manifest
     assert environments.find("mlx", MLX.version, PACKAGE) is not None
-    assert damage(place) is None
 
 
 def test_where_no_index_answers_what_is_cached_is_enough(uv: Uv, environments: Environments) -> None:
