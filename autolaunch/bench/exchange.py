@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
+from autolaunch.daemon import small_file
 from selector.errors import ConfigurationError
 from selector.values import Value
 
@@ -60,15 +60,8 @@ def write_rows(path: Path, lines: tuple[str, ...]) -> None:
         ConfigurationError: it cannot be written.
     """
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            try:
-                file.writelines(f"{line}\n" for line in lines)
-                file.close()
-                Path(file.name).chmod(0o644)
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        content = "".join(f"{line}\n" for line in lines).encode()
+        small_file.replace(path, content, lambda descriptor: os.fchmod(descriptor, 0o644))
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from error
 

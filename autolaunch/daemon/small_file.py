@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +69,8 @@ def replace(path: Path, content: bytes, own: Callable[[int], None]) -> None:
     Raises:
         OSError: it could not be; what was there is there still.
     """
+    import tempfile  # most who read a file never write one
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     made = Path(temporary)
     try:

@@ -8,12 +8,13 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from autolaunch.hubs.listing import HubFile
+from autolaunch.hubs.refused import Broken
 
 BLOCK_BYTES = 4 * 2**20
 #: A kill costs so much of each file at most, and what was on its way.
@@ -107,6 +108,30 @@ class Arriving:
     @property
     def whole(self) -> bool:
         return self.came_bytes == self._file.size_bytes
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The headers that ask for the rest, as it is: what would be packed on the way could not be continued."""
+        whole = {"Accept-Encoding": "identity"}
+        return whole | ({"Range": f"bytes={self.came_bytes}-"} if self.came_bytes else {})
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """What the server said to that, before its content is taken: where it begins anew, so does what is here.
+
+        Other refusals are the caller's to tell apart, and cost nothing of what has come.
+
+        Raises:
+            Broken: it will not continue what has come, or sends another part than was asked for.
+        """
+        if status == 416:  # what has come is no beginning of what is there
+            self.begin_anew()
+            raise Broken("the server does not continue what has come")
+        begins = f"bytes {self.came_bytes}-"
+        continued = status == 206 and headers.get("Content-Range", begins).startswith(begins)
+        if self.came_bytes and status < 400 and not continued:
+            self.begin_anew()
+            if status == 206:
+                raise Broken("the server sent another part than was asked for")
 
     def take(self, pieces: Iterable[bytes]) -> None:
         """All that comes, written and hashed in blocks: a connection gives it in pieces of some kilobytes.

@@ -151,11 +151,9 @@ class HuggingFace:
             xet = known.xet_file_data
             if xet is not None and _fetched_by_xet(xet, file, self._headers, arriving):
                 return
-            headers = dict(self._headers) | {"Accept-Encoding": "identity"}
+            headers = dict(self._headers) | arriving.asked
             if not _same_host(url, known.location):
                 headers.pop("authorization", None)  # a signed address of a store is nobody to show the token to
-            if arriving.came_bytes:
-                headers["Range"] = f"bytes={arriving.came_bytes}-"
             self._take(known.location, headers, arriving)
         if not arriving.whole:
             raise Broken(f"{file.path} broke off after {arriving.came_bytes} of {file.size_bytes} bytes")
@@ -164,16 +162,8 @@ class HuggingFace:
         session = get_session()
         limits = httpx.Timeout(self._patience.answer_seconds)
         with session.stream("GET", url, headers=headers, timeout=limits, follow_redirects=True) as response:
-            if response.status_code == 416:  # what has come is no beginning of what is there
-                arriving.begin_anew()
-                raise Broken("the server does not continue what has come")
+            arriving.answered(response.status_code, response.headers)
             hf_raise_for_status(response)
-            begins = f"bytes {arriving.came_bytes}-"
-            continued = response.status_code == 206 and response.headers.get("Content-Range", begins).startswith(begins)
-            if arriving.came_bytes and not continued:
-                arriving.begin_anew()
-                if response.status_code == 206:
-                    raise Broken("the server sent another part than was asked for")
             arriving.take(response.iter_raw())
 
     @contextlib.contextmanager

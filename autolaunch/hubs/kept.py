@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from autolaunch.daemon import small_file
 from autolaunch.hubs.listing import HubFile, Listing
 from selector.facts import Hub, ModelFacts, checkpoint_id
 from selector.values import Value, readable
@@ -100,14 +101,9 @@ def keep(home: Path, kept: Kept) -> None:
     """Writes it, in the place of what was kept before. Where it cannot be, the files are hashed again another time."""
     one = kept.listing
     place = place_of(home, one.hub, one.repo, one.revision, kept.file_prefix)
-    made = place.with_name(f".{place.stem}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        made.write_bytes(msgspec.json.encode(kept))
-        made.replace(place)
-    except OSError:
-        with suppress(OSError):
-            made.unlink()
+        small_file.replace(place, msgspec.json.encode(kept), lambda descriptor: os.fchmod(descriptor, 0o644))
 
 
 def of_modelscope(home: Path, model: ModelFacts, revision: str | None) -> frozenset[str]:
@@ -140,10 +136,8 @@ def with_stamps(kept: Kept, more: Iterable[Stamp]) -> Kept:
 
 def _read(place: Path) -> Kept | None:
     try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        found = msgspec.json.decode(content, type=readable(Kept)) if len(content) <= MOST_BYTES else None
-    except (OSError, msgspec.MsgspecError):
+        content = small_file.read(place, MOST_BYTES).content
+        found = msgspec.json.decode(content, type=readable(Kept))
+    except (small_file.Unreadable, msgspec.MsgspecError):
         return None
-    return found if found is not None and found.schema == _SCHEMA else None
+    return found if found.schema == _SCHEMA else None

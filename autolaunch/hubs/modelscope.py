@@ -135,25 +135,14 @@ class ModelScope:
         Raises:
             Broken, Denied, Stopped, OSError: as they say.
         """
-        headers = {"Accept-Encoding": "identity"}
-        if arriving.came_bytes:
-            headers["Range"] = f"bytes={arriving.came_bytes}-"
         asked = {"Revision": commit, "FilePath": file.path}
         wait = self._patience.answer_seconds
         with (
             self._asked(),
-            self._session.get(self._url, params=asked, headers=headers, timeout=wait, stream=True) as response,
+            self._session.get(self._url, params=asked, headers=arriving.asked, timeout=wait, stream=True) as response,
         ):
-            if response.status_code == 416:
-                arriving.begin_anew()
-                raise Broken("the server does not continue what has come")
+            arriving.answered(response.status_code, response.headers)
             self._refuse(response.status_code, response.headers, file.path)
-            begins = f"bytes {arriving.came_bytes}-"
-            continued = response.status_code == 206 and response.headers.get("Content-Range", begins).startswith(begins)
-            if arriving.came_bytes and not continued:
-                arriving.begin_anew()
-                if response.status_code == 206:
-                    raise Broken("the server sent another part than was asked for")
             arriving.take(response.iter_content(CHUNK_BYTES))
         if not arriving.whole:
             raise Broken(f"{file.path} broke off after {arriving.came_bytes} of {file.size_bytes} bytes")
