@@ -8,43 +8,15 @@ from autolaunch.exporting import steps
 from autolaunch.exporting.compose import ASKS_PYTHON
 from autolaunch.exporting.header import header
 from autolaunch.exporting.values import File
-from autolaunch.exporting.words import start_script, unit_command, unit_word
+from autolaunch.exporting.words import start_script, unit_command
 from autolaunch.exporting.work import Work, gguf_patterns, started
+from autolaunch.unit_files import FOR_ANYBODY, FOR_THE_HOST, protect_home, unit_word
 
 #: The longest name of a user.
 _USER_LENGTH = 31
-_HOMES = (PurePosixPath("/home"), PurePosixPath("/root"), PurePosixPath("/run/user"))
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: An engine that was told to end gets so long: requests under way are finished by some.
 STOP_SECONDS = 60
-
-#: Enforced by the kernel; engines compile at run time, so memory may be writable and executable, and hand device memory
-#: from one process to another (pidfd_getfd).
-_SANDBOX = """\
-DynamicUser=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectSystem=strict
-PrivateTmp=yes
-PrivateIPC=yes
-RemoveIPC=yes
-ProtectHostname=yes
-ProtectClock=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-LockPersonality=yes
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-SystemCallArchitectures=native
-SystemCallFilter=@system-service pidfd_getfd
-SystemCallFilter=~@privileged
-SystemCallErrorNumber=EPERM
-"""
 
 
 def systemd(work: Work) -> tuple[File, ...]:
@@ -90,17 +62,15 @@ def _places(work: Work, state: PurePosixPath) -> tuple[PurePosixPath, PurePosixP
 
 
 def _common(work: Work) -> str:
-    in_a_home = work.options.model_path is not None and any(
-        PurePosixPath(work.options.model_path).is_relative_to(home) for home in _HOMES
-    )
+    read = () if work.options.model_path is None else (PurePosixPath(work.options.model_path),)
     return f"""\
+DynamicUser=yes
 User={_base(work)[:_USER_LENGTH].rstrip("-")}
 StateDirectory={_base(work)}
 StateDirectoryMode=0750
 CacheDirectory={_base(work)}
 UMask=0027
-{_SANDBOX}ProtectHome={"read-only" if in_a_home else "yes"}
-"""
+{FOR_THE_HOST}{protect_home(read)}{FOR_ANYBODY}"""
 
 
 def _prepare(work: Work, state: PurePosixPath) -> str:

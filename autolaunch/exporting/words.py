@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 
-#: What systemd reads as it stands, in a command and in a setting.
-_PLAIN = re.compile(r"[A-Za-z0-9/._+=:,@-]+")
+from autolaunch.unit_files import unit_word
 
 
 class Raw(str):
@@ -37,22 +35,6 @@ def lines(argv: Iterable[str], indent: str = "") -> str:
 
 def exported(environment: Mapping[str, str], indent: str = "") -> str:
     return "".join(f"{indent}export {name}={word(value)}\n" for name, value in sorted(environment.items()))
-
-
-def unit_word(text: str, *, command: bool = False) -> str:
-    """``text`` as one word of a unit file; ``$`` stands for itself in a ``command`` (systemd.syntax(7))."""
-    doubled = text.replace("%", "%%")
-    if command:
-        doubled = doubled.replace("$", "$$")
-    if _PLAIN.fullmatch(doubled):
-        return doubled
-    return f'"{"".join(map(_unit_character, doubled))}"'
-
-
-def _unit_character(each: str) -> str:
-    if each in '\\"':
-        return f"\\{each}"
-    return f"\\x{ord(each):02x}" if each < " " or each == "\x7f" else each
 
 
 def unit_command(argv: Iterable[str]) -> str:

@@ -1,16 +1,11 @@
-"""The files for systemd 252 and later: the unit and its drop-ins, the user, the folders. Text in, text out.
-
-What a daemon may not do here is decided by what engines need. They compile at run time, so memory may be writable and
-executable; they talk over shared memory, loopback and netlink; uv and the hub are reached over the network; the
-processes that hold a device are named, so /proc stays visible.
-"""
+"""The files for systemd 252 and later: the unit and its drop-ins, the user, the folders. Text in, text out."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from autolaunch.service.setup import ABORT_SECONDS, MARK, NAME, STOP_SECONDS, File, Setup, serve_command
+from autolaunch.unit_files import FOR_ANYBODY, FOR_THE_HOST, protect_home, unit_word
 
 SYSTEM = Path("/etc/systemd/system")
 UNIT = f"{NAME}.service"
@@ -23,35 +18,6 @@ TMPFILES_PATH = Path(f"/etc/tmpfiles.d/{NAME}.conf")
 STATE, CACHE = Path(f"/var/lib/{NAME}"), Path(f"/var/cache/{NAME}")
 #: The name under which the daemon finds the hub's token in ``$CREDENTIALS_DIRECTORY``.
 TOKEN_CREDENTIAL = "hf-token"  # noqa: S105 - the name of one, not one
-
-_PLAIN = re.compile(r"[A-Za-z0-9/._+=:,@-]+")
-_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
-
-#: Enforced by the kernel for any process, so a user's manager can set them too.
-_FOR_ANYBODY = """\
-NoNewPrivileges=yes
-LockPersonality=yes
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-SystemCallArchitectures=native
-# pidfd_getfd: how PyTorch hands device memory from one process to another.
-SystemCallFilter=@system-service pidfd_getfd
-SystemCallFilter=~@privileged
-SystemCallErrorNumber=EPERM
-"""
-
-
-def quoted(argument: str, *, command: bool = False) -> str:
-    """``argument`` as one word of a unit file, whatever is in it; ``$`` stands for itself in a ``command``."""
-    text = argument.replace("%", "%%")
-    if command:
-        text = text.replace("$", "$$")
-    if _PLAIN.fullmatch(text):
-        return text
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _mark(why: str) -> str:
@@ -86,7 +52,7 @@ def user_folder(home: Path) -> Path:
 
 
 def _unit(setup: Setup, *, head: str, service: str, wanted_by: str) -> str:
-    command = " ".join(quoted(word, command=True) for word in serve_command(setup))
+    command = " ".join(unit_word(word, command=True) for word in serve_command(setup))
     return f"""\
 {_mark(f"changes of your own go into a drop-in (systemctl edit {NAME})")}
 [Unit]
@@ -123,17 +89,16 @@ LimitCORE=0
 TasksMax=infinity
 RuntimeDirectory={NAME}
 RuntimeDirectoryMode=0750
-Environment={quoted(f"PATH={':'.join(setup.search_path)}")}
+Environment={unit_word(f"PATH={':'.join(setup.search_path)}")}
 {service}
-{_FOR_ANYBODY}
+{FOR_ANYBODY}
 [Install]
 WantedBy={wanted_by}
 """
 
 
 def _system_unit(setup: Setup) -> str:
-    where = (Path(setup.program[0]), setup.configuration)
-    in_a_home = any(path.is_relative_to(home) for path in where for home in _HOMES)
+    read = (Path(setup.program[0]), setup.configuration)
     return _unit(
         setup,
         head="""\
@@ -154,21 +119,7 @@ Environment=XDG_CACHE_HOME={CACHE}
 # uv links files from its cache into environments, which it can within one folder of the two.
 Environment=UV_CACHE_DIR={STATE}/uv-cache
 
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectSystem=strict
-ProtectHome={"read-only" if in_a_home else "yes"}
-PrivateTmp=yes
-# What an engine that was killed leaves in /dev/shm goes with the service.
-RemoveIPC=yes
-PrivateIPC=yes
-ProtectHostname=yes
-ProtectClock=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes\
-""",
+{FOR_THE_HOST}{protect_home(read)}""",
         wanted_by="multi-user.target",
     )
 

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autolaunch.exporting import Artefact, ExportOptions, Target, export
-from autolaunch.exporting.words import unit_word
 from autolaunch.exporting.yaml_text import documents
+from autolaunch.unit_files import unit_word
 from selector.catalog import Catalog
 from tests.fakes.exported import planned
 

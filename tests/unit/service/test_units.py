@@ -18,15 +18,8 @@ from autolaunch.daemon.process import GRACE_SECONDS
 from autolaunch.service.devices import Devices, find_devices
 from autolaunch.service.launchd import THROTTLE_SECONDS, launchd_files
 from autolaunch.service.setup import MARK, STOP_SECONDS, Setup, checked, example_configuration
-from autolaunch.service.systemd import (
-    DEVICES_PATH,
-    SYSUSERS_PATH,
-    TOKEN_PATH,
-    UNIT_PATH,
-    quoted,
-    system_files,
-    user_files,
-)
+from autolaunch.service.systemd import DEVICES_PATH, SYSUSERS_PATH, TOKEN_PATH, UNIT_PATH, system_files, user_files
+from autolaunch.unit_files import unit_word
 from selector.errors import UsageError
 
 SETUP = Setup(
@@ -164,14 +157,14 @@ def test_a_token_is_named_by_its_file_and_only_when_there_is_one(tmp_path: Path)
     ],
 )
 def test_a_path_is_one_word_of_a_command_whatever_is_in_it(argument: str, word: str) -> None:
-    assert quoted(argument, command=True) in {word, word.strip('"')}
+    assert unit_word(argument, command=True) in {word, word.strip('"')}
     # Read back as systemd does, but for its own signs.
-    (read,) = shlex.split(quoted(argument, command=True))
+    (read,) = shlex.split(unit_word(argument, command=True))
     assert read.replace("%%", "%").replace("$$", "$") == argument
 
 
 def test_a_dollar_stands_for_itself_outside_of_commands() -> None:
-    assert quoted("PATH=/a b/$x") == '"PATH=/a b/$x"'
+    assert unit_word("PATH=/a b/$x") == '"PATH=/a b/$x"'
 
 
 @pytest.mark.parametrize("path", ["relative/autolaunch", "/opt/a\nExecStartPre=/bin/evil", "/opt/\x1b[31m"])
