@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from selector import notes, offload, score, throughput
+from selector import notes, offload, score
 from selector.aside import aside
 from selector.asked import PlanRequest
 from selector.contract import Candidate, Limits, Note, Parallel, Rejection, Speed
@@ -25,6 +25,7 @@ from selector.legality import Refusal, Verdict
 from selector.memory import Fit
 from selector.placement import Placement
 from selector.ready import Ready, rejection
+from selector.weighed import speed_of
 from selector.weights import LayerSizes, layer_sizes
 
 Waiting = tuple[Ready, Ground, list[Candidate]]
@@ -218,7 +219,9 @@ def _weighed(
             if not made:
                 return number, fit, None
             break
-        made.append((number, fit, _speed(one, keys[number], request, fit)))
+        like, parallel, link = keys[number]
+        left_aside = aside(one.model.architecture, one.weights, one.engine, like.device, fit.limits)
+        made.append((number, fit, speed_of(one, like, link, parallel, fit, request, aside=left_aside)))
     if len(made) < 2:
         return made[0] if made else None
     tried = [
@@ -228,26 +231,6 @@ def _weighed(
     anywhere = msgspec.structs.replace(request, local=None)  # the weights are the same, wherever they are
     best = score.best(tried, anywhere, one.model.context_tokens)
     return next(each for each, (candidate, _) in zip(made, tried, strict=True) if candidate is best)
-
-
-def _speed(one: Ready, key: tuple[Alike, Parallel, Way], request: PlanRequest, fit: Fit) -> Speed:
-    arch, device = one.model.architecture, key[0].device
-    return throughput.estimate(
-        arch=arch,
-        weights=one.weights,
-        engine=one.engine,
-        loads=one.loads,
-        link=key[2],
-        device=device,
-        parallel=key[1],
-        limits=fit.limits,
-        kv_bytes_per_token=fit.memory.kv_bytes_per_token,
-        kv_cache_tokens=fit.memory.kv_cache_tokens,
-        workload=request.workload,
-        concurrency=request.concurrency,
-        download_bytes=one.checkpoint.download_bytes,
-        aside=aside(arch, one.weights, one.engine, device, fit.limits),
-    )
 
 
 def _too_little(fit: Fit, host: MainMemory) -> Refusal:

@@ -13,6 +13,7 @@ from selector.legality import Refusal
 from selector.ready import Ready
 
 if TYPE_CHECKING:
+    from selector.aside import Aside
     from selector.calibration import Correction
 
 
@@ -35,9 +36,8 @@ def weighed(
     correction: Correction | None = None,
 ) -> Weighed | Refusal:
     """Memory and speed of a layout whose fullest device is like this one. ``correction`` is of its memory alone."""
-    arch = one.model.architecture
     fit = memory.fit(
-        arch=arch,
+        arch=one.model.architecture,
         model_context_tokens=one.model.context_tokens,
         weights=one.weights,
         checkpoint_format=one.checkpoint.format,
@@ -51,8 +51,23 @@ def weighed(
     )
     if isinstance(fit, Refusal):
         return fit
-    speed = throughput.estimate(
-        arch=arch,
+    return Weighed(fit, speed_of(one, device, link, parallel, fit, request, speed_factor=speed_factor))
+
+
+def speed_of(
+    one: Ready,
+    device: Alike,
+    link: Way,
+    parallel: Parallel,
+    fit: memory.Fit,
+    request: PlanRequest,
+    *,
+    speed_factor: float = 1.0,
+    aside: Aside | None = None,
+) -> Speed:
+    """The speed of a layout that fits so; ``speed_factor`` and ``aside`` as :func:`selector.throughput.estimate`."""
+    return throughput.estimate(
+        arch=one.model.architecture,
         weights=one.weights,
         engine=one.engine,
         loads=one.loads,
@@ -66,8 +81,8 @@ def weighed(
         concurrency=request.concurrency,
         download_bytes=one.checkpoint.download_bytes,
         speed_factor=speed_factor,
+        aside=aside,
     )
-    return Weighed(fit, speed)
 
 
 def forget() -> None:
