@@ -147,7 +147,8 @@ def test_the_plan_after_a_launch_is_nearer_to_what_was_measured(engine: str, hom
         far, near = abs(math.log(before / seen)), abs(math.log(after / seen))
         figures = f"foretold {before:,.1f}, then {after:,.1f}; measured {seen:,.1f}: {far:.3f} to {near:.3f}"
         print(f"{engine} {name}: {figures}")  # noqa: T201 - by how much is what the test shows
-        assert near <= far / 2 or near < 0.02, f"{name} is no nearer"
+        # Nearer than this is chance: so much two launches of one engine differ by on a shared machine.
+        assert near <= far / 2 or near < 0.05, f"{name} is no nearer"
     assert second["memory"]["basis"] == second["speed"]["basis"] == "measured"
     assert "learned.measured" in learned_of(second)
     home.learned.unlink()
