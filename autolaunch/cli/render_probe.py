@@ -7,7 +7,8 @@ from collections import Counter
 import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
-from selector.hardware import Accelerator, HardwareReport
+from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
+from selector.interconnect import wires, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -16,9 +17,10 @@ _ABOVE_WIDTH = 100
 
 
 def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = False) -> str:
-    """Host, devices, links, drivers, and what each probe said."""
-    parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
+    """Host, nodes, devices, links, ports, and what each probe said."""
+    parts = [_host(report, terminal, verbose=verbose), *_nodes(report, terminal), _devices(report, terminal)]
     parts += _links(report, terminal, verbose=verbose)
+    parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
     parts.append(_findings(report, terminal))
     return "\n\n".join(parts)
@@ -41,14 +43,33 @@ def _host(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> str:
         )
         for driver in report.drivers
     ]
-    if report.nodes > 1:
-        rows.append(("nodes", count(report.nodes)))
     if verbose and host.cpu.features:
         rows.append(("features", " ".join(host.cpu.features)))
     lines = [
         wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
     ]
-    return "\n".join((heading("Host"), *lines))
+    first = f"  the first of {count(report.nodes)} nodes" if report.nodes > 1 else ""
+    return "\n".join((heading("Host") + first, *lines))
+
+
+def _nodes(report: HardwareReport, terminal: Terminal) -> list[str]:
+    """A line a machine, where each was asked."""
+    if not report.hosts:
+        return []
+    devices = Counter(device.node for device in report.accelerators)
+    rows: list[tuple[str, ...]] = [
+        (
+            str(node.index),
+            clean(node.name),
+            clean(node.address or ""),
+            count(devices[node.index]),
+            "unknown" if node.host.memory_total_bytes is None else gib(node.host.memory_total_bytes),
+            next((words(*wire) for wire in wires(node.network)), "unknown"),
+        )
+        for node in sorted(report.hosts, key=lambda node: node.index)
+    ]
+    head = ("#", "node", "address", "GPUs", "memory", "network")
+    return [f"{heading('Nodes')}\n{table(head, rows, right=(0, 3, 4), flex=1, width=terminal.width_columns)}"]
 
 
 def _runtime(runtime: str | None, vendor: str) -> str:
@@ -107,6 +128,51 @@ def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list
         for (kind, bandwidth), number in kinds.most_common()
     ]
     return ["\n".join((heading("Links"), *lines))]
+
+
+def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
+    """The ports of one machine: alike ones in a line, or each in a row. Of several the nodes' table tells."""
+    if report.nodes > 1:
+        if report.hosts:
+            return []
+        return [f"{heading('Network')}\n{wrapped(unknown_network(report), terminal, first='  ')}"]
+    if not report.network:
+        return []
+    if verbose:
+        rows: list[tuple[str, ...]] = [
+            (
+                words(port.kind, port.bandwidth_bytes_per_second),
+                *map(clean, (port.interface or "", port.device or "", ", ".join(port.addresses))),
+            )
+            for port in report.network
+        ]
+        head = ("port", "interface", "RDMA", "addresses")
+        return [f"{heading('Network')}\n{table(head, rows, flex=3, width=terminal.width_columns)}"]
+    alike: dict[tuple[NetworkKind, int | None], list[NetworkPort]] = {}
+    for port in report.network:
+        alike.setdefault((port.kind, port.bandwidth_bytes_per_second), []).append(port)
+    lines = [
+        wrapped(f"{_times(ports)}{words(*key)}: {clean(_names(ports))}", terminal, first="  ", rest="    ")
+        for key, ports in alike.items()
+    ]
+    return ["\n".join((heading("Network"), *lines))]
+
+
+def unknown_network(report: HardwareReport) -> str:
+    """What is said of nodes that a name alone describes."""
+    return f"how the {count(report.nodes)} nodes are joined is not known: plans assume a network"
+
+
+def _times(ports: list[NetworkPort]) -> str:
+    return f"{len(ports)} × " if len(ports) > 1 else ""
+
+
+def _names(ports: list[NetworkPort]) -> str:
+    names = []
+    for port in ports:
+        name = " ".join(part for part in (port.interface, port.device) if part)
+        names.append(f"{name} ({port.addresses[0]})" if port.addresses else name)
+    return ", ".join(names)
 
 
 def _bandwidth(bytes_per_second: int | None) -> str:

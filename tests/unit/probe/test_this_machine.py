@@ -17,7 +17,7 @@ from selector.probe import probe
 def test_this_machine_is_told_without_a_word_or_a_warning(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = probe(environment={}, cache_directory=tmp_path, model_directory=tmp_path)
     assert capfd.readouterr() == ("", "")
-    assert {finding.probe for finding in report.findings} == {"nvidia", "amd", "apple", "host"}
+    assert {finding.probe for finding in report.findings} == {"nvidia", "amd", "apple", "host", "network"}
     host = report.host
     assert host.os in ("linux", "darwin")
     assert host.cpu.cores is not None
