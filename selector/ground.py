@@ -9,6 +9,7 @@ import msgspec
 
 from selector import candidates, legality
 from selector.contract import Parallel
+from selector.devices import Device
 from selector.engine_facts import EngineFacts
 from selector.facts import Architecture
 from selector.legality import Refusal
@@ -39,7 +40,7 @@ class Lot:
         ways = plot.ways
         self.free_bytes = max([way.free_bytes for way in ways])
         self.level = max([way.levels[0][0] for way in ways if way.levels], default=0)
-        first = ways[0].levels[0] if ways[0].levels else (0, True)
+        first = ways[0].levels[0] if ways[0].levels else (0, True, False)
         self.fast = first[0] if bare.tensor > 1 and not first[1] else None
 
     @property
@@ -50,6 +51,11 @@ class Lot:
     def nearest(self) -> Placement | None:
         """One replica in the nearest way, where there is room for it."""
         return self._plot.nearest
+
+    @property
+    def fullest(self) -> Device | None:
+        """The fullest device of the emptiest replica."""
+        return max(self._plot.ways, key=lambda way: way.free_bytes).fullest
 
     @property
     def most_devices(self) -> int:

@@ -29,6 +29,13 @@ class Wire(NamedTuple):
 Wires = tuple[Wire, ...]
 
 
+class Reach(NamedTuple):
+    """How a node is reached. ``rank`` orders the nodes of a report: 0 is the quickest, and alike ones have the same."""
+
+    rank: int
+    wires: Wires
+
+
 def wires(ports: Iterable[NetworkPort]) -> Wires:
     """The quickest port of each kind. A RoCE port is one of Ethernet too, for a node that has no more."""
     rates: dict[NetworkKind, int | None] = {}
@@ -53,9 +60,35 @@ def common(nodes: Iterable[Wires]) -> Wire | None:
     return None
 
 
-def by_node(report: HardwareReport) -> dict[int, Wires]:
-    """The ends of every node that was asked; empty for one machine, and for machines that a name alone describes."""
-    return {} if report.nodes == 1 else {node.index: wires(node.network) for node in report.hosts}
+def slowest(ways: Iterable[Wire | None]) -> Wire | None:
+    """The worst of several ways; ``None`` where one of them is not known."""
+    each = tuple(ways)
+    known = [way for way in each if way is not None]
+    if not known or len(known) < len(each):
+        return None
+    kind = max((way.kind for way in known), key=KINDS.index)
+    rates = [way.bytes_per_second for way in known if way.kind == kind]
+    told = [rate for rate in rates if rate is not None]
+    return Wire(kind, min(told) if len(told) == len(rates) else None)
+
+
+def reaches(report: HardwareReport) -> dict[int, Reach]:
+    """How every node is reached that was asked; empty where a name alone describes the machines."""
+    ends = {node.index: wires(node.network) for node in report.hosts}
+    order = {each: rank for rank, each in enumerate(sorted(set(ends.values()), key=_quickness))}
+    return {index: Reach(order[each], each) for index, each in ends.items()}
+
+
+def _quickness(ends: Wires) -> tuple[int, ...]:
+    if not ends:
+        return (len(KINDS),)
+    return tuple(number for kind, rate in ends for number in (KINDS.index(kind), -(rate or 0)))
+
+
+def between(report: HardwareReport) -> Wire | None:
+    """The way that all nodes of a report have in common."""
+    known = reaches(report)
+    return common(reach.wires for reach in known.values()) if len(known) == report.nodes else None
 
 
 def words(kind: NetworkKind, bytes_per_second: int | None) -> str:

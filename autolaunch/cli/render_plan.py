@@ -64,6 +64,10 @@ def render_head(plan: LaunchPlan, terminal: Terminal) -> str:
         lines = [click.style(told, fg="red", bold=True), wrapped(f"here is {machine}", terminal, first="  ")]
     else:
         lines = [render_machine(plan, terminal)]
+    if plan.hardware.nodes > 1:
+        from autolaunch.cli.render_probe import network_between
+
+        lines.append(wrapped(network_between(plan.hardware), terminal, first="  ", rest="  "))
     lines += [click.style(wrapped(each, terminal, first="  "), fg="yellow") for each in troubles(plan.hardware)]
     if plan.request.pinned:
         pinned = ", ".join(f"{name} {_pin(value)}" for name, value in sorted(plan.request.pinned.items()))

@@ -8,7 +8,7 @@ import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
 from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
-from selector.interconnect import wires, words
+from selector.interconnect import between, wires, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -133,9 +133,7 @@ def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list
 def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
     """The ports of one machine: alike ones in a line, or each in a row. Of several the nodes' table tells."""
     if report.nodes > 1:
-        if report.hosts:
-            return []
-        return [f"{heading('Network')}\n{wrapped(unknown_network(report), terminal, first='  ')}"]
+        return [f"{heading('Network')}\n{wrapped(network_between(report), terminal, first='  ')}"]
     if not report.network:
         return []
     if verbose:
@@ -158,9 +156,14 @@ def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> li
     return ["\n".join((heading("Network"), *lines))]
 
 
-def unknown_network(report: HardwareReport) -> str:
-    """What is said of nodes that a name alone describes."""
-    return f"how the {count(report.nodes)} nodes are joined is not known: plans assume a network"
+def network_between(report: HardwareReport) -> str:
+    """What is known of the network that joins all nodes of a report."""
+    if not report.hosts:
+        return f"how the {count(report.nodes)} nodes are joined is not known: a network is assumed"
+    wire = between(report)
+    if wire is None:
+        return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+    return f"all nodes are joined by {words(*wire)}"
 
 
 def _times(ports: list[NetworkPort]) -> str:
