@@ -32,25 +32,29 @@ def interfaces() -> dict[str, Interface]:
 
 
 def _linux() -> dict[str, Interface]:
-    # psutil would tell it too, and takes ten times as long to import as all of the probes take together.
-    import socket
+    # psutil would tell it too, but importing it, or socket itself, takes longer than all that is asked here.
+    import _socket
 
     found: dict[str, list[str]] = {}
     try:
-        names = [name for _, name in socket.if_nameindex()]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        names = [name for _, name in _socket.if_nameindex()]
+        asking = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    except OSError:
+        names, asking = [], None
+    if asking is not None:
+        try:
             for name in names:
                 address = _primary(asking.fileno(), name)
                 found[name] = [address] if address is not None and is_reachable(address) else []
-    except OSError:
-        found = {}
+        finally:
+            asking.close()
     # Columns: the address in 32 hexadecimal digits, index, prefix, scope (0x20 is the link's), flags, name.
     for line in (read_text(Path("/proc/net/if_inet6"), _ADDRESSES_BYTES) or "").splitlines():
         columns = line.split()
         try:
             packed, scope, flags, name = bytes.fromhex(columns[0]), int(columns[3], 16), int(columns[4], 16), columns[5]
             if scope == 0 and not flags & _PASSING:
-                found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, packed))
+                found.setdefault(name, []).append(_socket.inet_ntop(_socket.AF_INET6, packed))
         except (IndexError, ValueError):
             continue
     return {name: Interface(tuple(addresses)) for name, addresses in found.items()}

@@ -49,7 +49,7 @@ def test_a_host_without_a_gpu_is_probed_without_the_slow_parts(tmp_path: Path) -
     script = (
         "import sys; from selector.probe import probe; report = probe(environment={});"
         "gpu = any(f.outcome != 'absent' for f in report.findings if f.probe in ('nvidia', 'amd'));"
-        "print(gpu or not {'psutil', 'pynvml', 'cpuinfo', 'subprocess'} & set(sys.modules))"
+        "print(gpu or not {'psutil', 'pynvml', 'cpuinfo', 'socket', 'subprocess'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "True"
