@@ -94,11 +94,6 @@ class Replicas:
         return len(self._replicas)
 
     @property
-    def free_bytes(self) -> int:
-        """What is free on the fullest device of the first replica."""
-        return self._weakest[0].free_bytes if self._weakest else 0
-
-    @property
     def fullest(self) -> Device | None:
         """The fullest device of the first replica."""
         return self._weakest[0] if self._weakest else None
@@ -289,15 +284,19 @@ def _replicas(
     inside.sort(key=order)
     across: list[_Replica] = []
     if spans and len(left) >= pipeline:
-        left.sort(key=lambda stage: (*order(stage)[:-1], _reach(stage), stage.devices[0].index or 0))
+        if left[0].devices[0].reach is None:  # nobody told of any
+            left.sort(key=order)
+        else:
+            left.sort(key=lambda stage: (*order(stage)[:-1], _reach(stage), stage.devices[0].index or 0))
         whole = len(left) - len(left) % pipeline
-        across = [_replica(left[start : start + pipeline]) for start in range(0, whole, pipeline)]
+        across = [_replica(_node_by_node(left[start : start + pipeline])) for start in range(0, whole, pipeline)]
     return inside + across
 
 
 def _worst(stages: list[Stage]) -> Way:
-    links = {stage.link for stage in stages}
-    return "network" if "network" in links else "pcie" if "pcie" in links else "fast"
+    if stages[0].link == "network":  # groups over several nodes are pinned, and then all are
+        return "network"
+    return "pcie" if any(stage.link == "pcie" for stage in stages) else "fast"
 
 
 def _reach(stage: Stage) -> int:
@@ -307,14 +306,14 @@ def _reach(stage: Stage) -> int:
 
 def _node_by_node(stages: list[Stage]) -> list[Stage]:
     """The stages of a node together, the nodes in the order of their first stages."""
-    order: dict[int, int] = {}
-    for stage in stages:
-        order.setdefault(stage.devices[0].node, len(order))
-    return stages if len(order) == 1 else sorted(stages, key=lambda stage: order[stage.devices[0].node])
+    nodes = [stage.devices[0].node for stage in stages]
+    if nodes == sorted(nodes):
+        return stages
+    order = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
+    return sorted(stages, key=lambda stage: order[stage.devices[0].node])
 
 
 def _replica(stages: list[Stage]) -> _Replica:
-    stages = _node_by_node(stages)
     if len(stages) == 1:
         return _Replica(*stages[0], len({device.node for device in stages[0].devices}))
     devices = tuple([device for stage in stages for device in stage.devices])

@@ -11,6 +11,7 @@ from selector.hardware import Accelerator, HardwareReport, Host, Link, NetworkKi
 from selector.machines import report_from_spec
 
 GIB = 1 << 30
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def port(kind: NetworkKind, gigabits: float | None, number: int = 0) -> NetworkPort:
@@ -49,7 +50,7 @@ def cluster(
         nodes.append(
             Node(
                 index=place,
-                name=names[place] if names else f"gpu-{chr(ord('a') + place)}",
+                name=names[place] if names else f"gpu-{_LETTERS[place] if place < len(_LETTERS) else place + 1}",
                 address=f"10.0.0.{place + 1}",
                 host=Host(os="linux", memory_total_bytes=size, memory_available_bytes=size),
                 network=ports[place % len(ports)] if ports else (),
