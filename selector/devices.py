@@ -379,8 +379,8 @@ def _slowest_facts(each: list[AcceleratorFacts | None], name: str) -> Accelerato
 
 
 def _host(report: HardwareReport) -> Group | None:
-    """The processor; of several nodes the first one's, where engines that take no devices are started."""
-    memory = of_first_node(report)
+    """The processor. Of several nodes the first one's, and only where none of them has a device."""
+    memory = of_first_node(report) if report.nodes == 1 or not report.accelerators else None
     if memory is None:
         return None
     total, allocatable, free, known = memory

@@ -68,3 +68,14 @@ def test_a_plan_over_machines_says_first_how_they_are_joined(report: HardwareRep
     assert text.splitlines()[1].startswith(line)
     assert probed(report).count(line.strip()) == 1
     assert "2 nodes a replica" in text
+
+
+def test_where_devices_are_what_is_short_that_is_what_comes_nearest() -> None:
+    report = cluster(KNOWN, "8xh100", "4xh100", "4xh100", memory_gib=64)
+    pins = Pins(format="bf16", tensor_parallel=8, pipeline_parallel=2)
+    text = click.unstyle(render_plan(api.plan("glm-4.6", hardware=report, pins=pins, known=KNOWN), Terminal()))
+    nearest = " ".join(text.partition("What comes nearest")[2].split())
+    assert nearest.startswith(
+        "zai-org/GLM-4.6 (BF16) with vllm TP8 PP2: needs 2 groups of 8 devices, each inside a node; there is room "
+        "for 1 (gpu-b has 4, gpu-c has 4)"
+    )

@@ -261,6 +261,14 @@ def test_machines_without_gpus_serve_on_the_first_ones_processor(catalog: Catalo
     assert (plan.chosen.parallel.devices, plan.chosen.parallel.data) == ((), 1)
 
 
+def test_where_a_machine_has_gpus_no_processor_serves_in_their_place(catalog: Catalog) -> None:
+    """A processor of one machine of a cluster, at a fifth of a token a second, is nobody's plan for it."""
+    plan = planned(
+        catalog, filled(cluster(catalog, "8xh100", "8xh100", memory_gib=2048), 1, 30 * GIB), Pins(format="bf16")
+    )
+    assert not plan.feasible
+
+
 # --- from a file ------------------------------------------------------------------------------------
 
 
