@@ -8,7 +8,7 @@ import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
 from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
-from selector.interconnect import between, wires, words
+from selector.interconnect import between, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -17,8 +17,8 @@ _ABOVE_WIDTH = 100
 
 
 def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = False) -> str:
-    """Host, nodes, devices, links, ports, and what each probe said."""
-    parts = [_host(report, terminal, verbose=verbose), *_nodes(report, terminal), _devices(report, terminal)]
+    """Host, devices, links, drivers, and what each probe said."""
+    parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
     parts += _links(report, terminal, verbose=verbose)
     parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
@@ -50,26 +50,6 @@ def _host(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> str:
     ]
     first = f"  the first of {count(report.nodes)} nodes" if report.nodes > 1 else ""
     return "\n".join((heading("Host") + first, *lines))
-
-
-def _nodes(report: HardwareReport, terminal: Terminal) -> list[str]:
-    """A line a machine, where each was asked."""
-    if not report.hosts:
-        return []
-    devices = Counter(device.node for device in report.accelerators)
-    rows: list[tuple[str, ...]] = [
-        (
-            str(node.index),
-            clean(node.name),
-            clean(node.address or ""),
-            count(devices[node.index]),
-            "unknown" if node.host.memory_total_bytes is None else gib(node.host.memory_total_bytes),
-            next((words(*wire) for wire in wires(node.network)), "unknown"),
-        )
-        for node in sorted(report.hosts, key=lambda node: node.index)
-    ]
-    head = ("#", "node", "address", "GPUs", "memory", "network")
-    return [f"{heading('Nodes')}\n{table(head, rows, right=(0, 3, 4), flex=1, width=terminal.width_columns)}"]
 
 
 def _runtime(runtime: str | None, vendor: str) -> str:
@@ -131,7 +111,7 @@ def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list
 
 
 def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
-    """The ports of one machine: alike ones in a line, or each in a row. Of several the nodes' table tells."""
+    """The ports of one machine: alike ones in a line, or each in a row. Of several, what joins them."""
     if report.nodes > 1:
         return [f"{heading('Network')}\n{wrapped(network_between(report), terminal, first='  ')}"]
     if not report.network:
