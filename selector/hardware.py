@@ -14,6 +14,10 @@ from selector.values import Value
 
 SCHEMA = 1
 
+MAXIMUM_NODES = 1024
+#: Of all nodes together: more would only be a slip of the finger, and the links grow with the square of a node.
+MAXIMUM_DEVICES = 8192
+
 Vendor = Literal["nvidia", "amd", "apple"]
 MemoryKind = Literal["dedicated", "unified"]
 LinkKind = Literal["nvlink", "nvswitch", "pcie", "infinity-fabric", "network"]

@@ -50,8 +50,13 @@ def unasked(report: HardwareReport) -> dict[str, str]:
 
 
 def troubles(report: HardwareReport) -> list[str]:
-    """A sentence for each probe that failed, but for those of which the machine's line says it already."""
+    """A sentence for each probe that failed, but for those of which the machine's line says it already.
+
+    How one machine would reach others is no matter of it.
+    """
     told = set() if report.accelerators else {name for name, vendor in _VENDORS.items() if vendor in unasked(report)}
+    if report.nodes == 1:
+        told.add("network")
     return [
         clean(f"{finding.probe} could not be asked: {finding.reason or 'no reason given'}")
         for finding in report.findings

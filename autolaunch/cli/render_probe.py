@@ -7,7 +7,8 @@ from collections import Counter
 import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
-from selector.hardware import Accelerator, HardwareReport
+from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
+from selector.interconnect import between, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -19,6 +20,7 @@ def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = 
     """Host, devices, links, drivers, and what each probe said."""
     parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
     parts += _links(report, terminal, verbose=verbose)
+    parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
     parts.append(_findings(report, terminal))
     return "\n\n".join(parts)
@@ -41,14 +43,13 @@ def _host(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> str:
         )
         for driver in report.drivers
     ]
-    if report.nodes > 1:
-        rows.append(("nodes", count(report.nodes)))
     if verbose and host.cpu.features:
         rows.append(("features", " ".join(host.cpu.features)))
     lines = [
         wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
     ]
-    return "\n".join((heading("Host"), *lines))
+    first = f"  the first of {count(report.nodes)} nodes" if report.nodes > 1 else ""
+    return "\n".join((heading("Host") + first, *lines))
 
 
 def _runtime(runtime: str | None, vendor: str) -> str:
@@ -107,6 +108,54 @@ def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list
         for (kind, bandwidth), number in kinds.most_common()
     ]
     return ["\n".join((heading("Links"), *lines))]
+
+
+def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
+    """The ports of one machine: alike ones in a line, or each in a row. Of several, what joins them."""
+    if report.nodes > 1:
+        return [f"{heading('Network')}\n{wrapped(network_between(report), terminal, first='  ')}"]
+    if not report.network:
+        return []
+    if verbose:
+        rows: list[tuple[str, ...]] = [
+            (
+                words(port.kind, port.bandwidth_bytes_per_second),
+                *map(clean, (port.interface or "", port.device or "", ", ".join(port.addresses))),
+            )
+            for port in report.network
+        ]
+        head = ("port", "interface", "RDMA", "addresses")
+        return [f"{heading('Network')}\n{table(head, rows, flex=3, width=terminal.width_columns)}"]
+    alike: dict[tuple[NetworkKind, int | None], list[NetworkPort]] = {}
+    for port in report.network:
+        alike.setdefault((port.kind, port.bandwidth_bytes_per_second), []).append(port)
+    lines = [
+        wrapped(f"{_times(ports)}{words(*key)}: {clean(_names(ports))}", terminal, first="  ", rest="    ")
+        for key, ports in alike.items()
+    ]
+    return ["\n".join((heading("Network"), *lines))]
+
+
+def network_between(report: HardwareReport) -> str:
+    """What is known of the network that joins all nodes of a report."""
+    if not report.hosts:
+        return f"how the {count(report.nodes)} nodes are joined is not known: a network is assumed"
+    wire = between(report)
+    if wire is None:
+        return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+    return f"all nodes are joined by {words(*wire)}"
+
+
+def _times(ports: list[NetworkPort]) -> str:
+    return f"{len(ports)} × " if len(ports) > 1 else ""
+
+
+def _names(ports: list[NetworkPort]) -> str:
+    names = []
+    for port in ports:
+        name = " ".join(part for part in (port.interface, port.device) if part)
+        names.append(f"{name} ({port.addresses[0]})" if port.addresses else name)
+    return ", ".join(names)
 
 
 def _bandwidth(bytes_per_second: int | None) -> str:

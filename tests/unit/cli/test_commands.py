@@ -218,6 +218,15 @@ def test_a_probe_in_doubt_exits_4(
     assert msgspec.json.decode(capsys.readouterr().out, type=HardwareReport) == report
 
 
+def test_ports_that_could_not_be_listed_leave_no_doubt_about_gpus(
+    monkeypatch: pytest.MonkeyPatch, report_of: Callable[..., HardwareReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = Finding(probe="network", outcome="failed", reason="the list cannot be read")
+    monkeypatch.setattr(api, "probe", lambda: msgspec.structs.replace(report_of(0), findings=(lost,)))
+    assert run(["probe"]) == 0
+    assert "network failed: the list cannot be read" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("line", ["plan glm-4.6", "glm-4.6", "glm-4.6 --dry-run", "plan glm-4.6 --gpus 2"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_nothing_fits_without_a_driver_that_could_not_be_asked_is_a_failed_probe(
