@@ -175,8 +175,7 @@ class Proxy:
                     if sent.endpoint.engine is None:
                         held = await not_taken(connection, model, route.dialect)
                 except Broken as broken:
-                    if isinstance(sent.replica, AtHost):
-                        sent.replica.broke(str(broken))
+                    _broke(sent.replica, broken)
                     if broken.begun:
                         raise engine_died(model) from broken
                     tried = tried.broken(sent.endpoint.place, risked=broken.sent)
@@ -285,6 +284,12 @@ def _is_passed_on(request: Request, model: Model) -> bool:
     return bool(model.hosts) and request.has(HOP)
 
 
+def _broke(replica: Replica, broken: Broken) -> None:
+    """Who keeps an engine up sees its end by itself; a host is asked."""
+    if isinstance(replica, AtHost):
+        replica.broke(str(broken))
+
+
 def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
     passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
     return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
@@ -341,6 +346,7 @@ class _Passing:
         try:
             body = await self.connection.body(ANSWER_BYTES) if self.held is None else self.held
         except Broken as broken:
+            _broke(self.replica, broken)
             raise engine_died(self.model) from broken
         status, body = self.mender.whole(status, body)
         if status < 400:  # an engine that does not generate any more may still refuse
@@ -372,7 +378,8 @@ class _Passing:
             last = mender.end()
             if mender.failed:  # some engines' answers end with their connections: so does the death of one
                 reason = "engine_error" if told_so else "engine_died"
-        except Broken:
+        except Broken as broken:
+            _broke(self.replica, broken)
             reason = "engine_died"
             last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
         await request.write(last)

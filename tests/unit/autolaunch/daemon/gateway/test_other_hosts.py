@@ -437,6 +437,37 @@ async def test_a_stream_of_a_host_that_hangs_ends_in_an_error_event() -> None:
 
 
 @story
+async def test_an_engine_of_another_host_that_dies_midway_is_told_as_one_of_this_host() -> None:
+    async with two() as (first, second):
+        first.replica.leave(LOADING)
+        client = await first.connect()
+        second.engine.usual = (STREAM, event("a"), 0.01, "rst")
+        told = await client.chat(stream=True)
+        assert told.events[-1] == b"[DONE]"
+        assert len([each for each in told.events if each != b"[DONE]" and "error" in each]) == 1
+        assert told.events[-2]["error"]["code"] == "engine_died"
+        assert "ask again" in told.events[-2]["error"]["message"]
+        assert told.head.lower().count(b"x-accel-buffering") == 1
+        second.engine.usual = (whole({"error": {"message": "at /root/x.py"}}, status=500),)
+        failed = await client.chat()
+        assert (failed.status, failed.code) == (502, "engine_error")
+        assert b"/root" not in failed.body
+
+
+@story
+async def test_what_a_server_of_another_kind_says_of_its_faults_is_not_passed_on() -> None:
+    async with beside() as (first, other):
+        await heard_of(first)
+        first.replica.leave(LOADING)
+        for code in (None, 500, "internal", "a" * 500):
+            error = {"error": {"message": "at 10.0.0.9: a secret", "type": "x", "code": code}}
+            other.usual = (whole(error, status=500),)
+            failed = await (await first.connect()).chat()
+            assert (failed.status, failed.code) == (502, "engine_error")
+            assert b"secret" not in failed.body
+
+
+@story
 async def test_a_stream_that_flows_is_not_cut_however_little_else_its_host_answers() -> None:
     async with beside() as (first, other):
         await heard_of(first)
