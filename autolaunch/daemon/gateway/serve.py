@@ -244,7 +244,7 @@ class Gateway:
             raise wrong_method("POST")
         since = time.monotonic()
         body = await self._body(request)
-        asks = self._asked_for(request, route, body, key, since)
+        asks = self._asked_for(route, body, key, since)
         asks.body, began.seen = body, asks.seen
         await self._proxied(request, route, asks)
 
@@ -254,10 +254,10 @@ class Gateway:
             request, route, asks.model, asks.body, asks.seen, streamed=asks.streamed, sent=asks.sent, page=page
         )
 
-    def _asked_for(self, request: Request, route: Route, body: bytes, key: str | None, since: float) -> Asks:
+    def _asked_for(self, route: Route, body: bytes, key: str | None, since: float) -> Asks:
         name, streamed = read_body(body)
         model = self.models.get(name)
-        if model is None or (not model.replicas and request.has(HOP)):
+        if model is None:
             raise self._unknown(name)
         return Asks(model, self._metrics.begun(model=name, route=route.name, key=key, since=since), streamed)
 
@@ -277,7 +277,7 @@ class Gateway:
             body = request.body_now(self.options.body_bytes)
             if body is None:
                 return
-            asks = self._asked_for(request, route, body, key, since)
+            asks = self._asked_for(route, body, key, since)
             asks.body, asks.sent = body, self._proxy.sent(request, route, asks.model, body)
             request.early, request.left = asks, asks.leave
         except Refusal as refusal:
@@ -295,6 +295,9 @@ class Gateway:
         request.respond(refusal.status, (*headers, *page), body, close=refusal.close)
 
     def _unknown(self, name: str) -> Refusal:
+        if self.hosts.asking:
+            message = f"there is no model {name[:200]!r} here; what other hosts serve is being asked"
+            return Refusal(503, message, code="model_loading", retry_seconds=1.0, reason="not_ready")
         close = difflib.get_close_matches(name.lower(), [each.lower() for each in self.models], n=1)
         hint = next((each for each in self.models if close and each.lower() == close[0]), None)
         message = f"there is no model {name[:200]!r} here" + (f"; did you mean {hint!r}?" if hint else "")

@@ -640,9 +640,12 @@ async def test_readiness_waits_for_the_first_word_of_hosts_and_for_none_where_so
         client = await first.connect()
         waits = await client.ask("GET", "/ready")
         assert (waits.status, waits.json["status"]) == (503, "waiting")
+        unknown = await client.chat(model="perhaps-there")
+        assert (unknown.status, unknown.header("retry-after")) == (503, "1")
         go.set()
         await heard_of(first)
         assert (await client.ask("GET", "/ready")).status == 200
+        assert (await client.chat(model="perhaps-there")).status == 404
         other.pages["/v1/models"] = (models("only-there"),)
         await until(lambda: "only-there" in first.gateway.models)
         other.stop()
