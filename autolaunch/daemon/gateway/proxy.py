@@ -133,7 +133,10 @@ class Proxy:
         engine begins with it there is time for the rest."""
         if model.under_way >= self.options.queue or self.ending:
             return None
-        found = model.pick(_conversation(model, body), here=_is_passed_on(request, model))
+        if model.hosts or len(model.replicas) > 1:
+            found = model.pick(asked.conversation(body), here=_is_passed_on(request, model))
+        else:
+            found = model.pick(None)
         if found is None:
             return None
         replica, endpoint = found
@@ -215,7 +218,8 @@ class Proxy:
             )
         if self.ending:
             raise endpoint_ending(model)
-        conversation, here = _conversation(model, body), _is_passed_on(request, model)
+        conversation = asked.conversation(body) if model.hosts or len(model.replicas) > 1 else None
+        here = _is_passed_on(request, model)
         found = model.pick(conversation, tried.failed | tried.passed_over, here=here)
         if found is not None:
             return found
@@ -242,7 +246,7 @@ class Proxy:
             model.waiting -= 1
 
     def _upstream(self, replica: Replica, endpoint: Endpoint) -> Upstream:
-        if isinstance(replica, AtHost):
+        if endpoint.engine is None and isinstance(replica, AtHost):
             return replica.upstream
         place = (endpoint.host, endpoint.port)
         run, upstream = self._upstreams.get(place, (-1, None))
@@ -273,11 +277,6 @@ class _Waits:
             if name.strip().lower() == "wait" and value.isascii() and value.isdigit() and len(value) < 9:
                 return min(float(value), self._most_seconds)
         return 0.0
-
-
-def _conversation(model: Model, body: bytes) -> bytes | None:
-    """What keeps a conversation together, where there is a choice."""
-    return asked.conversation(body) if len(model.replicas) + len(model.hosts) > 1 else None
 
 
 def _is_passed_on(request: Request, model: Model) -> bool:
