@@ -166,7 +166,9 @@ class BriefDocument(Document, frozen=True, kw_only=True):
 
 
 class HostModelDocument(Document, frozen=True, kw_only=True):
-    """A model at another host. ``state`` is what that host says of it: ``serving``, ``loading``, ``asleep`` …"""
+    """A model at another host. ``state``: ``serving``, ``loading``, ``asleep``, ``stopped``, ``failed``, as that host
+    says; ``unreachable`` while it says nothing.
+    """
 
     name: str
     state: str

@@ -97,7 +97,7 @@ def host(one: OtherHost) -> HostDocument:
         url=one.access.url,
         state=one.state,
         since=moment(one.since),
-        models=tuple(HostModelDocument(name=each.name, state=each.condition) for each in one.members),
+        models=tuple(HostModelDocument(name=each.name, state=each.standing().condition) for each in one.members),
         requests=one.requests,
         failures=one.failures,
         fault=None if one.error is None else shown(one.error, one.access.api_key),
