@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from autolaunch.cli.app import LAUNCH, autolaunch
 from autolaunch.daemon.deployment import Deployment
-from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.gateway.options import GatewayOptions, HostOptions
 from selector.catalog import Catalog
 from selector.errors import UsageError
 from selector.values import Value
@@ -186,7 +186,11 @@ def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("")
     path = tmp_path / "autolaunch.toml"
-    path.write_text(block.text.replace("/etc/autolaunch/keys", str(keys)))
+    host_key = tmp_path / "h2"
+    host_key.touch(mode=0o600)
+    host_key.write_text("the-key-of-another-host")
+    text = re.sub(r"/etc/autolaunch/hosts/\w+\.key", str(host_key), block.text)
+    path.write_text(text.replace("/etc/autolaunch/keys", str(keys)))
     runner = CliRunner()
     made = runner.invoke(autolaunch, ["keys", "add", "web", "--file", str(keys)])
     assert made.exit_code == 0, made.output
@@ -195,7 +199,10 @@ def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     assert "is right" in result.output
 
 
-@pytest.mark.parametrize(("heading", "kind"), [("[[deployments]]", Deployment), ("[gateway]", GatewayOptions)])
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [("[[deployments]]", Deployment), ("[gateway]", GatewayOptions), ("[[gateway.hosts]]", HostOptions)],
+)
 def test_every_key_of_the_configuration_is_in_its_reference(heading: str, kind: type[Value]) -> None:
     text = (documented.DOCS / "reference/configuration.md").read_text(encoding="utf-8")
     section = text.partition(f"## `{heading}`")[2].partition("\n## ")[0]
