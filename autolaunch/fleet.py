@@ -32,7 +32,7 @@ MAXIMUM_REPLICAS = 1_000_000
 WEIGHTS = (0.001, 1_000.0)
 
 _TOKENS = ("context_tokens", "input_tokens", "output_tokens")
-_FIRST = "docs/guides/fleet.md shows a first one"
+_FIRST = "the guide on many hosts (docs/guides/fleet.md) shows a first one"
 
 
 def plan_fleet(

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 from selector.fleet.problem import Figures, Filling, Problem
 
-STEPS = 240
+STEPS = 1000
 #: Steps without a better bound after which they are halved.
-_PATIENCE = 12
+_PATIENCE = 20
 #: The share of a new answer in the average.
-_FRESH = 0.06
+_FRESH = 0.05
+#: A bound that is so near to what was reached is near enough, as a share.
+_CLOSE = 2e-4
 #: Sums of floats are off by less than this share.
 _ROUNDING = 1e-9
 
@@ -63,9 +65,8 @@ def bounds(problem: Problem, reached: Figures) -> tuple[int, int, int | None, in
 
     What nobody looked for is ``None``: devices where they do not count, output where it only decides between equals.
     """
-    minimums = tuple(each.minimum for each in problem.demands)
-    lacking = _least_lack(problem, minimums, reached.lacking)
-    wanted = tuple(problem.wanted(place) or 0 for place in range(len(minimums)))
+    lacking = least_lacking(problem, reached)
+    wanted = tuple(problem.wanted(place) or 0 for place in range(len(problem.demands)))
     wanted_lacking = _least_lack(problem, wanted, reached.wanted_lacking) if problem.objective == "replicas" else 0
     terms = main_terms(problem, reached)
     if problem.objective == "throughput":
@@ -73,6 +74,11 @@ def bounds(problem: Problem, reached: Figures) -> tuple[int, int, int | None, in
         return lacking, wanted_lacking, None, max(int(found.bound), reached.output)
     found = relaxed(problem, terms, float(-reached.devices))
     return lacking, wanted_lacking, min(max(0, ceil(-found.bound)), reached.devices), None
+
+
+def least_lacking(problem: Problem, reached: Figures) -> int:
+    """The least that any packing could be short of the minimums, weighted."""
+    return _least_lack(problem, tuple(each.minimum for each in problem.demands), reached.lacking)
 
 
 def _least_lack(problem: Problem, floors: tuple[int, ...], reached: int) -> int:
@@ -90,49 +96,51 @@ def _least_lack(problem: Problem, floors: tuple[int, ...], reached: int) -> int:
 def relaxed(problem: Problem, terms: Terms, reached: float, steps: int = STEPS) -> Relaxed:
     """The bound, by at most ``steps`` steps; ``reached`` is what some packing comes to."""
     weights = [each.weight for each in problem.demands]
-    over = [0.0] * len(weights)
-    under = [0.0] * len(weights)
+    deployments = range(len(weights))
+    over, under = [0.0] * len(weights), [0.0] * len(weights)
+    center = (over, under)
+    counts, missed = [0.0] * len(weights), [0.0] * len(weights)
     cheap = _Fills(problem)
     shares: list[dict[Filling, float]] = [{} for _ in problem.bins]
-    best = float("inf")
-    prices = [0.0] * len(problem.options)
+    best, prices = float("inf"), [0.0] * len(problem.options)
     length, waited = 1.0, 0
     for step in range(steps):
-        total, counts = 0.0, [0.0] * len(weights)
         worth = [
             value - over[option.deployment] + under[option.deployment]
             for value, option in zip(terms.values, problem.options, strict=True)
         ]
-        fresh = 1.0 if step == 0 else max(_FRESH, 1 / (step + 1))
+        fresh = max(_FRESH, 1 / (step + 1))
+        total, now = 0.0, [0.0] * len(weights)
         for place, each in enumerate(problem.bins):
             gives, filling, used = cheap.best(place, worth)
             total += each.hosts * gives
             for number in filling:
-                counts[problem.options[number].deployment] += each.hosts / used
+                now[problem.options[number].deployment] += each.hosts / used
             _mix(shares[place], filling, fresh)
-        missed = _missed(under, terms, weights)
+        spared = _missed(under, terms, weights)
         for place, cap in enumerate(terms.caps):
-            total += (over[place] * cap if cap is not None else 0.0) - under[place] * terms.floors[place]
-            total += under[place] * missed[place]
-        if total < best - abs(best if best < float("inf") else 0.0) * 1e-7:
-            best, prices, waited = total, worth, 0
+            total += (over[place] * cap if cap is not None else 0.0) + under[place] * (
+                spared[place] - terms.floors[place]
+            )
+        counts = [(1 - fresh) * old + fresh * new for old, new in zip(counts, now, strict=True)]
+        missed = [(1 - fresh) * old + fresh * new for old, new in zip(missed, spared, strict=True)]
+        if total < best:
+            better = best - total > 1e-6 * abs(total)
+            best, prices, center, waited = total, worth, (over, under), 0 if better else waited + 1
+            length = min(2.0, length * 1.1) if better else length
         else:
             waited += 1
-            if waited >= _PATIENCE:
-                length, waited = length / 2, 0
-        slopes = [
-            (0.0 if cap is None else counts[place] - cap, terms.floors[place] - counts[place] - missed[place])
-            for place, cap in enumerate(terms.caps)
-        ]
-        moved = sum(
-            (up * up if up > 0 or over[place] > 0 else 0.0) + (down * down if down > 0 or under[place] > 0 else 0.0)
-            for place, (up, down) in enumerate(slopes)
-        )
-        if moved <= 0 or best <= reached or length < 1e-4:
+        if waited >= _PATIENCE:
+            length, waited = length * 0.6, 0
+        ups = [0.0 if terms.caps[each] is None else counts[each] - (terms.caps[each] or 0) for each in deployments]
+        downs = [terms.floors[each] - counts[each] - missed[each] for each in deployments]
+        moved = sum(up * up for up, price in zip(ups, center[0], strict=True) if up > 0 or price > 0)
+        moved += sum(down * down for down, price in zip(downs, center[1], strict=True) if down > 0 or price > 0)
+        if moved <= 0 or best - reached <= _CLOSE * abs(reached) or length < 1e-5:
             break
-        stride = length * max(total - reached, abs(total) * 1e-6) / moved
-        over = [max(0.0, price + stride * up) for price, (up, _) in zip(over, slopes, strict=True)]
-        under = [max(0.0, price + stride * down) for price, (_, down) in zip(under, slopes, strict=True)]
+        stride = length * max(best - reached, abs(best) * 1e-5) / moved
+        over = [max(0.0, price + stride * up) for price, up in zip(center[0], ups, strict=True)]
+        under = [max(0.0, price + stride * down) for price, down in zip(center[1], downs, strict=True)]
     return Relaxed(best + abs(best) * _ROUNDING, tuple(prices), tuple(shares))
 
 

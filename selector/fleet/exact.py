@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from highspy import Highs
 
 #: Ways of cutting all kinds of host beyond which no exact solution is tried.
-MAXIMUM_WAYS = 20_000
+MAXIMUM_WAYS = 5_000
 #: The share by which a solution may be short of the best: of floating-point numbers, none can be nearer.
 TOLERANCE = 1e-6
 
@@ -88,19 +88,17 @@ class _Program:
         solver.setOptionValue("mip_abs_gap", 1e-7)
         if most_nodes is not None:
             solver.setOptionValue("mip_max_nodes", most_nodes)
-        self._cuts: list[tuple[int, tuple[int, ...], int]] = []
         self._columns = 0
         sizes = [
             sorted({each.slots for each in problem.options if each.bin == place and each.hosts == 1}, reverse=True)
             for place in range(len(problem.bins))
         ]
-        ways = 0
+        found: list[tuple[int, tuple[int, ...]]] = []
         for place, each in enumerate(problem.bins):
-            for cut in cuts(each.slots, sizes[place], MAXIMUM_WAYS - ways):
-                self._cuts.append((place, cut, self._column(each.hosts)))
-                ways += 1
-        if ways >= MAXIMUM_WAYS:
+            found += [(place, cut) for cut in cuts(each.slots, sizes[place], MAXIMUM_WAYS + 1 - len(found))]
+        if len(found) > MAXIMUM_WAYS:
             raise Unsolved(f"more than {MAXIMUM_WAYS:,} ways of cutting hosts")
+        self._cuts = [(place, cut, self._column(problem.bins[place].hosts)) for place, cut in found]
         self._options = [self._column(self._most(option)) for option in problem.options]
         for place, each in enumerate(problem.bins):
             row = {column: 1.0 for owner, _, column in self._cuts if owner == place}

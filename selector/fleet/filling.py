@@ -14,6 +14,8 @@ from selector.fleet.problem import Filling, Option, Problem
 
 #: The worth of the next replicas of a deployment beside what they give: as many entries as it may still have.
 Bonuses = tuple[int, ...]
+#: More replicas than there are devices anywhere.
+_MANY = 1 << 62
 
 
 class Worth(NamedTuple):
@@ -58,7 +60,14 @@ class Filler:
                 self._singles[option.bin].setdefault(option.deployment, []).append(number)
         self._bonuses: dict[tuple[int, int, int], Bonuses] = {}
         self._uses: dict[tuple[int, int, Bonuses], list[tuple[int, Filling]]] = {}
-        self._filled: dict[tuple[int, int, tuple[Bonuses, ...]], tuple[int, Filling]] = {}
+        self._filled: dict[tuple[int, int, tuple[int, ...]], tuple[int, Filling]] = {}
+        self._sums: dict[Filling, tuple[int, tuple[tuple[int, int], ...]]] = {}
+        bounds = [
+            (each.minimum, _MANY if wanted is None else wanted)
+            for each, wanted in zip(problem.demands, self._wanted, strict=True)
+        ]
+        #: Of each kind of host, its deployments with the least and the most replicas of each.
+        self._asked = [tuple((each, *bounds[each]) for each in singles) for singles in self._singles]
 
     def bonuses(self, deployment: int, count: int, most: int) -> Bonuses:
         """What each further replica is worth beside its output, up to ``most`` of them and to what is wanted."""
@@ -78,22 +87,35 @@ class Filler:
         """What a host of a kind, with so many slots ``taken``, is worth at best, and its filling."""
         slots = self.problem.bins[place].slots
         singles = self._singles[place]
-        key = (place, slots - taken, tuple([self.bonuses(each, counts[each], slots) for each in singles]))
+        # Counts that make no difference to this host are one key.
+        told = tuple(
+            [
+                max(count, least - slots)
+                if (count := counts[each]) < least
+                else least
+                if most - count >= slots
+                else count
+                for each, least, most in self._asked[place]
+            ]
+        )
+        key = (place, slots - taken, told)
         known = self._filled.get(key)
         if known is None:
-            bonuses = dict(zip(singles, key[2], strict=True))
+            bonuses = {each: self.bonuses(each, counts[each], slots) for each in singles}
             known = self._filled[key] = self._divided(place, slots - taken, bonuses)
         return known
 
     def gain(self, filling: Filling, counts: list[int]) -> int | None:
         """What a filling adds to ``counts``; ``None`` where a deployment would have more than it may."""
-        added: dict[int, int] = {}
-        total = 0
-        for number in filling:
-            deployment = self.problem.options[number].deployment
-            added[deployment] = added.get(deployment, 0) + 1
-            total += self.worth.values[number]
-        for deployment, more in added.items():
+        known = self._sums.get(filling)
+        if known is None:
+            added: dict[int, int] = {}
+            for number in filling:
+                deployment = self.problem.options[number].deployment
+                added[deployment] = added.get(deployment, 0) + 1
+            known = self._sums[filling] = (sum(self.worth.values[each] for each in filling), tuple(added.items()))
+        total = known[0]
+        for deployment, more in known[1]:
             bonuses = self.bonuses(deployment, counts[deployment], more)
             if len(bonuses) < more:
                 return None

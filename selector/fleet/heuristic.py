@@ -1,11 +1,13 @@
 """A good packing without a solver, for any number of hosts, and the same one every time.
 
-Three starts, each a packing in itself: hosts filled one after the other by :mod:`selector.fleet.filling`, the ones with
-the fewest uses first and then the ones with the most; and the relaxed problem's solution (:mod:`selector.fleet.bound`)
-rounded down, with the hosts that are left filled the same way. Each is bettered by a search over neighbours: one host
-emptied and filled again (which is exact for that host), two, a few, in every or in drawn orders, until a pass finds
-nothing or its tries are spent. Hosts of one kind with one filling are looked at once, so a pass costs as much for a
-thousand hosts as for the kinds of host and filling there are. Draws come from a fixed seed.
+Four starts, each a packing in itself: the relaxed problem's solution (:mod:`selector.fleet.bound`) rounded down, with
+the hosts that are left filled one after the other by :mod:`selector.fleet.filling`; and all hosts filled so, the ones
+with the fewest uses first, with the most first, and at the relaxed problem's prices. Each is bettered by a search over
+neighbours: one host emptied and filled again (which is exact for that host), one replica moved, two hosts, and for the
+best starts a few that are drawn, some with an option put in first. It ends where the bound says that hardly anything is
+left to win, where a pass finds nothing, or when its tries are spent. Hosts of one kind with one filling are looked at
+once, so a pass costs as much for a thousand hosts as for the kinds of host and filling there are. Draws come from a
+fixed seed.
 
 What it is worth is measured against the exact solution by ``scripts/bench_fleet`` and held by a test; every plan tells
 the gap that is proven for it.
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import ceil
 
-from selector.fleet.bound import Relaxed, main_terms, relaxed
+from selector.fleet.bound import Relaxed, least_lacking, main_terms, relaxed
 from selector.fleet.filling import Filler, Worth
 from selector.fleet.problem import Filling, Packing, Problem, figures
 
@@ -27,7 +29,9 @@ _PAIRS = 600
 _DRAWS = 250
 _ROUNDS = 8
 #: The search ends where no packing can be better by more than this share.
-_NEAR = 0.002
+_NEAR = 0.003
+#: Hosts that are filled for a try, over all starts: a few seconds of work.
+_FILLED = 80_000
 _WIDEST = 5
 #: Of so many starts the neighbours that are drawn are tried.
 _DEEPENED = 2
@@ -37,31 +41,50 @@ _Unit = tuple[int, Filling]
 
 
 def packed(problem: Problem) -> Packing:
-    """The best of the starts, each bettered."""
+    """The best of the starts, bettered."""
     worth = Worth.of(problem)
     filler = Filler(problem, worth)
     uses = [
         len({each.deployment for each in problem.options if each.bin == place}) for place in range(len(problem.bins))
     ]
     scarce = sorted(range(len(problem.bins)), key=lambda place: (uses[place], place))
-    first = _Fleet(filler, ()).filled(scarce)
+    first = _Fleet(filler, (), _Effort()).filled(scarce)
     reached = figures(problem, first.packing())
-    terms = main_terms(problem, reached)
-    loose = relaxed(problem, terms, float(reached.output if problem.objective == "throughput" else -reached.devices))
+    loose = relaxed(
+        problem,
+        main_terms(problem, reached),
+        float(reached.output if problem.objective == "throughput" else -reached.devices),
+    )
+    enough = _enough(problem, worth, loose, least_lacking(problem, reached))
     guides = tuple(Filler(problem, each) for each in _guides(problem, worth, loose))
-    starts = [
-        _Fleet(filler, guides).filled(scarce),
-        _Fleet(filler, guides).filled(scarce[::-1]),
-        _Fleet(filler, guides).filled(scarce, guided=True).filled(scarce),
-        _Fleet(filler, guides).rounded(loose.shares).filled(scarce, guided=True).filled(scarce),
-    ]
-    for start in starts:
-        start.bettered()
+    effort = _Effort()
+    starts: list[_Fleet] = []
+    for shares, order, guided in (
+        (loose.shares, scarce, True),
+        (None, scarce, False),
+        (None, scarce[::-1], False),
+        (None, scarce, True),
+    ):
+        fleet = _Fleet(filler, guides, effort)
+        if shares is not None:
+            fleet.rounded(shares)
+        if guided:
+            fleet.filled(order, guided=True)
+        starts.append(fleet.filled(order))
+        fleet.bettered(enough)
+        if fleet.worth >= enough:
+            return fleet.packing()
     starts.sort(key=lambda each: -each.worth)  # the sort is stable: the first of equals
-    enough = _enough(problem, worth, loose)
     for start in starts[:_DEEPENED]:
-        start.bettered(rounds=_ROUNDS, enough=enough)
+        start.bettered(enough, rounds=_ROUNDS)
     return max(starts[:_DEEPENED], key=lambda each: each.worth).packing()
+
+
+class _Effort:
+    """How many hosts may still be filled for a try."""
+
+    def __init__(self) -> None:
+        self.left = _FILLED
 
 
 def _guides(problem: Problem, worth: Worth, loose: Relaxed) -> tuple[Worth, ...]:
@@ -73,12 +96,11 @@ def _guides(problem: Problem, worth: Worth, loose: Relaxed) -> tuple[Worth, ...]
     return (Worth(tuple(round(each * scale) for each in loose.worth), 0, 0),)
 
 
-def _enough(problem: Problem, worth: Worth, loose: Relaxed) -> int:
-    """A worth that no packing exceeds by more than a little."""
-    total = sum(
-        (worth.lack * each.minimum + worth.want * (problem.wanted(place) or 0)) * each.weight
-        for place, each in enumerate(problem.demands)
-    )
+def _enough(problem: Problem, worth: Worth, loose: Relaxed, lacking: int) -> int:
+    """A worth that no packing exceeds by more than a little; ``lacking`` is the least that any packing lacks."""
+    total = -worth.lack * lacking
+    for place, each in enumerate(problem.demands):
+        total += (worth.lack * each.minimum + worth.want * (problem.wanted(place) or 0)) * each.weight
     if problem.objective == "throughput":
         return total + int(loose.bound * (1 - _NEAR))
     return total - worth.device * max(0, ceil(-loose.bound))
@@ -87,8 +109,9 @@ def _enough(problem: Problem, worth: Worth, loose: Relaxed) -> int:
 class _Fleet:
     """A packing that is being made. Every host is in a unit; those that carry nothing are in an empty one."""
 
-    def __init__(self, filler: Filler, guides: tuple[Filler, ...]) -> None:
+    def __init__(self, filler: Filler, guides: tuple[Filler, ...], effort: _Effort) -> None:
         self._filler, self._guides, self._problem = filler, (filler, *guides), filler.problem
+        self._effort = effort
         self.units: dict[_Unit, int] = {
             (place, ()): each.hosts for place, each in enumerate(filler.problem.bins) if each.hosts
         }
@@ -125,16 +148,16 @@ class _Fleet:
 
     # --- the search
 
-    def bettered(self, *, rounds: int = 0, enough: int = 0) -> None:
+    def bettered(self, enough: int, *, rounds: int = 0) -> None:
         """Neighbours are tried, the small changes first, until none is better, or it is worth ``enough``."""
         chance = random.Random(_SEED)  # noqa: S311  # not for secrets: the same draws every time
-        while True:
-            while sum(self._tried([unit]) for unit in self._alive()) or self._moved():
+        while self.worth < enough and self._effort.left > 0:
+            while self.worth < enough and (sum(self._tried([unit]) for unit in self._alive()) or self._moved()):
                 pass
-            if self._pairs(chance):
+            if self._pairs(chance, enough):
                 continue
             for _ in range(rounds):
-                if self.worth >= enough:
+                if self.worth >= enough or self._effort.left <= 0:
                     return
                 if self._drawn(chance) or self._forced(chance):
                     break
@@ -181,12 +204,17 @@ class _Fleet:
         self.worth += worth - lost
         return True
 
-    def _pairs(self, chance: random.Random) -> bool:
+    def _pairs(self, chance: random.Random, enough: int) -> bool:
         alive = self._alive()
         pairs = [*combinations(alive, 2), *((each, each) for each in alive)]
         if len(pairs) > _PAIRS:
             pairs = chance.sample(pairs, _PAIRS)
-        return sum(self._tried(list(pair)) for pair in pairs) > 0
+        found = False
+        for pair in pairs:
+            if self.worth >= enough:
+                break
+            found = self._tried(list(pair)) or found
+        return found
 
     def _drawn(self, chance: random.Random) -> bool:
         """A few hosts, of any kinds or of one."""
@@ -223,7 +251,9 @@ class _Fleet:
         needed: dict[_Unit, int] = {}
         for unit in units:
             needed[unit] = needed.get(unit, 0) + 1
-        if not units or any(self.units.get(unit, 0) < times for unit, times in needed.items()):
+        if not units or self._effort.left <= 0:
+            return False
+        if any(self.units.get(unit, 0) < times for unit, times in needed.items()):
             return False
         before = list(self.counts)
         given = 0
@@ -253,6 +283,7 @@ class _Fleet:
 
     def _fill(self, places: list[int], by: Sequence[Filler], forced: int | None = None) -> tuple[int, list[_Unit]]:
         """Hosts of these kinds, all empty, filled in order, ``forced`` before all: their worth then, and how."""
+        self._effort.left -= len(places)
         counts = list(self.counts)
         left: dict[int, int] = {}
         for place in places:

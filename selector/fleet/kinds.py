@@ -37,11 +37,9 @@ class Lot(NamedTuple):
 
     def takes(self, devices: int) -> bool:
         """Whether replicas of so many devices can be packed by number alone."""
-        if devices == self.slots or len(self.islands) == 1:
+        if devices == self.slots or len(self.islands) == 1 or devices > self.slots:
             return devices <= self.slots
-        if devices & (devices - 1):
-            return False
-        return all(size % devices == 0 or devices % size == 0 for size in self.islands)
+        return devices & (devices - 1) == 0 and all(size % devices == 0 or devices % size == 0 for size in self.islands)
 
 
 class HostKind(NamedTuple):
@@ -66,7 +64,7 @@ def kinds(
         found.setdefault(_identity(report), []).append((group, report))
     made = [
         HostKind(
-            _label(*members[0]),
+            _label(members[0][1]),
             members[0][1],
             _lots(members[0][1], accelerator_for),
             tuple(group for group, _ in members),
@@ -120,9 +118,11 @@ def _identity(report: HardwareReport) -> bytes:
     )
 
 
-def _label(group: HostGroup, report: HardwareReport) -> str:
-    if isinstance(group.hardware, str) and any(each.probe == "specification" for each in report.findings):
-        return group.hardware.strip().lower()
+def _label(report: HardwareReport) -> str:
+    """What a person calls such a host: the name it was made from, or its devices."""
+    for finding in report.findings:
+        if finding.probe == "specification" and finding.reason:
+            return finding.reason.lower()
     counts: dict[str, int] = {}
     for device in report.accelerators:
         counts[device.name] = counts.get(device.name, 0) + 1

@@ -2,7 +2,8 @@
 
 Each is what ``autolaunch plan MODEL --data-parallel 1 --gpus N`` ranks first, of weights at least as near the original
 as those of the best of all numbers: packing more replicas onto a host never costs accuracy that the planner would not
-give up itself. A thousand equal hosts are planned once.
+give up itself. A number of devices on which the model only just runs, at a fraction of the output a device that others
+give, is left out: nobody who asks for a replica means that one. A thousand equal hosts are planned once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from selector.search import Decision, Facts, decide
 
 #: Hosts that one replica spans at most; tried only where none serves it alone.
 MOST_SPANNED = 4
+#: Of the most output a device that a replica on the same host gives, the least that one has to.
+LEAST_SHARE = 0.25
 
 
 class Wanted(NamedTuple):
@@ -127,12 +130,14 @@ def _one(request: PlanRequest) -> PlanRequest:
 
 
 def _undominated(best: dict[int, Candidate]) -> list[tuple[int, Candidate]]:
-    """Without those that take more devices and give no more."""
+    """Without those that take more devices and give no more, or that give hardly anything for theirs."""
+    rates = {slots: each.speed.throughput_tokens_per_second or 0.0 for slots, each in best.items()}
+    each_device = max((rate / slots for slots, rate in rates.items()), default=0.0)
     found: list[tuple[int, Candidate]] = []
     most = -1.0
     for slots, candidate in sorted(best.items()):
-        gives = candidate.speed.throughput_tokens_per_second or 0.0
-        if gives > most:
+        gives = rates[slots]
+        if gives > most and gives >= LEAST_SHARE * each_device * slots:
             found.append((slots, candidate))
             most = gives
     return found

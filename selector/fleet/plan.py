@@ -17,7 +17,7 @@ from selector.hardware import HardwareReport
 from selector.search import Facts
 
 #: Up to so many hosts the exact solution is looked for, where HiGHS is installed; and so many nodes of its search tree.
-EXACT_HOSTS = 64
+EXACT_HOSTS = 100
 EXACT_NODES = 5_000
 _MILLIONTHS = THOUSANDTHS * THOUSANDTHS
 
