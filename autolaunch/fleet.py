@@ -48,7 +48,7 @@ def plan_fleet(
         fleet: the hosts and what they are to serve, or the path of a TOML or JSON file of them.
         known: the catalogue; ``None`` reads the shipped one and the user's.
         method: ``"exact"`` for the best plan there is, however long it takes (needs the extra ``fleet``);
-            ``"heuristic"`` for one that is near it; ``None`` is exact for few hosts where that extra is installed.
+            ``"heuristic"`` for one that is near it; ``None`` is exact where the extra is there and is done soon.
 
     Returns:
         The plan; ``feasible`` is false where a deployment has fewer replicas than its minimum.

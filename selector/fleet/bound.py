@@ -86,11 +86,28 @@ def _least_lack(problem: Problem, floors: tuple[int, ...], reached: int) -> int:
     if reached == 0:
         return 0
     weights = [each.weight for each in problem.demands]
+    alone = _lack_alone(problem, floors)
+    if alone >= reached:
+        return reached
     asked = sum(weight * floor for weight, floor in zip(weights, floors, strict=True))
     terms = Terms(tuple(float(weights[each.deployment]) for each in problem.options), floors, (0,) * len(floors))
     found = relaxed(problem, terms, float(asked - reached))
     step = gcd(*weights)  # lacks are whole replicas
-    return min(reached, max(0, ceil((asked - found.bound) / step) * step))
+    return min(reached, max(alone, ceil((asked - found.bound) / step) * step))
+
+
+def _lack_alone(problem: Problem, floors: tuple[int, ...]) -> int:
+    """What deployments lack even where each has all hosts to itself."""
+    most: list[dict[int, int]] = [{} for _ in floors]
+    for option in problem.options:
+        each = problem.bins[option.bin]
+        room = each.hosts // option.hosts if option.hosts > 1 else each.hosts * (each.slots // option.slots)
+        found = most[option.deployment]
+        found[option.bin] = max(room, found.get(option.bin, 0))
+    return sum(
+        demand.weight * max(0, floor - sum(rooms.values()))
+        for demand, floor, rooms in zip(problem.demands, floors, most, strict=True)
+    )
 
 
 def relaxed(problem: Problem, terms: Terms, reached: float, steps: int = STEPS) -> Relaxed:

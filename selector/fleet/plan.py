@@ -16,9 +16,10 @@ from selector.fleet.seats import Seat, seats
 from selector.hardware import HardwareReport
 from selector.search import Facts
 
-#: Up to so many hosts the exact solution is looked for, where HiGHS is installed; and so many nodes of its search tree.
-EXACT_HOSTS = 100
-EXACT_NODES = 5_000
+#: Where HiGHS is installed, the nodes of its search tree that it may take unasked (most fleets take one), and the
+#: kinds of host times options beyond which it is not tried.
+EXACT_NODES = 2_000
+EXACT_SIZE = 2_000_000
 _MILLIONTHS = THOUSANDTHS * THOUSANDTHS
 
 
@@ -45,8 +46,8 @@ def fleet_plan(
     Args:
         hosts: every group with the report of one of its hosts.
         wanted: every deployment, names unique.
-        method: how the packing is found; ``None`` takes the exact solution of up to :data:`EXACT_HOSTS` hosts where
-            HiGHS is installed and is done with it soon, and the heuristic otherwise.
+        method: how the packing is found; ``None`` takes the exact solution where HiGHS is installed and finds it within
+            :data:`EXACT_NODES`, and the heuristic otherwise.
 
     Raises:
         NoSolver: ``exact`` was asked for, and HiGHS is not installed.
@@ -55,7 +56,7 @@ def fleet_plan(
     ordered = tuple(sorted(wanted, key=lambda each: each.deployment.name))
     yard = _yard(objective, kinds(hosts, facts.accelerator_for), ordered, facts)
     problem = yard.problem
-    packing, bounds, used = _packed(problem, method, sum(each.hosts for each in yard.kinds))
+    packing, bounds, used = _packed(problem, method)
     reached = figures(problem, packing)
     terms = _terms(problem, reached, bounds)
     main = terms[-1] if objective == "throughput" else terms[-2]
@@ -80,10 +81,9 @@ def fleet_plan(
     )
 
 
-def _packed(
-    problem: Problem, method: FleetMethod | None, hosts: int
-) -> tuple[Packing, tuple[int | None, ...], FleetMethod]:
-    if method == "exact" or (method is None and hosts <= EXACT_HOSTS and exact.installed()):
+def _packed(problem: Problem, method: FleetMethod | None) -> tuple[Packing, tuple[int | None, ...], FleetMethod]:
+    small = len(problem.bins) * len(problem.options) <= EXACT_SIZE
+    if method == "exact" or (method is None and small and exact.installed()):
         try:
             packing, bounds = exact.solved(problem, most_nodes=None if method == "exact" else EXACT_NODES)
         except exact.Unsolved:

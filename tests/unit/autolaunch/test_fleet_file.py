@@ -166,7 +166,7 @@ def test_an_exact_plan_without_the_solver_says_what_to_install(
         autolaunch.plan_fleet(path, known=catalog, method="fast")  # type: ignore[arg-type]  # what is tried
 
 
-def test_without_the_solver_a_small_fleet_has_the_heuristics_plan(
+def test_without_the_solver_a_fleet_has_the_heuristics_plan(
     tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = fleet(tmp_path, HOST + DEPLOYMENT)
