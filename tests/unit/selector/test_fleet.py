@@ -216,6 +216,25 @@ def test_hosts_are_cut_in_every_way_that_leaves_no_room() -> None:
     assert exact.cuts(2, [4], 100) == []
 
 
+def test_the_solver_gives_the_fewest_devices() -> None:
+    """With its presolve HiGHS 1.15.1 gives 36, as optimal."""
+    problem = Problem(
+        (Bin(5, 8),),
+        (Demand(10_000, 0, None), Demand(1000, 3, None), Demand(1000, 1, 2)),
+        (
+            Option(0, 0, 4, 3_316_214),
+            Option(0, 0, 8, 6_573_968),
+            Option(1, 0, 8, 8_955_058),
+            Option(2, 0, 4, 3_979_842),
+            Option(2, 0, 8, 6_925_544),
+        ),
+        "replicas",
+    )
+    best = exact.solved(problem)
+    assert figures(problem, best.packing).devices == best.bounds.devices == 32
+    assert figures(problem, heuristic.packed(problem)).devices == 32
+
+
 def test_without_the_solver_an_exact_packing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "highspy", None)
     with pytest.raises(exact.NoSolver):
