@@ -11,8 +11,11 @@ import msgspec
 
 from autolaunch.cli.asked import Asked
 from autolaunch.cli.options import (
+    HOW,
     Command,
+    Word,
     hardware_option,
+    option,
     pin_options,
     shown_options,
     wanted_options,
@@ -30,20 +33,36 @@ EXAMPLES = """\
   autolaunch plan glm-4.6 --engine vllm --tensor-parallel 8 --all
   autolaunch probe --json > host.json       on the one machine, then elsewhere:
   autolaunch plan glm-4.6 --hardware ./host.json
+  autolaunch plan --fleet fleet.toml        many hosts and many models at once
 """
 
 
 @click.command(cls=Command, examples=EXAMPLES)
-@click.argument("model")
+@click.argument("model", required=False)
 @wanted_options
 @pin_options
 @hardware_option
+@option(
+    HOW,
+    "--fleet",
+    type=Word(),
+    metavar="FILE",
+    help="Instead of MODEL: many hosts and many models, as a TOML or JSON file tells them; which goes where.",
+)
 @shown_options
-def plan(**given: Any) -> None:
+@click.pass_context
+def plan(ctx: click.Context, /, fleet: str | None, **given: Any) -> None:
     """Decide how MODEL is served best, and show the ranked list with its reasons.
 
     Exits 3 when nothing that is allowed fits, and 4 when that may be for a driver that could not be asked.
     """
+    if fleet is not None:
+        from autolaunch.cli.fleet import show_fleet  # most plans are of one machine
+
+        show_fleet(ctx, fleet)
+        return
+    if given["model"] is None:
+        raise click.UsageError("Missing argument 'MODEL'.", ctx)
     asked = msgspec.convert(given, Asked)
     show_plan(planned(asked), asked)
 

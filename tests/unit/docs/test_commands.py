@@ -181,7 +181,19 @@ def test_what_is_shown_of_an_output_is_what_is_printed(shown: Shown) -> None:
 BLOCKS = [block for page in PAGES for block in documented.blocks(page)]
 
 
-@pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "toml"], ids=lambda block: block.where)
+FLEETS = [each for each in BLOCKS if each.told == "file fleet.toml"]
+CONFIGURATIONS = [each for each in BLOCKS if each.language == "toml" and each not in FLEETS]
+
+
+@pytest.mark.parametrize("block", FLEETS, ids=lambda block: block.where)
+def test_a_fleet_can_be_planned(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text(block.text)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(autolaunch, ["plan", "--fleet", str(tmp_path / "fleet.toml")])
+    assert result.exit_code == 0, result.exception or result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.where)
 def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("")
