@@ -9,7 +9,7 @@ vLLM's Ray executor takes whatever devices of the cluster are free, as Ray packs
 group. It looks for one in Ray's own context alone, which a server that is no actor has not. Here one is made, a bundle
 a rank on that rank's machine, and put into vLLM's configuration, which hands it on to the process that starts the
 ranks (``vllm/v1/executor/ray_utils.py`` initialize_ray_cluster, 0.32 and 0.33). It is Ray's to clear away: it belongs
-to this process's job, as the ranks do to that of the engine's core, and both end with their processes, however those end.
+to this process's job, as the ranks do to that of the engine's core, and both end with their processes.
 """
 
 from __future__ import annotations
