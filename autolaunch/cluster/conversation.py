@@ -33,6 +33,8 @@ _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)  # type: i
 _NOT_PASSED = frozenset({"PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "RAY_ADDRESS", "RAY_RUNTIME_ENV_HOOK"})
 #: Of a lost head it is known within this time, and not after Ray's minute.
 _LOST_SECONDS = 10
+#: How long Ray looks for itself on a host that is of no cluster, and asks a head that does not answer.
+_ASK_SECONDS = 15
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -43,6 +45,7 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
         # A patch of Python apart is none to what is sent to the nodes; Ray's client knows no other measure.
         "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
         "RAY_gcs_rpc_server_reconnect_timeout_s": str(_LOST_SECONDS),
+        "RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": str(_ASK_SECONDS),
     } | passed | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run autolaunch` would have every node make our environment

@@ -33,6 +33,9 @@ TCP_SECONDS = 5.0
 TROUBLES = (OSError, RuntimeError, ValueError, ImportError, AssertionError)
 _DIED = re.compile(r"node (?:has )?died|node was terminated|node .{0,90}(?:is dead|doesn't exist|fail)", re.IGNORECASE)
 
+#: How versions of Ray say that no raylet of that cluster runs beside the driver: 2.5x, and those before.
+_NOT_A_NODE = ("No node info found matching", "node_ip_address.json", "This node has an IP address", "local Raylet")
+
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -101,7 +104,7 @@ def refused(kind: str, ray: Any, said: str) -> Cannot:
         return Cannot("several", said)
     if kind == "auto" and "Could not find any running Ray instance" in said:
         return Cannot("none", said)
-    if "node_ip_address.json" in said or "This node has an IP address" in said or "local Raylet" in said:
+    if any(each in said for each in _NOT_A_NODE):
         return Cannot("not_a_node", said)
     if kind == "client" and "ray[client]" in said:
         return Cannot("client", said)
