@@ -160,14 +160,14 @@ class Conversation:
         told = printable(lines[-1], 300) if lines else None
         return f": {told}" if told else ""
 
-    def close(self) -> None:
-        """Has the program end what it began and leave; ends it where it does not."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Has the program end what it began and leave; ends it where it does not, or ``at_once``."""
         with self._lock:
             if self._requests >= 0:
                 os.close(self._requests)
             self._requests, self._over = -1, True
         try:
-            self._process.wait(LEAVE_SECONDS)
+            self._process.wait(0.0 if at_once else LEAVE_SECONDS)
         except subprocess.TimeoutExpired as error:
             self._stack.__exit__(type(error), error, None)
         else:

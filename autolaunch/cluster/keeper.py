@@ -4,8 +4,9 @@ Sent to the node as text and run there by its Python (``python -I - CHANNEL_FD G
 imports nothing but the standard library. Once nothing of the program is left it writes ``exited CODE`` (128 and the
 signal's number where it was ended by one) or ``failed WHY`` to the channel. The channel's end is the order to end.
 
-On Linux it is the subreaper of everything the program starts, so that a descendant in a session of its own is found;
-elsewhere the program's process group is what is ended.
+It is nobody's child: when a worker of Ray exits it kills its own children, and a keeper that is killed keeps nothing
+(``RAY_kill_child_processes_on_worker_exit``; Ray 2.60). On Linux it is the subreaper of everything the program starts,
+so that a descendant in a session of its own is found; elsewhere the program's process group is what is ended.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 #: When SIGKILL has not worked by then, the process is in the kernel's hands.
 KILL_SECONDS = 5.0
 
@@ -45,11 +46,15 @@ class Keeper:
 
     def run(self, argv: list[str]) -> str:
         """Runs the program to its end or until it is told; what came of it."""
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _prctl(PR_SET_CHILD_SUBREAPER, 1)
         try:
-            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                # Killed with this one, should somebody kill it.
+                preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - one thread
+            )
         except OSError as error:
             return f"failed {error.strerror}"
         while self._status is None and not self._told:
@@ -120,12 +125,21 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
 def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def main(arguments: list[str]) -> int:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     descriptor, grace_seconds, *argv = arguments
     channel = socket.socket(fileno=int(descriptor))
     os.set_inheritable(channel.fileno(), False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import autolaunch
-from autolaunch.cluster.answers import Answer, answered, dead, unanswered, version_in
+from autolaunch.cluster.answers import Answer, answered, dead, version_in
 from autolaunch.cluster.members import Member
 from autolaunch.cluster.merging import merged
 from autolaunch.cluster.ray_cluster import Cluster
@@ -36,20 +37,18 @@ def probe_cluster(
 
 def asked(cluster: Cluster, members: tuple[Member, ...], *, probe_seconds: float = PROBE_SECONDS) -> tuple[Answer, ...]:
     """What each member answers; of those that died, one word for each address where nobody else lives."""
-    living = {each.id: each for each in members if each.alive}
-    first = cluster.ran(("autolaunch", "--version"), on=living.values(), timeout_seconds=VERSION_SECONDS)
-    answers, versions = [], {}
-    for ran in first:
-        why = unanswered(ran)
-        if why is not None:
-            answers.append(Answer(member=ran.member, trouble=why))
-        else:
-            versions[ran.member.id] = version_in(ran)
-    where = [living[each] for each in versions]
-    probed = cluster.ran(("autolaunch", "probe", "--json"), on=where, timeout_seconds=probe_seconds)
-    answers += [answered(ran.member, versions[ran.member.id], ran) for ran in probed]
+    living = tuple(each for each in members if each.alive)
+    with ThreadPoolExecutor(2) as both:  # a worker of Ray's takes longer to start than either to answer
+        version = both.submit(cluster.ran, ("autolaunch", "--version"), on=living, timeout_seconds=VERSION_SECONDS)
+        probed = both.submit(cluster.ran, ("autolaunch", "probe", "--json"), on=living, timeout_seconds=probe_seconds)
+        try:
+            versions = {ran.member.id: version_in(ran) for ran in version.result()}
+            answers = [answered(ran.member, versions[ran.member.id], ran) for ran in probed.result()]
+        except BaseException:
+            cluster.close()  # and with it both of them, for which the pool waits
+            raise
     # A host that was started again is in Ray's books twice, and one of an autoscaled cluster many times.
-    taken = {(each.address, each.name) for each in living.values()}
+    taken = {(each.address, each.name) for each in living}
     for each in members:
         if not each.alive and (each.address, each.name) not in taken:
             taken.add((each.address, each.name))

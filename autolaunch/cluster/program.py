@@ -116,7 +116,9 @@ def versions(ray: Any) -> dict[str, str]:
 
 
 def one_line(error: object) -> str:
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:1000]
+    """What it says without colours, and of a traceback what it came to."""
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return re.sub(r"Traceback \(most recent call last\):.*?(?=\b\w+(?:Error|Exception): )", "", words)[:1000]
 
 
 # --- members ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
@@ -126,7 +126,7 @@ class Cluster:
             try:
                 answer = conversation.first(self._join_seconds, self._cancelled)
             except BaseException:
-                conversation.close()
+                conversation.close(at_once=True)  # nothing runs anywhere yet
                 raise
             if isinstance(answer, Joined):
                 self._conversation, self._joined = conversation, answer
@@ -183,7 +183,7 @@ class Cluster:
         silence_seconds: float = SILENCE_SECONDS,
         most_bytes: int = MOST_BYTES,
         cancelled: threading.Event | None = None,
-    ) -> Iterator[Output | End]:
+    ) -> Generator[Output | End, None, None]:
         """Runs a program on nodes at once: what it writes as it comes, and one :class:`End` for each of them.
 
         It is run without a shell and without input, in the environment that the node was started with: it sees the

@@ -91,7 +91,6 @@ class Runner:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
                     cwd="/",
                     env=whole,
                 )

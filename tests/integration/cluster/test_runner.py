@@ -173,7 +173,9 @@ while True:
         assert worker.stdout is not None
         found = pids([("stdout", worker.stdout.readline()), ("stdout", worker.stdout.readline())])
         assert len(found) == 2
-        between = [each.pid for each in psutil.Process(worker.pid).children(recursive=True)]
+        between = [each.pid for each in psutil.Process(found[1]).parents() if each.pid not in (1, os.getpid())][:1]
+        assert psutil.Process(between[0]).cmdline()[1:3] == ["-I", "-"]
+        assert between[0] not in [each.pid for each in psutil.Process(worker.pid).children()], "Ray would kill it first"
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait(10)
         assert gone(*found, *between)

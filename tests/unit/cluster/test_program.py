@@ -47,6 +47,12 @@ def test_of_a_mismatch_both_versions_are_told() -> None:
     assert answer["ray_version"] == "2.60.0"
 
 
+def test_of_a_traceback_it_is_told_what_it_came_to() -> None:
+    said = 'Failure: Traceback (most recent call last):\n  File "a.py", line 1\n    raise X(\nRuntimeError: it failed.'
+    assert program.one_line(said) == "Failure: RuntimeError: it failed."
+    assert program.one_line("\x1b[31mplain\x1b[0m\n words") == "plain words"
+
+
 def test_a_node_is_told_as_ray_has_it_in_its_books() -> None:
     books: list[dict[str, Any]] = [
         {
