@@ -91,7 +91,9 @@ def joined(address: str) -> tuple[Any, dict[str, Any]]:
             context = ray.get_runtime_context()
             found |= {"address": context.gcs_address, "node": context.get_node_id()}
     except (RayError, *TROUBLES) as error:
-        raise refused(kind, ray, one_line(error)) from error
+        # Of a cluster whose version is far from this one Ray raises a bare ConnectionError, and its cause says more.
+        said = one_line(error) or one_line(error.__context__ or "") or type(error).__name__
+        raise refused(kind, ray, said) from error
     return ray, found
 
 

@@ -43,7 +43,8 @@ MOST_BYTES = 4 << 20
 #: What ends on a node after its deadline, or when it was cancelled, is waited for this long.
 _GRACE_SECONDS = 20.0
 _POLL_SECONDS = 0.25
-_ELSEWHERE = frozenset({"mismatch", "import", "client"})
+#: Where another Python with Ray may do better.
+_ELSEWHERE = frozenset({"mismatch", "import", "client", "other"})
 
 
 class Output(Value, frozen=True, kw_only=True):

@@ -49,7 +49,13 @@ def error_of(refused: Refused, asked: Address, python: Path) -> ClusterError:
             f"this host is no node of the Ray cluster at {asked}",
             hint=f"ray start --address={asked} makes it one; from outside: --nodes ray://{asked.host}:{CLIENT_PORT}",
         )
-    return ClusterError(f"the Ray cluster at {asked} could not be joined: {said}")
+    hint = (
+        f"{python} has Ray {refused.ray_version} on Python {refused.python_version}, and a cluster of another version "
+        "may not answer it: `ray --version` on its head tells"
+        if refused.ray_version
+        else None
+    )
+    return ClusterError(f"the Ray cluster at {asked} could not be joined: {said}", hint=hint)
 
 
 def _other_ray(refused: Refused, python: Path) -> OtherRay:

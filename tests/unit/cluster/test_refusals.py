@@ -69,6 +69,12 @@ def test_each_refusal_has_its_error_and_its_command(
     assert found.exit_code == 4
 
 
+def test_where_ray_does_not_say_why_its_own_version_is_told() -> None:
+    error = told("other", "Could not read 'temp_dir' from GCS.", ray_version="2.48.0", python_version="3.11.7")
+    assert "/venv/bin/python has Ray 2.48.0 on Python 3.11.7" in (error.hint or "")
+    assert "`ray --version`" in (error.hint or "")
+
+
 def test_of_several_clusters_the_addresses_are_told_and_one_is_proposed() -> None:
     said = "Found multiple active Ray instances: {'10.0.0.1:6379', '10.0.0.1:6380'}. Please specify"
     error = told("several", said, address="auto")
