@@ -35,8 +35,8 @@ from selector.probe.text import printable
 from selector.values import Value
 
 JOIN_SECONDS = 60.0
-#: A worker on a busy node takes its time to start; one that runs is heard of every second.
-SILENCE_SECONDS = 45.0
+#: One that runs is heard of every second; but Ray waits 60 s for a worker that does not start before it tries another.
+SILENCE_SECONDS = 75.0
 MEMBERS_SECONDS = 30.0
 #: Of one node's output. A report of the largest machine takes a quarter of it.
 MOST_BYTES = 4 << 20
