@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -17,6 +17,7 @@ from autolaunch.cli.options import (
     Word,
     choice,
     hardware_option,
+    nodes_option,
     option,
     pin_options,
     shown_options,
@@ -26,8 +27,8 @@ from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_pla
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
 from autolaunch.given import address, is_loopback
-from selector.contract import LaunchPlan
-from selector.errors import NoFeasiblePlan, UsageError
+from selector.contract import Candidate, LaunchPlan
+from selector.errors import NoFeasiblePlan, Unsupported, UsageError
 
 EXAMPLES = """\
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
@@ -131,6 +132,7 @@ class Launch(Command):
 @option(HOW, "--replan", is_flag=True, help="With --lock: plan again, as near to FILE as may be, and write it anew.")
 @option(HOW, "--dry-run", is_flag=True, help="Show the plan, as `autolaunch plan` does; start nothing.")
 @hardware_option
+@nodes_option
 @shown_options
 @click.pass_obj
 def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
@@ -173,6 +175,8 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
         refuse_engine(decided, asked)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
+    if asked.nodes is not None:
+        _refuse_nodes(decided, decided.chosen)
     if how.rehearse is not None:
         from autolaunch.cli.rehearse import run_rehearsal
 
@@ -199,6 +203,14 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
         (
             asked.hardware is not None and not how.dry_run and how.rehearse is None,
             "--hardware is about another machine: it goes with --dry-run or with autolaunch plan",
+        ),
+        (
+            asked.nodes is not None and how.lock is not None,
+            "--lock keeps a launch on one machine, and --nodes is about all of a cluster",
+        ),
+        (
+            asked.nodes is not None and how.rehearse is not None,
+            "--rehearse tries this machine, and --nodes is about all of a cluster",
         ),
         (
             asked.show_all and not how.dry_run,
@@ -244,6 +256,26 @@ def _refuse_host(how: How) -> None:
             f"--host {how.host} is open to the network, and nobody would be asked for a key",
             hint="autolaunch keys add NAME --file FILE makes a key, and --api-key-file FILE asks for it",
         )
+
+
+def _refuse_nodes(decided: LaunchPlan, chosen: Candidate) -> NoReturn:
+    """What was planned for a cluster is not started yet: which of its nodes it would be on is told.
+
+    Raises:
+        Unsupported: always.
+    """
+    if chosen.parallel.nodes > 1:
+        argv = None if chosen.command is None else " ".join(chosen.command.argv)
+        raise Unsupported(
+            "this release starts engines on one machine",
+            hint=None if argv is None else f"the command it would run: {argv}",
+        )
+    nodes = {each.node for each in decided.hardware.accelerators if each.index in chosen.parallel.devices}
+    names = [each.name for each in decided.hardware.hosts if each.index in (nodes or {0})]
+    raise Unsupported(
+        f"this release starts engines on the machine that it is called on, and the plan is of {names[0]}",
+        hint=f"there: autolaunch {decided.model}",
+    )
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

@@ -17,12 +17,16 @@ _ABOVE_WIDTH = 100
 
 
 def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = False) -> str:
-    """Host, devices, links, drivers, and what each probe said."""
+    """Host, devices, links, drivers, and what each probe said; of a cluster, its nodes."""
+    if report.hosts:
+        from autolaunch.cli.render_cluster import render_cluster
+
+        return render_cluster(report, terminal, verbose=verbose)
     parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
     parts += _links(report, terminal, verbose=verbose)
     parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
-    parts.append(_findings(report, terminal))
+    parts.append(findings(report, terminal))
     return "\n\n".join(parts)
 
 
@@ -180,7 +184,7 @@ def _holders(report: HardwareReport, terminal: Terminal) -> list[str]:
     return [f"{heading('In use')}\n{body}"]
 
 
-def _findings(report: HardwareReport, terminal: Terminal) -> str:
+def findings(report: HardwareReport, terminal: Terminal) -> str:
     lines = [heading("Asked")]
     for finding in report.findings:
         mark, color = _MARKS[finding.outcome]

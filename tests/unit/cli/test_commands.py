@@ -51,6 +51,7 @@ def test_every_option_of_a_plan_reaches_the_planner(asked: dict[str, Any]) -> No
         "keep_all": True,
         "thorough": False,
         "engine_path": None,
+        "nodes": None,
         "here": False,  # neither another machine's weights are known, nor what failed on it
     }
     assert msgspec.to_builtins(pins) == {
