@@ -1,8 +1,9 @@
 """Between Ray's worker and what it runs on a node: when the worker lets go, or is gone, all that it ran is ended.
 
-Sent to the node as text and run there by its Python (``python -I - CHANNEL_FD GRACE_SECONDS PROGRAM [ARGUMENT…]``): it
-imports nothing but the standard library. Once nothing of the program is left it writes ``exited CODE`` (128 and the
-signal's number where it was ended by one) or ``failed WHY`` to the channel. The channel's end is the order to end.
+Sent to the node as text and run there by its Python (``python -I - CHANNEL_FD INPUT_FD GRACE_SECONDS PROGRAM
+[ARGUMENT…]``): it imports nothing but the standard library. The program reads what ``INPUT_FD`` holds. Once nothing of
+it is left the keeper writes ``exited CODE`` (128 and the signal's number where it was ended by one) or ``failed WHY``
+to the channel. The channel's end is the order to end.
 
 It is nobody's child: when a worker of Ray exits it kills its own children, and a keeper that is killed keeps nothing
 (``RAY_kill_child_processes_on_worker_exit``; Ray 2.60). On Linux it is the subreaper of everything the program starts,
@@ -44,19 +45,20 @@ class Keeper:
         if number != signal.SIGCHLD:
             self._told = True
 
-    def run(self, argv: list[str]) -> str:
-        """Runs the program to its end or until it is told; what came of it."""
+    def run(self, argv: list[str], its_input: int) -> str:
+        """Runs the program to its end or until it is told, with that descriptor to read; what came of it."""
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         try:
             child = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=its_input,
                 start_new_session=True,
                 # Killed with this one, should somebody kill it.
                 preexec_fn=lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 - one thread
             )
         except OSError as error:
             return f"failed {error.strerror}"
+        os.close(its_input)
         while self._status is None and not self._told:
             self._wait(child.pid, 60.0)
         if self._status is None:
@@ -140,10 +142,10 @@ def main(arguments: list[str]) -> int:
     if os.fork():
         os._exit(0)
     os.setsid()
-    descriptor, grace_seconds, *argv = arguments
+    descriptor, its_input, grace_seconds, *argv = arguments
     channel = socket.socket(fileno=int(descriptor))
     os.set_inheritable(channel.fileno(), False)
-    outcome = Keeper(channel, float(grace_seconds)).run(argv)
+    outcome = Keeper(channel, float(grace_seconds)).run(argv, int(its_input))
     with contextlib.suppress(OSError):  # nobody is there to hear
         channel.sendall(outcome.encode(errors="replace") + b"\n")
     return 0

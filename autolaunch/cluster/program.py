@@ -162,7 +162,7 @@ class Running:
         self._began = self.heard_at = time.monotonic()
         options = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
         where = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked = ("argv", "environment", "timeout_seconds", "most_bytes")
+        asked = ("argv", "environment", "timeout_seconds", "most_bytes", "input_text")
         actor = ray.remote(**options)(OnNode).options(scheduling_strategy=where)
         self._actor = actor.remote(*texts, *(request[name] for name in asked))
         self.pending = self._actor.heard.remote(HEARD_SECONDS)

@@ -181,13 +181,14 @@ class Cluster:
         on: Iterable[Member] | None = None,
         timeout_seconds: float,
         environment: Mapping[str, str] | None = None,
+        input_text: str = "",
         silence_seconds: float = SILENCE_SECONDS,
         most_bytes: int = MOST_BYTES,
         cancelled: threading.Event | None = None,
     ) -> Generator[Output | End, None, None]:
         """Runs a program on nodes at once: what it writes as it comes, and one :class:`End` for each of them.
 
-        It is run without a shell and without input, in the environment that the node was started with: it sees the
+        It is run without a shell, in the environment that the node was started with: it sees the
         devices that the node has, whatever work Ray gave them to. A name without a path is looked for beside the
         node's Python, on its PATH, and in ``~/.local/bin``. Nothing of the node's CPUs and GPUs is asked for. Leave
         the iterator (``close()``, or an exception in its loop) and what still runs is ended.
@@ -197,6 +198,7 @@ class Cluster:
             on: where; ``None`` is every node that lives.
             timeout_seconds: from its start on the node. Then it is ended with all that descends from it.
             environment: variables over the node's own.
+            input_text: what it may read on its standard input; no secret belongs there either.
             silence_seconds: a node that says nothing for so long, or does not start it, is given up.
             most_bytes: of a node's output; what is more is counted and left out. A line keeps its first 64 KiB.
             cancelled: set, it ends what runs; the ends still come.
@@ -217,6 +219,7 @@ class Cluster:
                     timeout_seconds=timeout_seconds,
                     silence_seconds=silence_seconds,
                     most_bytes=most_bytes,
+                    input_text=input_text,
                 )
             )
             ended = False
@@ -241,6 +244,7 @@ class Cluster:
         on: Iterable[Member] | None = None,
         timeout_seconds: float,
         environment: Mapping[str, str] | None = None,
+        input_text: str = "",
         silence_seconds: float = SILENCE_SECONDS,
         cancelled: threading.Event | None = None,
     ) -> tuple[Ran, ...]:
@@ -257,6 +261,7 @@ class Cluster:
             on=where,
             timeout_seconds=timeout_seconds,
             environment=environment,
+            input_text=input_text,
             silence_seconds=silence_seconds,
             cancelled=cancelled,
         ):

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ class Runner:
         environment: variables over the node's own.
         timeout_seconds: then it is ended.
         most_bytes: of its output; what is more is counted and left out.
+        input_text: what it may read; the end of it comes at once.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Runner:
         environment: Mapping[str, str],
         timeout_seconds: float,
         most_bytes: int,
+        input_text: str = "",
     ) -> None:
         self._changed = threading.Condition()
         self._lines: collections.deque[tuple[str, str]] = collections.deque()
@@ -83,14 +86,25 @@ class Runner:
             self._ended = {"outcome": "missing", "message": f"{argv[0]} is not there"}
             return
         self._channel, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as stack:
             try:
+                # A file without a name: nobody has to write while it reads, and nothing of it stays.
+                told = stack.enter_context(tempfile.TemporaryFile())
+                told.write(input_text.encode())
+                told.seek(0)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-", str(theirs.fileno()), str(GRACE_SECONDS), place, *argv[1:]],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-",
+                        *map(str, (theirs.fileno(), told.fileno(), GRACE_SECONDS)),
+                        place,
+                        *argv[1:],
+                    ],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), told.fileno()),
                     cwd="/",
                     env=whole,
                 )

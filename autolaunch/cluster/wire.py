@@ -25,7 +25,7 @@ class AskMembers(Value, frozen=True, kw_only=True, tag="members"):
 
 
 class AskRun(Value, frozen=True, kw_only=True, tag="run"):
-    """Run ``argv`` on ``nodes``, with ``environment`` over the node's own."""
+    """Run ``argv`` on ``nodes``, with ``environment`` over the node's own and ``input_text`` to read."""
 
     id: int
     nodes: tuple[str, ...]
@@ -34,6 +34,7 @@ class AskRun(Value, frozen=True, kw_only=True, tag="run"):
     timeout_seconds: float
     silence_seconds: float
     most_bytes: int
+    input_text: str = ""
 
 
 class AskCancel(Value, frozen=True, kw_only=True, tag="cancel"):

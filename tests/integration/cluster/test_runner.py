@@ -199,3 +199,13 @@ def test_of_a_line_that_is_too_long_the_beginning_is_kept() -> None:
 def test_bytes_that_are_no_text_do_no_harm() -> None:
     lines, _ = heard(begun(sys.executable, "-c", r"import sys; sys.stdout.buffer.write(b'\xff\x00\x1b[2J\n')"))
     assert lines == [("stdout", "\ufffd\x00\x1b[2J")]
+
+
+def test_what_a_program_is_given_to_read_it_reads_whole_and_then_comes_to_its_end() -> None:
+    code = "import sys; told = sys.stdin.read(); print(len(told), told[-3:])"
+    assert heard(begun(sys.executable, "-c", code))[0] == [("stdout", "0 ")]
+    text = "abé" * 1_000_000  # far more than a pipe holds, or a variable
+    one = Runner(KEEPER, (sys.executable, "-c", code), {}, 30.0, 1 << 20, text)
+    assert heard(one)[0] == [("stdout", "3000000 abé")]
+    deaf = Runner(KEEPER, (sys.executable, "-c", "print(1)"), {}, 30.0, 1 << 20, text)
+    assert heard(deaf)[1]["exit_code"] == 0
