@@ -12,7 +12,7 @@ from autolaunch.cluster.ray_cluster import Cluster
 from engines.environments import python_request
 from engines.over_nodes import OverNodes, network_environment
 from selector.contract import Candidate
-from selector.engine_facts import Package
+from selector.engine_facts import EngineFacts
 from selector.errors import ClusterError, EngineInstallError, Unsupported
 from selector.hardware import HardwareReport
 from selector.values import Value
@@ -39,16 +39,21 @@ class Place(Value, frozen=True, kw_only=True):
     ranks: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
 
-    def over(self, group: str) -> OverNodes:
-        """As the engine's command has it; ``group`` names the devices that Ray gives it."""
+    def over(self, mark: str) -> OverNodes:
+        """As the engine's command has it; ``mark`` is the run's."""
         return OverNodes(
             address=self.address,
             ranks=self.ranks,
             here=self.here,
-            group=group,
+            group=group_of(mark),
             wait_seconds=DEVICES_SECONDS,
             environment=self.environment,
         )
+
+
+def group_of(mark: str) -> str:
+    """What the placement group of a run is called in Ray's books."""
+    return f"autolaunch-{mark[:16]}"
 
 
 def place_in(
@@ -98,13 +103,23 @@ def place_in(
         )
 
 
-def with_ray(package: Package, place: Place) -> Package:
-    """The environment with the cluster's Ray in it, which vLLM's own requirements do not bring.
+def with_ray(facts: EngineFacts, place: Place) -> EngineFacts:
+    """The engine with the cluster's Ray in its environments, which vLLM's own requirements do not bring.
 
     ``client``: without the packages of that extra Ray's agent on a node does not start.
+    """
+    wanted = f"ray[client]=={place.ray_version}"
+    packages = tuple(
+        msgspec.structs.replace(each, requirements=(*each.requirements, wanted)) for each in facts.packages
+    )
+    return msgspec.structs.replace(facts, packages=packages)
+
+
+def refuse_other_python(place: Place) -> None:
+    """That environments made here have another Python than the cluster.
 
     Raises:
-        EngineInstallError: environments here have another Python than the cluster.
+        EngineInstallError: they have.
     """
     minor = ".".join(place.python_version.split(".")[:2])
     if minor != python_request():
@@ -113,8 +128,6 @@ def with_ray(package: Package, place: Place) -> Package:
             f"{python_request()}: their processes would not understand each other",
             hint=f"install autolaunch with Python {minor}, or give an environment that has Ray with --engine-path",
         )
-    wanted = f"ray[client]=={place.ray_version}"
-    return msgspec.structs.replace(package, requirements=(*package.requirements, wanted))
 
 
 def cleared(

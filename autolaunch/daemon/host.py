@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autolaunch.daemon.planning import Share
+    from autolaunch.daemon.replicas import Replica
     from selector.catalog import Catalog
     from selector.contract import Candidate, LaunchPlan
     from selector.hardware import HardwareReport
@@ -71,7 +72,7 @@ class Host:
         report = msgspec.structs.replace(report, accelerators=devices)
         here = tuple(one for one in deployments if one.nodes is None)
         shares = share(report, here, self.known, tolerant=tolerant)
-        found = []
+        found: list[Replica] = []
         for one in deployments:
             if one.nodes is None:
                 found += settled(divided(one, shares[one.name], report, self.known), self.shares)
