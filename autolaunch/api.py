@@ -65,6 +65,13 @@ def probe(nodes: str | None = None) -> HardwareReport:
     return ask(cache_directory=place / "cache", model_directory=place)
 
 
+def nodes_to_plan(nodes: str) -> HardwareReport:
+    """As :func:`probe` of a cluster's nodes, and GPUs that Ray has given to other work are held in it."""
+    from autolaunch.cluster import probe_cluster
+
+    return probe_cluster(nodes, given_out=True)
+
+
 def hardware_report(spec: str, known: Catalog) -> HardwareReport:
     """A report for ``--hardware``: the name of a machine (``8xh100``) or a file of ``autolaunch probe --json``.
 
@@ -109,7 +116,8 @@ def plan(
     Args:
         model: a name of the catalogue or a hub's id; the id of one checkpoint pins it.
         hardware: a report, a machine's name, a file's path, or ``None`` for this machine.
-        nodes: the Ray cluster to plan for, as :func:`probe` takes it, in place of ``hardware``.
+        nodes: the Ray cluster to plan for, as :func:`probe` takes it, in place of ``hardware``. What Ray has given to
+            other work is not planned with.
         objective: what counts most.
         context_tokens: tokens one request must be able to use; ``None`` takes what fits.
         concurrency: requests that come at once; those that do not run together wait.
@@ -170,7 +178,11 @@ def plan(
         report = checked_report(hardware)
     else:
         report = (
-            hardware_report(hardware, known) if hardware is not None else probe() if nodes is None else probe(nodes)
+            hardware_report(hardware, known)
+            if hardware is not None
+            else probe()
+            if nodes is None
+            else nodes_to_plan(nodes)
         )
     checked_gpus(pins, report)
     # Not by the path's own exists, which raises where the folder may not be looked into.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 import msgspec
@@ -27,8 +27,8 @@ from autolaunch.cli.plan import planned, refuse_engine, refuse_unasked, show_pla
 from autolaunch.cli.running import How, run_launch
 from autolaunch.cli.terminal import Terminal, write
 from autolaunch.given import address, is_loopback
-from selector.contract import Candidate, LaunchPlan
-from selector.errors import NoFeasiblePlan, Unsupported, UsageError
+from selector.contract import LaunchPlan
+from selector.errors import NoFeasiblePlan, UsageError
 
 EXAMPLES = """\
   autolaunch glm-tiny --ask "hello"          prove this machine with a miniature
@@ -37,6 +37,7 @@ EXAMPLES = """\
   autolaunch glm-4.6 --rehearse              prove the plan before any download
   autolaunch glm-4.6 --lock glm.lock         keep this very launch; then, again:
   autolaunch --lock glm.lock
+  autolaunch glm-4.6 --nodes auto            over the nodes of a Ray cluster
   autolaunch glm-4.5v --objective latency --context 32k --port 8080
   autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
   autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself
@@ -162,6 +163,7 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
 
     known = api.catalog()
     if how.lock is None:
+        asked = _on_nodes(asked)
         decided = planned(asked, known)
     else:
         from autolaunch.cli.replay import planned_with_lock
@@ -175,8 +177,6 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
         refuse_engine(decided, asked)
         _tell_why_not(decided, asked)
         raise click.exceptions.Exit(NoFeasiblePlan.exit_code)
-    if asked.nodes is not None:
-        _refuse_nodes(decided, decided.chosen)
     if how.rehearse is not None:
         from autolaunch.cli.rehearse import run_rehearsal
 
@@ -203,6 +203,10 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
         (
             asked.hardware is not None and not how.dry_run and how.rehearse is None,
             "--hardware is about another machine: it goes with --dry-run or with autolaunch plan",
+        ),
+        (
+            asked.nodes is not None and (asked.data_parallel or 1) > 1 and not how.dry_run,
+            "--nodes starts one engine over the nodes of a cluster: leave --data-parallel out",
         ),
         (
             asked.nodes is not None and how.lock is not None,
@@ -258,24 +262,11 @@ def _refuse_host(how: How) -> None:
         )
 
 
-def _refuse_nodes(decided: LaunchPlan, chosen: Candidate) -> NoReturn:
-    """What was planned for a cluster is not started yet: which of its nodes it would be on is told.
-
-    Raises:
-        Unsupported: always.
-    """
-    if chosen.parallel.nodes > 1:
-        argv = None if chosen.command is None else " ".join(chosen.command.argv)
-        raise Unsupported(
-            "this release starts engines on one machine",
-            hint=None if argv is None else f"the command it would run: {argv}",
-        )
-    nodes = {each.node for each in decided.hardware.accelerators if each.index in chosen.parallel.devices}
-    names = [each.name for each in decided.hardware.hosts if each.index in (nodes or {0})]
-    raise Unsupported(
-        f"this release starts engines on the machine that it is called on, and the plan is of {names[0]}",
-        hint=f"there: autolaunch {decided.model}",
-    )
+def _on_nodes(asked: Asked) -> Asked:
+    """As it is started on a cluster: one engine over as many nodes as it takes, and of those that are, vLLM."""
+    if asked.nodes is None:
+        return asked
+    return msgspec.structs.replace(asked, engine=asked.engine or "vllm", data_parallel=asked.data_parallel or 1)
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

@@ -83,8 +83,6 @@ def planned(
     engine_path = None if asked.engine_path is None else Path(asked.engine_path).expanduser().absolute()
     if engine_path is not None and hardware is not None:
         raise UsageError("--engine-path is an engine of this machine, and --hardware is about another")
-    if engine_path is not None and nodes is not None:
-        raise UsageError("--engine-path is an engine of this machine, and --nodes is about all of a cluster")
     if asked.gpus is not None and report is None:
         report = _machine(hardware, nodes, known)
         if not report.accelerators:
@@ -112,7 +110,7 @@ def _machine(hardware: str | None, nodes: str | None, known: Catalog) -> Hardwar
     from autolaunch import api
 
     if nodes is not None:
-        return api.probe(nodes)
+        return api.nodes_to_plan(nodes)
     return api.probe() if hardware is None else api.hardware_report(hardware, known)
 
 

@@ -15,7 +15,8 @@ _NAMED = 12
 class Member(Value, frozen=True, kw_only=True):
     """A node as the cluster knows it; of a dead one it knows no resources.
 
-    ``id`` is Ray's, ``name`` the host's. ``gpus`` are those that Ray gives to work on the node, whatever is in it.
+    ``id`` is Ray's, ``name`` the host's. ``gpus`` are those that Ray gives to work on the node, whatever is in it, and
+    ``free_gpus`` those of them that no work has now (``None``: from outside, by ``ray://``, Ray does not tell).
     ``is_here``: it is the host that asks. ``why_dead`` is what Ray says of its end.
     """
 
@@ -27,6 +28,7 @@ class Member(Value, frozen=True, kw_only=True):
     is_here: bool = False
     cpus: float | None = None
     gpus: float | None = None
+    free_gpus: float | None = None
     why_dead: str | None = None
 
 

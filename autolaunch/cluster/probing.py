@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import autolaunch
 from autolaunch.cluster.answers import Answer, answered, dead, version_in
+from autolaunch.cluster.given_out import with_given_out
 from autolaunch.cluster.members import Member
 from autolaunch.cluster.merging import merged
 from autolaunch.cluster.ray_cluster import Cluster
@@ -18,9 +19,13 @@ VERSION_SECONDS = 45.0
 
 
 def probe_cluster(
-    address: str = "auto", *, cancelled: threading.Event | None = None, probe_seconds: float = PROBE_SECONDS
+    address: str = "auto",
+    *,
+    cancelled: threading.Event | None = None,
+    probe_seconds: float = PROBE_SECONDS,
+    given_out: bool = False,
 ) -> HardwareReport:
-    """One report of all nodes of a cluster.
+    """One report of all nodes of a cluster; ``given_out``: GPUs that Ray has given to other work are held there.
 
     Raises:
         UsageError: the address is none.
@@ -32,7 +37,8 @@ def probe_cluster(
         alive = sum(each.alive for each in members)
         nodes = f"{alive:,} {'node' if alive == 1 else 'nodes'}"
         ray = f"Ray {cluster.ray_version} at {cluster.address}, {nodes}"
-    return merged(answers, ray=ray, version=autolaunch.__version__)
+    report = merged(answers, ray=ray, version=autolaunch.__version__)
+    return with_given_out(report, members) if given_out else report
 
 
 def asked(cluster: Cluster, members: tuple[Member, ...], *, probe_seconds: float = PROBE_SECONDS) -> tuple[Answer, ...]:

@@ -126,8 +126,8 @@ def one_line(error: object) -> str:
 # --- members ----------------------------------------------------------------------------------------
 
 
-def members(ray: Any, here: str | None) -> list[dict[str, Any]]:
-    """The nodes as Ray has them in its books."""
+def members(ray: Any, here: str | None, free: dict[str, float] | None = None) -> list[dict[str, Any]]:
+    """The nodes as Ray has them in its books; ``free`` are the GPUs that no work has, by node."""
     found = []
     for each in ray.nodes():
         alive, resources = bool(each.get("Alive")), each.get("Resources") or {}
@@ -142,10 +142,33 @@ def members(ray: Any, here: str | None) -> list[dict[str, Any]]:
                 "is_here": each["NodeID"] == here,
                 "cpus": float(resources.get("CPU", 0)) if alive else None,
                 "gpus": float(resources.get("GPU", 0)) if alive else None,
+                "free_gpus": None if free is None or not alive else free.get(each["NodeID"], 0.0),
                 "why_dead": one_line(each.get("DeathReasonMessage") or "") or None,
             }
         )
     return found
+
+
+def free_gpus() -> dict[str, float] | None:
+    """The GPUs of each node that no work has; ``None`` where Ray does not tell, as its client does not."""
+    try:
+        from ray._private.state import available_resources_per_node
+
+        found = available_resources_per_node()
+    except (AttributeError, *TROUBLES):
+        return None
+    return {node: float(each.get("GPU", 0.0)) for node, each in found.items()}
+
+
+def groups() -> list[str] | None:
+    """The names of the placement groups that are there or asked for; ``None`` where Ray does not tell."""
+    try:
+        from ray.util import placement_group_table
+
+        found = placement_group_table().values()
+    except (AttributeError, *TROUBLES):
+        return None
+    return [each.get("name") or "" for each in found if each.get("state") != "REMOVED"]
 
 
 # --- running ----------------------------------------------------------------------------------------
@@ -235,7 +258,10 @@ class Program:
 
         try:
             if request["type"] == "members":
-                self._say({"type": "members", "id": request["id"], "members": members(self._ray, self._here)})
+                # From outside Ray tells of neither; a node's own driver is told of both.
+                free, named = (free_gpus(), groups()) if self._here is not None else (None, None)
+                told = members(self._ray, self._here, free)
+                self._say({"type": "members", "id": request["id"], "members": told, "groups": named})
             elif request["type"] == "run":
                 for node in request["nodes"]:
                     self._running.append(Running(self._ray, request, node, self._texts))

@@ -159,19 +159,40 @@ class Cluster:
         """The cluster's: another would not have been joined."""
         return self._told().ray_version
 
+    @property
+    def python_version(self) -> str:
+        """The cluster's, as ``3.12.3``: what has another minor version does not work with it."""
+        return self._told().python_version
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this host is one of its nodes; one that joined by ``ray://`` is not told."""
+        return self._told().node is not None
+
     def members(self, *, timeout_seconds: float = MEMBERS_SECONDS) -> tuple[Member, ...]:
         """Every node, the head first and then by address; the dead are among them as long as the cluster knows them.
 
         Raises:
             ClusterError: it was lost, or did not answer in time.
         """
+        return tuple(sorted((_shown(each) for each in self._members(timeout_seconds).members), key=place_of))
+
+    def groups(self, *, timeout_seconds: float = MEMBERS_SECONDS) -> tuple[str, ...] | None:
+        """The names of Ray's placement groups that are there or asked for; ``None`` where Ray does not tell.
+
+        Raises:
+            ClusterError: it was lost, or did not answer in time.
+        """
+        return self._members(timeout_seconds).groups
+
+    def _members(self, timeout_seconds: float) -> Members:
         with _Request(self._talk()) as request:
             request.ask(AskMembers(id=request.number))
             deadline = time.monotonic() + timeout_seconds
             while time.monotonic() < deadline:
                 answer = request.next()
                 if isinstance(answer, Members):
-                    return tuple(sorted((_shown(each) for each in answer.members), key=place_of))
+                    return answer
             raise ClusterError(f"the cluster at {self.address} did not say who is in it within {timeout_seconds:.0f} s")
 
     def run(

@@ -67,8 +67,11 @@ class Refused(Value, frozen=True, kw_only=True, tag="refused"):
 
 
 class Members(Value, frozen=True, kw_only=True, tag="members"):
+    """``groups`` are the names of the placement groups that there are (``None``: they are not told)."""
+
     id: int
     members: tuple[Member, ...]
+    groups: tuple[str, ...] | None = None
 
 
 class Line(Value, frozen=True, kw_only=True, tag="line"):

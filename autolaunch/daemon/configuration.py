@@ -19,6 +19,7 @@ from autolaunch.daemon import small_file
 from autolaunch.daemon.deployment import Deployment
 from autolaunch.daemon.gateway.checked import checked
 from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.nodes_wanted import checked_nodes
 from autolaunch.daemon.wrong_key import WrongKey, at
 from autolaunch.given import PORTS, TOKENS_BELOW, is_loopback, is_word, served_name, tokens
 from selector.catalog import Catalog, shown
@@ -265,6 +266,8 @@ def _check(key: str, each: Deployment, known: Catalog) -> None:
         raise WrongKey(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
     if each.replica is not None:
         raise WrongKey(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
+    if each.nodes is not None:
+        checked_nodes(key, each)
     if each.idle_seconds is not None and not (each.idle_seconds > 0 and math.isfinite(each.idle_seconds)):
         raise WrongKey(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
     _check_figures(key, each)

@@ -11,6 +11,7 @@ from autolaunch.given import without_secrets
 from engines.logs import Diagnosis
 from selector.errors import (
     AutolaunchError,
+    ClusterError,
     DevicesTaken,
     DownloadError,
     EngineError,
@@ -19,7 +20,9 @@ from selector.errors import (
     HubUnreachable,
     NoFeasiblePlan,
     NoPackage,
+    NoRay,
     NoRoomOnDisk,
+    OtherRay,
     PortTaken,
     Unsupported,
 )
@@ -38,6 +41,9 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
     (EngineInstallError, "installation", False),
     (NoFeasiblePlan, "no plan", True),
     (Unsupported, "options", True),
+    (NoRay, "installation", True),
+    (OtherRay, "installation", True),
+    (ClusterError, "communication", False),  # its head may come back
     (EngineStartError, "unknown", False),
     (AutolaunchError, "options", True),
 )

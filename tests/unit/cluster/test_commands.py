@@ -106,7 +106,7 @@ def test_what_a_cluster_lacks_is_said_above_its_plan(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = merged([answer(0), Answer(member=member(1), trouble="has no autolaunch")], version=VERSION)
-    monkeypatch.setattr(cluster, "probe_cluster", lambda _: report)
+    monkeypatch.setattr(cluster, "probe_cluster", lambda _, **__: report)
     assert run(["plan", "glm-4.6", "--nodes", "auto"]) == 0
     assert "\n  gpu-1: has no autolaunch\n" in capsys.readouterr().out
 
@@ -127,7 +127,7 @@ def test_a_recorded_cluster_is_planned_for_as_the_cluster_itself(
     [
         "plan glm-4.6 --nodes auto --hardware 8xh100",
         "glm-4.6 --nodes auto --hardware 8xh100 --dry-run",
-        "plan glm-4.6 --nodes auto --engine-path /venv",
+        "glm-4.6 --nodes auto --data-parallel 2",
         "glm-4.6 --nodes auto --rehearse",
         "glm-4.6 --nodes auto --lock glm.lock",
         "probe --nodes nonsense",
@@ -158,10 +158,10 @@ def test_a_cluster_that_is_not_there_exits_4_with_its_code(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "probe.no_cluster"
 
 
-@pytest.mark.parametrize("pins", ["", "--pipeline-parallel 2 --tensor-parallel 8 --data-parallel 1"])
-def test_a_launch_over_nodes_plans_and_is_refused_before_anything_begins(
+@pytest.mark.parametrize("pins", ["", "--pipeline-parallel 2 --tensor-parallel 8", "--engine vllm"])
+def test_a_launch_over_nodes_is_one_engine_of_those_that_are_started_there(
     two: list[str], pins: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["glm-4.6", "--nodes", "auto", *pins.split(), "--dry-run"]) == 0
-    assert run(["glm-4.6", "--nodes", "auto", *pins.split()]) == 5
-    assert "this release starts engines on" in capsys.readouterr().err
+    assert run(["glm-4.6", "--nodes", "auto", *pins.split(), "--dry-run", "--json"]) == 0
+    chosen = json.loads(capsys.readouterr().out)["chosen"]
+    assert (chosen["engine"]["name"], chosen["parallel"]["data"]) == ("vllm", 1)

@@ -65,7 +65,7 @@ def test_a_node_is_told_as_ray_has_it_in_its_books() -> None:
         {"NodeID": "bb", "Alive": True, "NodeManagerAddress": "10.0.0.2", "Resources": {}},
         {"NodeID": "cc", "Alive": False, "Resources": {}, "DeathReasonMessage": "health check\nfailed"},
     ]
-    head, other, dead = program.members(SimpleNamespace(nodes=lambda: books), "bb")
+    head, other, dead = program.members(SimpleNamespace(nodes=lambda: books), "bb", {"aa": 1.0})
     assert head == {
         "id": "aa",
         "name": "gpu-1",
@@ -75,10 +75,13 @@ def test_a_node_is_told_as_ray_has_it_in_its_books() -> None:
         "is_here": False,
         "cpus": 8.0,
         "gpus": 2.0,
+        "free_gpus": 1.0,
         "why_dead": None,
     }
     assert (other["name"], other["gpus"], other["is_here"]) == ("10.0.0.2", 0.0, True)
+    assert (other["free_gpus"], dead["free_gpus"]) == (0.0, None)
     assert (dead["name"], dead["gpus"], dead["why_dead"]) == ("cc", None, "health check failed")
+    assert all(each["free_gpus"] is None for each in program.members(SimpleNamespace(nodes=lambda: books), None))
 
 
 def test_the_program_gets_rays_variables_and_nobodys_tokens() -> None:
