@@ -188,12 +188,14 @@ def prepare(
             place.address,
             plan,
             candidate,
+            model=model,
             environment=programs.parent,
             package=planned_package(facts, candidate.engine)[1],
-            facts=facts,
             folder=folder,
+            home=options.home,
             on_event=on_event,
             cancelled=cancelled,
+            began=began,
         )
     return Prepared(
         plan=plan,

@@ -123,7 +123,7 @@ def install(
     from autolaunch import api
     from engines.environments import Environments
 
-    wanted = named(name, api.catalog())
+    wanted = named(name, api.catalog(), one_package=at is not None)
     chosen = serving(wanted, _devices(device, wanted), name)
     if lock is not None and len(chosen) > 1:
         raise UsageError("a lock is of one package", hint=f"name {' or '.join(each.name for _, each in chosen)}")

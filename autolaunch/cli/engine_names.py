@@ -32,8 +32,8 @@ class Named(NamedTuple):
     is_engine: bool
 
 
-def named(word: str, known: Catalog) -> Named:
-    """The packages that a word of the command line names: all of an engine, or one.
+def named(word: str, known: Catalog, *, one_package: bool = False) -> Named:
+    """The packages that a word of the command line names: all of an engine, or one (``one_package``: that alone).
 
     Raises:
         UsageError: it names none, or is no name.
@@ -44,7 +44,7 @@ def named(word: str, known: Catalog) -> Named:
     name = match["name"].lower().replace("_", "-")
     facts = [known.engine(engine) for engine in known.engine_names()]
     every = [(each, package) for each in facts for package in each.packages]
-    of_engine = tuple(each for each in every if each[0].name == name)
+    of_engine = () if one_package else tuple(each for each in every if each[0].name == name)
     found = of_engine or tuple(each for each in every if each[1].name == name)
     if not found:
         names = list(dict.fromkeys([each.name for each in facts] + [package.name for _, package in every]))

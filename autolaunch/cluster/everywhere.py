@@ -1,4 +1,4 @@
-"""What an engine needs on every node that its ranks are on: the same environment, and the weights."""
+"""A launch has the nodes of its cluster made ready: joined for as long as that takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from autolaunch.cluster import preparing
+from autolaunch.cluster.ray_cluster import Cluster
 from autolaunch.server import LaunchEvent
 from selector.contract import Candidate, LaunchPlan
-from selector.engine_facts import EngineFacts, Package
+from selector.engine_facts import Package
+from selector.facts import ModelFacts
 
 
 def prepare_nodes(
@@ -16,27 +19,31 @@ def prepare_nodes(
     plan: LaunchPlan,
     candidate: Candidate,
     *,
+    model: ModelFacts,
     environment: Path,
     package: Package,
-    facts: EngineFacts,
     folder: Path,
-    on_event: Callable[[LaunchEvent], None],
-    cancelled: threading.Event | None,
+    home: Path,
+    on_event: Callable[[LaunchEvent], None] = lambda _: None,
+    cancelled: threading.Event | None = None,
+    began: float | None = None,
 ) -> None:
-    """The place where a launch has its nodes made ready. What is not on a node yet, vLLM's rank there says itself.
-
-    Args:
-        cluster_address: ``HOST:PORT`` of the head, of which this host is a node.
-        plan: with the nodes, by :attr:`selector.hardware.HardwareReport.hosts`.
-        candidate: what is started, on the devices that it has of them.
-        environment: the engine's environment on this host.
-        package: what is in it, the cluster's Ray included.
-        facts: the engine, in the version that was planned.
-        folder: the checkpoint on this host.
-        on_event: is told how far it is.
-        cancelled: set, it ends soon.
+    """:func:`autolaunch.cluster.preparing.prepare_nodes` on the cluster at ``HOST:PORT`` of its head.
 
     Raises:
-        EngineInstallError: the environment is not on a node.
-        DownloadError: the weights are not.
+        ClusterError, EngineInstallError, DownloadError: as there, or the cluster cannot be joined.
     """
+    with Cluster(cluster_address, cancelled=cancelled) as cluster:
+        preparing.prepare_nodes(
+            cluster,
+            plan,
+            candidate,
+            model=model,
+            environment=environment,
+            package=package,
+            folder=folder,
+            home=home,
+            on_event=on_event,
+            cancelled=cancelled,
+            began=began,
+        )

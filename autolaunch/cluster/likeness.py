@@ -48,11 +48,15 @@ class Source(Value, frozen=True, kw_only=True):
 
 
 class Asked(Value, frozen=True, kw_only=True):
-    """What another machine has. ``mark`` is a file that it has just written near the weights, ``mark_text`` in it."""
+    """What another machine has.
+
+    ``lock_sha256`` is its environment's, ``None`` of one that autolaunch did not make: that has to be there at all.
+    ``mark`` is a file that it has just written near the weights, with ``mark_text`` in it.
+    """
 
     schema: int = 1
     environment: str
-    lock_sha256: str
+    lock_sha256: str | None
     folder: str
     files: tuple[Sample, ...]
     source: Source | None = None
@@ -161,7 +165,9 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # a pipe of that name is not waited for
 
 
-def _environment(directory: Path, lock_sha256: str, home: Path) -> tuple[EnvironmentState, str | None]:
+def _environment(directory: Path, lock_sha256: str | None, home: Path) -> tuple[EnvironmentState, str | None]:
+    if lock_sha256 is None:
+        return ("same" if os.access(directory / "bin" / "python", os.X_OK) else "absent"), None
     manifest = read_manifest(directory)
     if manifest is None:
         return "absent", None

@@ -8,9 +8,10 @@ from pathlib import Path
 from autolaunch.cluster.likeness import Source
 from autolaunch.cluster.members import Member
 from autolaunch.hubs import kept, places
+from engines.environments.requirements import name_of
 from engines.environments.store import LOCK
 from selector.contract import Checkpoint
-from selector.engine_facts import EngineFacts, Package
+from selector.engine_facts import Package
 from selector.errors import EngineInstallError
 from selector.facts import ModelFacts
 from selector.values import Value
@@ -35,25 +36,22 @@ class Order(Value, frozen=True, kw_only=True):
         return f"ssh {shlex.quote(member.address or member.name)} {shlex.quote(f'env {words}')}{read}"
 
 
-def install(environment: Path, facts: EngineFacts, package: Package) -> Order:
+def install(environment: Path, package: Package, version: str) -> Order:
     """Makes ``environment``, this host's, on a node: of the same lock, at the same place.
 
     Raises:
-        EngineInstallError: its folder is none that autolaunch would make, or it is of another package.
+        EngineInstallError: its folder is none that autolaunch would make.
     """
-    known = next((each for each in facts.packages if each.name == package.name), None)
-    if known is None or environment.parent.name != "engines":
-        raise EngineInstallError(
-            f"{environment} is no environment of autolaunch's, which is what a launch over several nodes takes"
-        )
-    beside = package.requirements[len(known.requirements) :]
-    options = [word for each in beside for word in ("--with", each)]
+    if environment.parent.name != "engines":
+        raise EngineInstallError(f"{environment} is not where autolaunch makes environments: <home>/engines has them")
+    # What a launch adds to a package is the cluster's Ray; the rest the node knows by the package's name.
+    options = [word for each in package.requirements if name_of(each) == "ray" for word in ("--with", each)]
     return Order(
         argv=(
             "autolaunch",
             "engines",
             "install",
-            f"{package.name}=={facts.version}",
+            f"{package.name}=={version}",
             *options,
             "--lock",
             "-",

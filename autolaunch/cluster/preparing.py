@@ -27,7 +27,7 @@ from autolaunch.hubs.speed import Transfer
 from autolaunch.server import LaunchEvent, Stage
 from engines.environments.store import read_manifest
 from selector.contract import Candidate, LaunchPlan
-from selector.engine_facts import EngineFacts, Package
+from selector.engine_facts import Package
 from selector.errors import AutolaunchError, ClusterError, DownloadError, EngineInstallError, HubUnreachable
 from selector.facts import ModelFacts
 from selector.values import Value
@@ -43,7 +43,6 @@ def prepare_nodes(
     *,
     model: ModelFacts,
     environment: Path,
-    facts: EngineFacts,
     package: Package,
     folder: Path,
     home: Path,
@@ -55,7 +54,8 @@ def prepare_nodes(
 
     Args:
         plan: ``hardware.hosts`` are the nodes, each with the id that Ray has for it.
-        environment: this host's, finished; ``package`` is what it was made of, and ``facts.version`` its version.
+        environment: this host's, finished; ``package`` is what it was made of. One that somebody else made
+            (``--engine-path``) has to be on every node already, at the same place.
         folder: the weights on this host, whole.
         home: autolaunch's on this host.
         on_event: hears what happens (stages ``weights`` and ``environment``), in the thread that called.
@@ -89,7 +89,7 @@ def prepare_nodes(
         model=model,
         candidate=candidate,
         source=None if model.generated else source_of(folder, candidate.checkpoint, home),
-        install=install(environment, facts, package),
+        install=None if read_manifest(environment) is None else install(environment, package, candidate.engine.version),
     )
     teller("environment")(f"comparing {listed(names[each.id] for each in members)} with this host")
     asked = work.asked()
@@ -117,7 +117,7 @@ class _Work(Value, frozen=True, kw_only=True):
     model: ModelFacts
     candidate: Candidate
     source: Source | None
-    install: Order
+    install: Order | None
 
     @property
     def owned(self) -> bool:
@@ -131,8 +131,6 @@ class _Work(Value, frozen=True, kw_only=True):
     def asked(self) -> Asked:
         """What this host has."""
         manifest = read_manifest(self.environment)
-        if manifest is None:
-            raise EngineInstallError(f"{self.environment} is no finished environment of autolaunch's")
         one = self.source
         found = None if one is None else kept.load(self.home, one.hub, one.repo, one.commit, one.file_prefix)
         paths: Iterable[str] = (
@@ -142,7 +140,7 @@ class _Work(Value, frozen=True, kw_only=True):
         )
         return Asked(
             environment=str(self.environment),
-            lock_sha256=manifest.lock_sha256,
+            lock_sha256=None if manifest is None else manifest.lock_sha256,
             folder=str(self.folder),
             files=samples(self.folder, paths),
             source=one,
@@ -175,7 +173,7 @@ class _Work(Value, frozen=True, kw_only=True):
         """Makes those that are not there; on which nodes. What can never be mended is refused before, weights too."""
         self.refuse(found, before=True)
         where = [member for member, each in found.items() if each.environment != "same"]
-        if where:
+        if where and self.install is not None:
             say(f"making {self.environment.name} on {listed(self.names[each.id] for each in where)}")
             troubles = carried_out(self.cluster, self.install, where, self.names, say, self.cancelled)
             self._stop("the engine's environment was made on the nodes", EngineInstallError)
@@ -210,7 +208,7 @@ class _Work(Value, frozen=True, kw_only=True):
         engines = [
             of_environment(member, each, self.environment, self.install)
             for member, each in found.items()
-            if each.environment == "other" or (each.environment != "same" and not before)
+            if each.environment == "other" or (each.environment != "same" and (self.install is None or not before))
         ]
         weights = [
             of_weights(member, each, self.folder, None if self.owned else self.pull())

@@ -12,7 +12,7 @@ from autolaunch.cluster.likeness import Told
 from autolaunch.cluster.members import Member
 from autolaunch.cluster.orders import Order
 from autolaunch.cluster.ray_cluster import Ran
-from selector.errors import AutolaunchError, ClusterError
+from selector.errors import AutolaunchError, ClusterError, NoRoomOnDisk
 from selector.values import readable
 
 #: So many nodes are named with their reasons; of the others it is said how many they are.
@@ -34,12 +34,16 @@ def told(ran: Ran) -> Told | Trouble:
         return Trouble(member=ran.member, code="cluster.unreadable", message="answered what cannot be read", hint=_SAME)
 
 
-def of_environment(member: Member, found: Told, environment: Path, order: Order) -> Trouble:
+def of_environment(member: Member, found: Told, environment: Path, order: Order | None) -> Trouble:
     """Why a node's environment is not this host's, and the line that mends it."""
     said = {
         "absent": f"has no environment at {environment}",
         "unusable": f"has one at {environment} that is not used: {found.why or 'it does not say why'}",
     }.get(found.environment, f"has another environment at {environment}: its packages are not those of this host")
+    if order is None:
+        mend = f"rsync -a {environment}/ {member.address or member.name}:{environment}/"
+        said = f"has no engine at {environment}, which has to be the same on every node"
+        return Trouble(member=member, code="engine.install", message=said, mend=mend)
     mend = order.by_hand(member)
     if found.environment == "other":
         words = msgspec.structs.replace(order, argv=("autolaunch", "engines", "remove", order.argv[3]), input_path=None)
@@ -74,7 +78,8 @@ def refuse(troubles: Sequence[Trouble], names: Mapping[str, str], kind: type[Aut
     if any(each.startswith("cluster.") for each in codes):
         kind = ClusterError
     elif len(codes) == 1:
-        kind = _named(kind, *codes) or kind
+        # A full disk is the same error whatever it was to hold.
+        kind = _named(kind, *codes) or _named(NoRoomOnDisk, *codes) or kind
     named = [f"{names[each.member.id]}: {each.message}" for each in troubles[:_NAMED]]
     named += [f"and {len(troubles) - _NAMED:,} more nodes"] if len(troubles) > _NAMED else []
     hints = dict.fromkeys(each.hint for each in troubles[:_NAMED] if each.hint is not None)

@@ -40,7 +40,7 @@ class ScriptedCluster(Cluster):
 
     def __init__(self, members: Sequence[Member], replies: Mapping[tuple[str, str], Sequence[Reply]]) -> None:
         super().__init__("10.0.0.1:6379")
-        self._members = tuple(members)
+        self._nodes = tuple(members)
         self._replies = {key: list(each) for key, each in replies.items()}
         self.asked: list[Asked] = []
 
@@ -50,7 +50,7 @@ class ScriptedCluster(Cluster):
 
     def members(self, *, timeout_seconds: float = 0.0) -> tuple[Member, ...]:
         del timeout_seconds
-        return self._members
+        return self._nodes
 
     def run(
         self,
@@ -62,7 +62,7 @@ class ScriptedCluster(Cluster):
         cancelled: threading.Event | None = None,
         **_: Any,
     ) -> Generator[Output | End, None, None]:
-        where = tuple(self._members if on is None else on)
+        where = tuple(self._nodes if on is None else on)
         asked = [Asked(each.name, tuple(argv), dict(environment or {}), input_text) for each in where]
         self.asked += asked
         for member, word in zip(where, (each.word for each in asked), strict=True):

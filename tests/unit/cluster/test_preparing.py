@@ -119,7 +119,6 @@ class Host:
             self.candidate,
             model=self.model,
             environment=self.environment,
-            facts=self.facts,
             package=self.package,
             folder=self.folder,
             home=self.home,
@@ -347,6 +346,10 @@ def test_a_plan_of_machines_on_paper_has_no_nodes_to_prepare(host: Host) -> None
     assert "the plan is of machines on paper" in host.refused(ClusterError, {}).message
 
 
-def test_an_environment_that_is_none_of_ours_is_refused(host: Host) -> None:
+def test_an_engine_that_somebody_else_installed_has_to_be_on_every_node(host: Host) -> None:
     host.environment = host.home / "venv"
-    assert "is no environment of autolaunch's" in host.refused(EngineInstallError, {}).message
+    lacks = msgspec.structs.replace(SAME, environment="absent")
+    error = host.refused(EngineInstallError, {(B, "node-check"): [said(SAME)], (C, "node-check"): [said(lacks)]})
+    assert error.message == f"gpu-2: has no engine at {host.environment}, which has to be the same on every node"
+    assert error.hint == f"rsync -a {host.environment}/ 10.0.0.3:{host.environment}/"
+    assert json.loads(host.asked[0].input_text)["lock_sha256"] is None
