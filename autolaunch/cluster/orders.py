@@ -9,10 +9,9 @@ from autolaunch.cluster.likeness import Source
 from autolaunch.cluster.members import Member
 from autolaunch.hubs import kept, places
 from engines.environments.requirements import name_of
-from engines.environments.store import LOCK
+from engines.environments.store import LOCK, read_manifest
 from selector.contract import Checkpoint
 from selector.engine_facts import Package
-from selector.errors import EngineInstallError
 from selector.facts import ModelFacts
 from selector.values import Value
 
@@ -36,14 +35,14 @@ class Order(Value, frozen=True, kw_only=True):
         return f"ssh {shlex.quote(member.address or member.name)} {shlex.quote(f'env {words}')}{read}"
 
 
-def install(environment: Path, package: Package, version: str) -> Order:
+def install(environment: Path, package: Package, version: str) -> Order | None:
     """Makes ``environment``, this host's, on a node: of the same lock, at the same place.
 
-    Raises:
-        EngineInstallError: its folder is none that autolaunch would make.
+    ``None`` where autolaunch would make none there, or not of that package (``--engine-path``).
     """
-    if environment.parent.name != "engines":
-        raise EngineInstallError(f"{environment} is not where autolaunch makes environments: <home>/engines has them")
+    manifest = read_manifest(environment)
+    if manifest is None or manifest.requirements != package.requirements or environment.parent.name != "engines":
+        return None
     # What a launch adds to a package is the cluster's Ray; the rest the node knows by the package's name.
     options = [word for each in package.requirements if name_of(each) == "ray" for word in ("--with", each)]
     return Order(

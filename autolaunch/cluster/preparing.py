@@ -89,7 +89,7 @@ def prepare_nodes(
         model=model,
         candidate=candidate,
         source=None if model.generated else source_of(folder, candidate.checkpoint, home),
-        install=None if read_manifest(environment) is None else install(environment, package, candidate.engine.version),
+        install=install(environment, package, candidate.engine.version),
     )
     teller("environment")(f"comparing {listed(names[each.id] for each in members)} with this host")
     asked = work.asked()

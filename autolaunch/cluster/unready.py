@@ -42,7 +42,8 @@ def of_environment(member: Member, found: Told, environment: Path, order: Order 
     }.get(found.environment, f"has another environment at {environment}: its packages are not those of this host")
     if order is None:
         mend = f"rsync -a {environment}/ {member.address or member.name}:{environment}/"
-        said = f"has no engine at {environment}, which has to be the same on every node"
+        what = "another" if found.environment == "other" else "no"
+        said = f"has {what} engine at {environment}, which has to be the same on every node"
         return Trouble(member=member, code="engine.install", message=said, mend=mend)
     mend = order.by_hand(member)
     if found.environment == "other":

@@ -353,3 +353,11 @@ def test_an_engine_that_somebody_else_installed_has_to_be_on_every_node(host: Ho
     assert error.message == f"gpu-2: has no engine at {host.environment}, which has to be the same on every node"
     assert error.hint == f"rsync -a {host.environment}/ 10.0.0.3:{host.environment}/"
     assert json.loads(host.asked[0].input_text)["lock_sha256"] is None
+
+
+def test_an_environment_of_ours_that_was_named_by_its_path_is_not_made_elsewhere(host: Host) -> None:
+    host.package = msgspec.structs.replace(host.package, requirements=("vllm==0.33.0",))  # what is there has Ray in it
+    other = msgspec.structs.replace(SAME, environment="other")
+    error = host.refused(EngineInstallError, {(B, "node-check"): [said(SAME)], (C, "node-check"): [said(other)]})
+    assert error.message.startswith(f"gpu-2: has another engine at {host.environment}")
+    assert json.loads(host.asked[0].input_text)["lock_sha256"] == digest(LOCK)
