@@ -32,8 +32,8 @@ class Address(Value, frozen=True, kw_only=True):
         return f"{'ray://' if self.kind == 'client' else ''}{host}:{self.port}"
 
 
-def address_of(text: str, environ: Mapping[str, str]) -> Address:
-    """The address that was written; ``auto`` is ``RAY_ADDRESS`` where that is set.
+def address_of(text: str, environ: Mapping[str, str], *, named: str = "--nodes") -> Address:
+    """The address that was written as ``named``; ``auto`` is ``RAY_ADDRESS`` where that is set.
 
     Raises:
         UsageError: it is none that Ray could be joined by.
@@ -41,8 +41,8 @@ def address_of(text: str, environ: Mapping[str, str]) -> Address:
     told = environ.get("RAY_ADDRESS", "").strip() if text.strip() == "auto" else ""
     found = _address(told or text.strip())
     if found is None:
-        where = "RAY_ADDRESS" if told else "--nodes"
-        raise UsageError(f"{where}: {(told or text)[:80]!r} is no address of a Ray cluster", hint=_hint(told or text))
+        where = "RAY_ADDRESS: " if told else named and f"{named}: "
+        raise UsageError(f"{where}{(told or text)[:80]!r} is no address of a Ray cluster", hint=_hint(told or text))
     return found
 
 

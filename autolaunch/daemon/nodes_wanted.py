@@ -15,7 +15,7 @@ def checked_nodes(key: str, each: Deployment) -> None:
     from autolaunch.cluster.addresses import address_of  # most have none
 
     with at(f"{key}.nodes"):
-        address = address_of(each.nodes or "", {})
+        address = address_of(each.nodes or "", {}, named="")
     if address.kind == "client":
         raise WrongKey(
             f"{key}.nodes",
