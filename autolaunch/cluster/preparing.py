@@ -101,8 +101,7 @@ def prepare_nodes(
         work.refuse(work.check(again, asked))
     count = len(members)
     nodes = names[members[0].id] if count == 1 else f"{count:,} other nodes"
-    teller("environment")(f"{environment.name} is on {nodes} too", 1.0)
-    teller("weights")(f"weights are on {nodes} too", 1.0)
+    teller("weights")(f"environment and weights are on {nodes} too", 1.0)
 
 
 class _Work(Value, frozen=True, kw_only=True):

@@ -102,7 +102,7 @@ def test_nodes_that_have_nothing_come_to_have_the_same_and_are_then_left_alone(h
             assert (made.lock_sha256, made.requirements) == (here.lock_sha256, here.requirements)
             assert list(hosts.folder.glob("*.safetensors")) != []
     assert hosts.prepare() == [(B, "node-check"), (C, "node-check")]
-    assert hosts.events[-1].message == "weights are on 2 other nodes too"
+    assert hosts.events[-1].message == "environment and weights are on 2 other nodes too"
     assert list(hosts.place.rglob("*.mark")) == []
 
 

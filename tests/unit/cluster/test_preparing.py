@@ -150,7 +150,7 @@ def test_where_all_is_there_nothing_is_made_and_this_host_is_not_asked(host: Hos
     assert asked["source"]["commit"] == COMMIT
     assert not Path(asked["mark"]).exists(), "the mark is gone"
     assert Path(asked["mark"]).parent == host.folder.parents[1], "not where the hub's client looks for snapshots"
-    assert [each.message for each in host.events][-1] == "weights are on 2 other nodes too"
+    assert [each.message for each in host.events][-1] == "environment and weights are on 2 other nodes too"
 
 
 def test_what_one_node_lacks_is_made_there_alone_and_looked_at_again(host: Host) -> None:
