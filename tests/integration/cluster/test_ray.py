@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 import autolaunch
-from autolaunch.cluster import Cluster, End, Output
+from autolaunch.cluster import Cluster, End, Output, probe_cluster
 from selector.errors import ClusterError, NoCluster
 from selector.hardware import HardwareReport
 from tests.fakes.nvml.scenarios import EIGHT_4090, h100
@@ -93,7 +93,7 @@ def nothing_left(ray_nodes: RayNodes) -> Iterator[None]:
 
 
 def ours(nodes: RayNodes) -> list[str]:
-    marks = ("autolaunch", "keeper", "sleep 3", " -I - ")
+    marks = ("-m autolaunch", "bin/autolaunch ", "keeper", "sleep 3", " -I - ")  # not a path that has its name in it
     lines = []
     for each in nodes.processes():
         with contextlib.suppress(psutil.Error):  # it just ended
@@ -189,8 +189,9 @@ def test_the_command_line_shows_and_plans_for_the_cluster(nodes: RayNodes) -> No
     assert planned.returncode == 0, planned.stderr
     assert json.loads(planned.stdout)["hardware"]["nodes"] == 3
     launched = ran("glm-tiny")
-    assert launched.returncode == 5
-    assert "this release starts engines on" in launched.stderr
+    assert launched.returncode == 3  # a miniature's weights are nothing for vLLM on GPUs
+    assert "vLLM" in launched.stderr
+    assert "does not run fp32" in launched.stderr
 
 
 def test_a_cluster_whose_gpus_and_cpus_are_all_taken_answers_too(nodes: RayNodes) -> None:
@@ -200,8 +201,11 @@ def test_a_cluster_whose_gpus_and_cpus_are_all_taken_answers_too(nodes: RayNodes
             assert greedy.stdout is not None
             assert greedy.stdout.readline() == "0.0 0.0\n"
             report = autolaunch.probe(nodes.address)
+            to_plan = probe_cluster(nodes.address, given_out=True)
         finally:
             greedy.kill()
+    assert not any(each.processes for each in report.accelerators)
+    assert [each.memory_free_bytes for each in to_plan.accelerators] == [0] * 6, "others have them"
     assert {address: len(devices) for address, devices in by_address(report).items()} == {
         "127.0.0.2": 2,
         "127.0.0.3": 3,
