@@ -53,8 +53,8 @@ ray.get([each.ping.remote() for each in held])
 print(ray.available_resources().get("GPU", 0.0), ray.available_resources().get("CPU", 0.0), flush=True)
 sys.stdin.read()
 """
-#: A node that lost its head goes on for a minute, and with it what runs there (RAY_gcs_rpc_server_reconnect_timeout_s).
-LEFT_SECONDS = 75
+#: A node that lost its head goes on for a minute; what runs there ends when nobody asks for it (``UNHEARD_SECONDS``).
+LEFT_SECONDS = 45
 #: What Ray's own books have: the actors that live, by class, and the drivers that run beside this one.
 BOOKS = """
 import json, sys, ray
