@@ -9,7 +9,7 @@ import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
 from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
-from selector.interconnect import between, words
+from selector.interconnect import between, reaches, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -153,6 +153,8 @@ def network_between(report: HardwareReport) -> str:
     wire = between(report)
     if wire is None:
         return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+    if len(set(reaches(report).values())) > 1:
+        return f"all nodes have {words(*wire)} in common, and some have more"
     return f"all nodes are joined by {words(*wire)}"
 
 

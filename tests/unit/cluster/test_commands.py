@@ -67,7 +67,7 @@ def test_unequal_nodes_have_a_section_each_and_what_is_wrong_comes_after() -> No
     assert "gpu-0 (10.0.0.1)\n  GPUs          8 × NVIDIA H100" in text
     assert "gpu-1 (10.0.0.2)\n  GPUs          4 × NVIDIA A100" in text
     assert "network       2 × InfiniBand, 400 Gbit/s; Ethernet, 100 Gbit/s" in text
-    assert "network       all nodes are joined by Ethernet, 10 Gbit/s" in text
+    assert "network       all nodes have Ethernet, 10 Gbit/s in common, and some have more" in text
     assert "joined by     Ray 2.60.0" in text
     assert "3 processes on them" in text
     assert text.index("✗ gpu-3: is dead") > text.index("gpu-1 (10.0.0.2)")
