@@ -178,8 +178,9 @@ def _hosts(request: FleetRequest, folder: Path, known: Catalog) -> tuple[tuple[H
         for host in group.hosts():
             if not is_word(host):
                 raise WrongKey(f"{key}.names", f"{shown(host)} is no name")
-            if (first := seen.setdefault(host, index)) != index or group.names.count(host) > 1:
-                raise WrongKey(f"{key}.names", f"{shown(host)} is a host of hosts[{first}] already")
+            if host in seen:
+                raise WrongKey(f"{key}.names", f"{shown(host)} is a host of hosts[{seen[host]}] already")
+            seen[host] = index
         found.append((group, _report(f"{key}.hardware", group.hardware, folder, known, reports)))
     return tuple(found)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
 
 import click
 import msgspec
 
 from autolaunch.cli.machine_line import machine_line
-from autolaunch.cli.render_probe import findings, render_probe
+from autolaunch.cli.render_probe import alike_ports, findings, network_between, render_probe
 from autolaunch.cli.terminal import Terminal, clean, gib, heading, plural, ranges, wrapped
-from selector.hardware import HardwareReport, NetworkPort, Node
+from selector.hardware import HardwareReport, Node
 
 _LABEL = 14
 _GIB = 1024**3
@@ -34,7 +33,7 @@ def render_cluster(report: HardwareReport, terminal: Terminal, *, verbose: bool 
         parts += [_equal(report, nodes, terminal) for nodes in kinds.values()]
     parts += _said(report, terminal)
     own = tuple(each for each in report.findings if each.probe not in ("cluster", "ray"))
-    parts.append(findings(msgspec.structs.replace(report, findings=own), terminal))
+    parts += findings(msgspec.structs.replace(report, findings=own), terminal)
     return "\n\n".join(parts)
 
 
@@ -82,8 +81,10 @@ def _kind(report: HardwareReport, node: Node) -> object:
 
 
 def _whole(report: HardwareReport, terminal: Terminal) -> str:
-    ray = next((each.reason for each in report.findings if each.probe == "ray"), None)
-    rows = [("joined by", ray or "unknown"), ("devices", machine_line(report))]
+    rows = [("joined by", each.reason) for each in report.findings if each.probe == "ray" and each.reason]
+    rows.append(("devices", machine_line(report)))
+    if report.nodes > 1:
+        rows.append(("network", network_between(report)))
     rows += [(f"{each.vendor} driver", each.version or "of unknown version") for each in report.drivers]
     return "\n".join((heading("Cluster"), *(_row(name, text, terminal) for name, text in rows)))
 
@@ -117,7 +118,7 @@ def _equal(report: HardwareReport, nodes: list[Node], terminal: Terminal) -> str
     if disks:
         rows.append(("disk", f"{'at least ' if len(nodes) > 1 else ''}{gib(min(disks))} free for models"))
     if first.network:
-        rows.append(("network", _ports(first.network)))
+        rows.append(("network", "; ".join(text for text, _ in alike_ports(first.network))))
     lines = [_row(name, text, terminal) for name, text in rows]
     return "\n".join((heading(wrapped(clean(title), terminal, rest="  ")), *lines))
 
@@ -131,20 +132,6 @@ def _links(report: HardwareReport, nodes: set[int]) -> list[tuple[str, str]]:
         for (kind, rate), number in kinds.most_common()
     ]
     return [("links", ", ".join(told))] if told else []
-
-
-def _ports(ports: tuple[NetworkPort, ...]) -> str:
-    """``8 × infiniband 50 GB/s, ethernet 12.5 GB/s (eth0)``."""
-
-    def about(port: NetworkPort) -> tuple[str, int]:
-        return port.kind, port.bandwidth_bytes_per_second or 0
-
-    told = []
-    for (kind, rate), group in groupby(sorted(ports, key=about, reverse=True), key=about):
-        same = list(group)
-        speed = f" {rate / 1e9:,.1f} GB/s".replace(".0 ", " ") if rate else " of unknown speed"
-        told.append((f"{len(same)} × " if len(same) > 1 else "") + kind + speed)
-    return ", ".join(told)
 
 
 def _row(name: str, text: str, terminal: Terminal) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
 from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
-from selector.interconnect import between, words
+from selector.interconnect import between, reaches, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -26,7 +27,7 @@ def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = 
     parts += _links(report, terminal, verbose=verbose)
     parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
-    parts.append(findings(report, terminal))
+    parts += findings(report, terminal)
     return "\n\n".join(parts)
 
 
@@ -130,14 +131,19 @@ def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> li
         ]
         head = ("port", "interface", "RDMA", "addresses")
         return [f"{heading('Network')}\n{table(head, rows, flex=3, width=terminal.width_columns)}"]
-    alike: dict[tuple[NetworkKind, int | None], list[NetworkPort]] = {}
-    for port in report.network:
-        alike.setdefault((port.kind, port.bandwidth_bytes_per_second), []).append(port)
     lines = [
-        wrapped(f"{_times(ports)}{words(*key)}: {clean(_names(ports))}", terminal, first="  ", rest="    ")
-        for key, ports in alike.items()
+        wrapped(f"{text}: {clean(_names(ports))}", terminal, first="  ", rest="    ")
+        for text, ports in alike_ports(report.network)
     ]
     return ["\n".join((heading("Network"), *lines))]
+
+
+def alike_ports(ports: Iterable[NetworkPort]) -> list[tuple[str, list[NetworkPort]]]:
+    """Ports of one kind and rate together: ``8 × InfiniBand, 400 Gbit/s``, and which they are."""
+    alike: dict[tuple[NetworkKind, int | None], list[NetworkPort]] = {}
+    for port in ports:
+        alike.setdefault((port.kind, port.bandwidth_bytes_per_second), []).append(port)
+    return [(f"{len(same)} × " * (len(same) > 1) + words(*key), same) for key, same in alike.items()]
 
 
 def network_between(report: HardwareReport) -> str:
@@ -147,11 +153,9 @@ def network_between(report: HardwareReport) -> str:
     wire = between(report)
     if wire is None:
         return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+    if len(set(reaches(report).values())) > 1:
+        return f"all nodes have {words(*wire)} in common, and some have more"
     return f"all nodes are joined by {words(*wire)}"
-
-
-def _times(ports: list[NetworkPort]) -> str:
-    return f"{len(ports)} × " if len(ports) > 1 else ""
 
 
 def _names(ports: list[NetworkPort]) -> str:
@@ -184,11 +188,14 @@ def _holders(report: HardwareReport, terminal: Terminal) -> list[str]:
     return [f"{heading('In use')}\n{body}"]
 
 
-def findings(report: HardwareReport, terminal: Terminal) -> str:
+def findings(report: HardwareReport, terminal: Terminal) -> list[str]:
+    """What each probe said; nothing of a machine that no probe was asked of."""
+    if not report.findings:
+        return []
     lines = [heading("Asked")]
     for finding in report.findings:
         mark, color = _MARKS[finding.outcome]
         reason = f": {clean(finding.reason)}" if finding.reason else ""
         text = wrapped(f"{clean(finding.probe)} {finding.outcome}{reason}", terminal, first=f"  {mark} ", rest="    ")
         lines.append(click.style(text, fg=color) if color else text)
-    return "\n".join(lines)
+    return ["\n".join(lines)]

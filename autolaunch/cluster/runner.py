@@ -22,6 +22,9 @@ from typing import IO, Any
 
 #: What a program gets to end by itself.
 GRACE_SECONDS = 3.0
+#: Who wants to know of a program asks every second. Nodes that lost their cluster's head go on for a minute, and with
+#: them what nobody hears of any more.
+UNHEARD_SECONDS = 30.0
 MOST_LINE_BYTES = 64 * 1024
 #: What Ray hides devices by, for a worker that asked for none of them.
 HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -53,7 +56,10 @@ def place_of(program: str, environment: Mapping[str, str]) -> str | None:
 
 
 class Runner:
-    """One program on one node, run by ``keeper.py``. Everything of it is ended with the process that this is in.
+    """One program on one node, run by ``keeper.py``.
+
+    Everything of it is ended with the process that this is in, or once nobody has asked how it is for
+    :data:`UNHEARD_SECONDS`.
 
     Args:
         keeper: the text of that program.
@@ -78,7 +84,7 @@ class Runner:
         self._left_bytes, self._dropped_bytes = most_bytes, 0
         self._ended: dict[str, Any] | None = None
         self._cancelled = threading.Event()
-        self._began = time.monotonic()
+        self._began = self._asked_at = time.monotonic()
         self._deadline = self._began + timeout_seconds
         whole = {**node_environment(), **environment}
         place = place_of(argv[0], whole)
@@ -121,6 +127,7 @@ class Runner:
         """What was written since, by stream, and how it ended; waits so long for either."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._ended is not None, seconds)
+            self._asked_at = time.monotonic()
             lines = list(self._lines)
             self._lines.clear()
             if self._ended is None:
@@ -154,8 +161,11 @@ class Runner:
         with self._channel as channel:
             channel.settimeout(0.1)
             while time.monotonic() < give_up and not told.endswith(b"\n"):
-                if why is None and (self._cancelled.is_set() or time.monotonic() >= self._deadline):
-                    why = "cancelled" if self._cancelled.is_set() else "timed_out"
+                now = time.monotonic()
+                unheard = now - self._asked_at >= UNHEARD_SECONDS
+                unwanted = unheard or self._cancelled.is_set()
+                if why is None and (unwanted or now >= self._deadline):
+                    why = "cancelled" if unwanted else "timed_out"
                     channel.shutdown(socket.SHUT_WR)
                     give_up = time.monotonic() + 4 * GRACE_SECONDS
                 try:

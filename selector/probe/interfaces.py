@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from selector.probe.text import read_text
+from selector.values import Value
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _NAME_BYTES = 15  # IFNAMSIZ is 16
@@ -15,7 +15,7 @@ _PASSING = 0x01 | 0x08 | 0x20 | 0x40
 _ADDRESSES_BYTES = 1 << 18
 
 
-class Interface(NamedTuple):
+class Interface(Value, frozen=True, kw_only=True):
     """``addresses`` without loopback's, link-local ones and scopes, IPv4 first.
 
     ``up`` and ``megabits_per_second`` are ``None`` where nobody told; on Linux the kernel's files tell them.
@@ -57,7 +57,7 @@ def _linux() -> dict[str, Interface]:
                 found.setdefault(name, []).append(_socket.inet_ntop(_socket.AF_INET6, packed))
         except (IndexError, ValueError):
             continue
-    return {name: Interface(tuple(addresses)) for name, addresses in found.items()}
+    return {name: Interface(addresses=tuple(addresses)) for name, addresses in found.items()}
 
 
 def _primary(descriptor: int, name: str) -> str | None:
@@ -90,7 +90,7 @@ def _by_psutil() -> dict[str, Interface]:
             for each in told.get(name, ())
             if each.family == family and is_reachable(each.address)
         ]
-        found[name] = Interface(tuple(addresses), state.isup, state.speed)
+        found[name] = Interface(addresses=tuple(addresses), up=state.isup, megabits_per_second=state.speed)
     return found
 
 

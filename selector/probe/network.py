@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from selector.hardware import Finding, NetworkKind, NetworkPort
 from selector.probe.interfaces import Interface
@@ -28,22 +30,15 @@ _MOST_MEGABITS = 10_000_000
 _UNKNOWN_MEGABITS = frozenset({65_535})
 _ETHERNET, _IP_OVER_INFINIBAND = 1, 32  # ARPHRD_ETHER, ARPHRD_INFINIBAND
 _VALUE_BYTES = 256
-_NAME = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9_.:@+-]{0,62}")
-_PORT = re.compile(r"[0-9]{1,3}")
-_RATE = re.compile(r"\s*(\d{1,5}(?:\.\d{1,3})?) Gb/sec")
+_NAME_LENGTH = 63
+_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:@+-")
+# Texts, which re compiles when they are first looked for: most machines need none of them.
+_PORT = r"[0-9]{1,3}"
+_RATE = r"\s*(\d{1,5}(?:\.\d{1,3})?) Gb/sec"
 #: What a switch on the card shows of a virtual function: pf0vf3, c1pf0sf88.
-_REPRESENTOR = re.compile(r"(?:c\d+)?pf\d+(?:vf|sf)\d+")
-_MAC_PORT = re.compile(r"(?:en|bond)\d+")
+_REPRESENTOR = r"(?:c\d+)?pf\d+(?:vf|sf)\d+"
+_MAC_PORT = r"(?:en|bond)\d+"
 _ORDER: tuple[NetworkKind, ...] = ("infiniband", "roce", "ethernet")
-
-
-class _Rdma(NamedTuple):
-    """A port that RDMA runs over. ``interface`` is the network interface of the same port, where it is seen here."""
-
-    name: str
-    kind: NetworkKind
-    interface: str | None
-    bytes_per_second: int | None
 
 
 def probe_network(system: System) -> tuple[tuple[NetworkPort, ...], Finding]:
@@ -68,7 +63,8 @@ def probe_network(system: System) -> tuple[tuple[NetworkPort, ...], Finding]:
 
 def _place(port: NetworkPort) -> tuple[int, int, list[tuple[int, str]]]:
     name = port.device or port.interface or ""
-    natural = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = [(digits, "".join(part)) for digits, part in groupby(name, str.isdigit)]
+    natural = [(int(part), "") if digits else (-1, part) for digits, part in parts]
     return _ORDER.index(port.kind), -(port.bandwidth_bytes_per_second or 0), natural
 
 
@@ -82,7 +78,7 @@ def _told_by_system(told: Mapping[str, Interface]) -> list[NetworkPort]:
             addresses=each.addresses[:MAXIMUM_ADDRESSES],
         )
         for name, each in told.items()
-        if each.up and _MAC_PORT.fullmatch(name)
+        if each.up and re.fullmatch(_MAC_PORT, name)
     ]
 
 
@@ -103,50 +99,47 @@ def _linux(system: System, doubts: list[str]) -> list[NetworkPort]:
     if rdma and not verbs:
         doubts.insert(0, "there is no /dev/infiniband for this process: InfiniBand and RoCE are not counted")
         rdma = []
-    ports = [_port(each.kind, net, each.interface, each.bytes_per_second, told, each.name) for each in rdma]
+    ports = [_addressed(each, net, told) for each in rdma]
     taken = {each.interface for each in rdma}
     for name in _entries(net) or ():
         if name in taken or not _is_port(net, name) or not _is_up(net / name):
             continue
         if verbs and read_number(net / name / "type") == _IP_OVER_INFINIBAND:
             continue  # a further name of a port that was told, or one that is not active
-        if not _NAME.fullmatch(name):
+        if not _is_name(name):
             doubts.append(f"an interface is left out for its name: {printable(name, 32)}")
             continue
-        ports.append(_port("ethernet", net, name, _rate(read_number(net / name / "speed")), told))
+        rate = _rate(read_number(net / name / "speed"))
+        port = NetworkPort(kind="ethernet", interface=name, bandwidth_bytes_per_second=rate)
+        ports.append(_addressed(port, net, told))
     return ports
 
 
-def _port(
-    kind: NetworkKind,
-    net: Path,
-    interface: str | None,
-    bytes_per_second: int | None,
-    told: Mapping[str, Interface],
-    device: str | None = None,
-) -> NetworkPort:
-    name = None if interface is None else _addressed(net, interface, told)
-    addresses = () if name is None or name not in told else told[name].addresses
-    return NetworkPort(
-        kind=kind,
-        interface=name,
-        device=device,
-        bandwidth_bytes_per_second=bytes_per_second,
-        addresses=addresses[:MAXIMUM_ADDRESSES],
-    )
+def _addressed(port: NetworkPort, net: Path, told: Mapping[str, Interface]) -> NetworkPort:
+    """The port with the addresses by which it is reached, and by the name of the interface that has them."""
+    if port.interface is None:
+        return port
+    name = _with_address(net, port.interface, told)
+    addresses = told[name].addresses[:MAXIMUM_ADDRESSES] if name in told else ()
+    return msgspec.structs.replace(port, interface=name, addresses=addresses)
 
 
-def _addressed(net: Path, name: str, told: Mapping[str, Interface]) -> str:
+def _with_address(net: Path, name: str, told: Mapping[str, Interface]) -> str:
     """The interface, or the nearest one above it (a VLAN, a bridge) that has the address which it lacks."""
     level, seen = [name], {name}
     for _ in range(3):
-        found = next((each for each in level if each in told and told[each].addresses and _NAME.fullmatch(each)), None)
+        found = next((each for each in level if each in told and told[each].addresses and _is_name(each)), None)
         if found is not None:
             return found
         above = [up.removeprefix("upper_") for each in level for up in _entries(net / each) or () if _is_upper(up)]
         level = [each for each in above if each not in seen][:MAXIMUM_PORTS]
         seen.update(level)
     return name
+
+
+def _is_name(name: str) -> bool:
+    """Whether it is one that an engine's variables take as it stands."""
+    return 0 < len(name) <= _NAME_LENGTH and name[0] not in ".:" and _NAME_LETTERS.issuperset(name)
 
 
 def _is_upper(entry: str) -> bool:
@@ -162,7 +155,8 @@ def _is_port(net: Path, name: str) -> bool:
         return False
     if read_number(place / "type") not in (_ETHERNET, _IP_OVER_INFINIBAND):
         return False
-    return _REPRESENTOR.fullmatch((_value(place / "phys_port_name") or "").strip()) is None
+    shown = (_value(place / "phys_port_name") or "").strip()
+    return not shown or re.fullmatch(_REPRESENTOR, shown) is None
 
 
 def _bond_of(net: Path, name: str) -> str | None:
@@ -180,16 +174,16 @@ def _is_up(place: Path) -> bool:
     return state == "up" or (state == "unknown" and read_number(place / "carrier") == 1)
 
 
-def _rdma_ports(place: Path, net: Path, doubts: list[str]) -> list[_Rdma]:
+def _rdma_ports(place: Path, net: Path, doubts: list[str]) -> list[NetworkPort]:
     """The active ports of RDMA devices, by the kernel's Documentation/ABI/stable/sysfs-class-infiniband."""
-    found = []
+    found: list[NetworkPort] = []
     for device in _entries(place) or ():
         # Without hardware it is software's (rxe, siw); a node type other than 1 is no channel adapter (iWARP).
         if not (place / device / "device").exists() or not (_value(place / device / "node_type") or "").startswith("1"):
             continue
         for number in _entries(place / device / "ports") or ():
             name = f"{device}:{number}"
-            if not _PORT.fullmatch(number) or not _NAME.fullmatch(name):
+            if not re.fullmatch(_PORT, number) or not _is_name(name):
                 doubts.append(f"an RDMA port is left out for its name: {printable(name, 32)}")
                 continue
             port = _rdma_port(place / device, number, name, net)
@@ -197,12 +191,12 @@ def _rdma_ports(place: Path, net: Path, doubts: list[str]) -> list[_Rdma]:
                 doubts.append(port)
             else:
                 found.append(port)
-                if port.bytes_per_second is None:
+                if port.bandwidth_bytes_per_second is None:
                     doubts.append(f"the rate of {name} is not told")
     return found
 
 
-def _rdma_port(device: Path, number: str, name: str, net: Path) -> _Rdma | str:
+def _rdma_port(device: Path, number: str, name: str, net: Path) -> NetworkPort | str:
     """The port, or why it is none."""
     place = device / "ports" / number
     state = (_value(place / "state") or "").strip()
@@ -214,12 +208,17 @@ def _rdma_port(device: Path, number: str, name: str, net: Path) -> _Rdma | str:
     interface = _interface_of(device, number, net)
     if layer == "Ethernet" and interface is None:
         return f"{name} (RoCE) has no network interface that is seen here"
-    return _Rdma(name, "infiniband" if layer == "InfiniBand" else "roce", interface, _told_rate(place / "rate"))
+    return NetworkPort(
+        kind="infiniband" if layer == "InfiniBand" else "roce",
+        interface=interface,
+        device=name,
+        bandwidth_bytes_per_second=_told_rate(place / "rate"),
+    )
 
 
 def _told_rate(place: Path) -> int | None:
     """``400 Gb/sec (4X NDR)`` in bytes a second."""
-    match = _RATE.match(_value(place) or "")
+    match = re.match(_RATE, _value(place) or "")
     megabits = None if match is None else round(float(match[1]) * 1000)
     return _rate(megabits)
 
@@ -227,14 +226,14 @@ def _told_rate(place: Path) -> int | None:
 def _interface_of(device: Path, number: str, net: Path) -> str | None:
     """The network interface of an RDMA port; of a member of a bond the bond."""
     name = (_value(device / "ports" / number / "gid_attrs/ndevs/0") or "").strip()
-    if not _NAME.fullmatch(name) or not (net / name).exists():
+    if not _is_name(name) or not (net / name).exists():
         beside = [each for each in _entries(device / "device/net") or () if (net / each).exists()]
         beside = [each for each in beside if _is_port(net, each) or _bond_of(net, each) is not None]
         # A card of two ports lists both interfaces under either: dev_port counts them from 0.
         own = [each for each in beside if read_number(net / each / "dev_port") == int(number) - 1]
         name = next(iter(own or beside), "")
     name = (_bond_of(net, name) or name) if name else ""
-    return name if _NAME.fullmatch(name) else None
+    return name if _is_name(name) else None
 
 
 def _entries(place: Path) -> Iterable[str] | None:

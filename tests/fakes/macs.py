@@ -53,7 +53,7 @@ class Mac(msgspec.Struct, frozen=True):
             memory=lambda: HostMemory(self.memory_total_bytes, self.memory_available_bytes),
             process_name=lambda _: None,
             disk_free=lambda _: self.disk_free_bytes,
-            interfaces=lambda: {"en0": Interface((), True, 10_000)},
+            interfaces=lambda: {"en0": Interface(up=True, megabits_per_second=10_000)},
         )
 
 

@@ -288,7 +288,7 @@ class OtherHost:
         self.state, self.since = "down", self.hosts.clock()
         self.failures += 1
         count = self.requests
-        told = f"{why}; {count} requests are with it" if count else why
+        told = f"{why}; {count} request{' is' if count == 1 else 's are'} with it" if count else why
         self.hosts.tell("warning", "host.down", self.name, f"{self.access.url}: {told}")
         self.hosts.on_change(False)
 

@@ -70,6 +70,20 @@ def gone(*processes: int) -> bool:
     return False
 
 
+def test_what_nobody_asks_for_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node that lost its head, and with it whoever wanted to know."""
+    monkeypatch.setattr(runner, "UNHEARD_SECONDS", 3.0)
+    one = begun(sys.executable, "-c", STUBBORN.format(then="time.sleep(300)"))
+    lines, ended = heard(one, until=lambda lines: len(pids(lines)) == 2)
+    assert ended is None
+    time.sleep(2.0)  # nobody asks, but not for long enough
+    more, ended = one.heard(2.0)
+    assert (more, ended) == ([], None)
+    assert all(psutil.pid_exists(pid) for pid in pids(lines))
+    assert gone(*pids(lines))
+    assert heard(one)[1]["outcome"] == "cancelled"
+
+
 def test_lines_come_by_stream_and_the_exit_code_is_the_programs() -> None:
     code = "import sys; print('out'); print('err', file=sys.stderr); print('last', end=''); sys.exit(7)"
     lines, ended = heard(begun(sys.executable, "-c", code))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -152,6 +153,17 @@ def test_a_report_that_no_machine_has_is_refused(catalog: Catalog) -> None:
     )
     with pytest.raises(AutolaunchError, match=r"hosts\[0\].hardware: .*nodes"):
         autolaunch.plan_fleet(asked, known=catalog)
+
+
+def test_the_time_for_names_of_hosts_grows_with_their_number(catalog: Catalog) -> None:
+    """Each held against all others, these took a minute."""
+    fleet = autolaunch.FleetRequest(
+        hosts=(autolaunch.HostGroup(name="a", hardware="8xh100", names=tuple(f"h{each}" for each in range(60_000))),),
+        deployments=(autolaunch.FleetDeployment(name="b", model="glm-4.6"),),
+    )
+    began = time.process_time()
+    assert autolaunch.plan_fleet(fleet, known=catalog).hosts == 60_000
+    assert time.process_time() - began < 5
 
 
 def test_an_exact_plan_without_the_solver_says_what_to_install(

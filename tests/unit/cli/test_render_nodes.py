@@ -55,6 +55,10 @@ def test_machines_that_a_name_describes_are_counted_and_joined_by_nothing_known(
     [
         (report_from_spec("2x8xh100", KNOWN), "  how the 2 nodes are joined is not known: a network is assumed"),
         (cluster(KNOWN, "8xh100", "8xh100", ports=((IB, TEN),)), "  all nodes are joined by InfiniBand, 400 Gbit/s"),
+        (
+            cluster(KNOWN, "8xh100", "8xh100", ports=((IB, TEN), (TEN,))),
+            "  all nodes have Ethernet, 10 Gbit/s in common",
+        ),
         (cluster(KNOWN, "8xh100", "8xh100", ports=((IB,), (TEN,))), "  no kind of port is known that all nodes have"),
     ],
 )

@@ -66,15 +66,23 @@ def test_unequal_nodes_have_a_section_each_and_what_is_wrong_comes_after() -> No
     text = shown(merged(answers, ray="Ray 2.60.0", version=VERSION))
     assert "gpu-0 (10.0.0.1)\n  GPUs          8 × NVIDIA H100" in text
     assert "gpu-1 (10.0.0.2)\n  GPUs          4 × NVIDIA A100" in text
-    assert "network       2 × infiniband 50 GB/s, ethernet 12.5 GB/s" in text
+    assert "network       2 × InfiniBand, 400 Gbit/s; Ethernet, 100 Gbit/s" in text
+    assert "network       all nodes have Ethernet, 10 Gbit/s in common, and some have more" in text
+    assert "joined by     Ray 2.60.0" in text
     assert "3 processes on them" in text
     assert text.index("✗ gpu-3: is dead") > text.index("gpu-1 (10.0.0.2)")
     assert text.index("✗ gpu-3") < text.index("≈ gpu-1: autolaunch 0.2.0, 0.1.0 here") < text.index("– gpu-2: no GPU")
 
 
+def test_a_cluster_of_one_node_is_joined_by_nothing() -> None:
+    assert "all nodes" not in shown(many(1))
+
+
 def test_verbose_shows_each_node_as_a_machine() -> None:
     text = shown(many(2), verbose=True)
     assert text.count("Host\n") == 2
+    assert "network       all nodes are joined by InfiniBand, 400 Gbit/s" in text
+    assert text.count("Asked\n") == 1  # what was asked of all
     assert "── gpu-1 (10.0.0.2)" in text
     assert "15 " in text.partition("── gpu-1")[2]  # its devices keep the cluster's numbers
 

@@ -65,7 +65,7 @@ def test_the_network_of_each_node_is_kept_and_the_first_ones_is_the_reports() ->
     wired = msgspec.structs.replace(recorded("8xh100"), network=(port,))
     report = of(answer(0, wired), answer(1))
     assert report.network == (port,)
-    assert [each.network for each in report.hosts] == [(port,), ()]
+    assert [each.network for each in report.hosts] == [(port,), recorded("8xh100").network]
 
 
 def test_a_node_without_gpus_is_said_and_not_planned_with_even_as_the_head() -> None:

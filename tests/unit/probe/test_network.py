@@ -85,7 +85,9 @@ def test_a_bond_stands_for_its_members(tmp_path: Path) -> None:
     for each in ("eth0", "eth1"):
         ports.interface(tmp_path, each, speed="25000")
     ports.bond(tmp_path, "bond0", "eth0", "eth1")
-    assert shown(tmp_path, {"bond0": Interface(("10.0.0.1",))}) == [("ethernet", "bond0", None, 6_250_000_000)]
+    assert shown(tmp_path, {"bond0": Interface(addresses=("10.0.0.1",))}) == [
+        ("ethernet", "bond0", None, 6_250_000_000)
+    ]
 
 
 def test_roce_over_a_bond_goes_by_the_bonds_name(tmp_path: Path) -> None:
@@ -110,11 +112,14 @@ def test_a_port_without_an_address_goes_by_the_bridge_or_vlan_above_it_that_has_
     ports.above(tmp_path, "eno1", "eno1.7")
     ports.above(tmp_path, "eno1.7", "br0")
     ports.above(tmp_path, "br0", "eno1")  # no kernel has such a ring, and it must not hold us
-    (port,) = probed(tmp_path, {"br0": Interface(("192.0.2.7",))})[0]
+    (port,) = probed(tmp_path, {"br0": Interface(addresses=("192.0.2.7",))})[0]
     assert (port.interface, port.addresses) == ("br0", ("192.0.2.7",))
     assert probed(tmp_path)[0][0].interface == "eno1"
     assert (
-        probed(tmp_path, {"br0": Interface(("10.1.1.1",)), "eno1": Interface(("10.0.0.1",))})[0][0].interface == "eno1"
+        probed(tmp_path, {"br0": Interface(addresses=("10.1.1.1",)), "eno1": Interface(addresses=("10.0.0.1",))})[0][
+            0
+        ].interface
+        == "eno1"
     )
 
 
@@ -234,12 +239,12 @@ def test_the_addresses_of_this_machine_can_be_asked() -> None:
 
 def test_a_mac_tells_its_ports(tmp_path: Path) -> None:
     told = {
-        "lo0": Interface((), True, 0),
-        "en0": Interface(("192.0.2.4",), True, 10_000),
-        "en1": Interface((), True, 0),
-        "en5": Interface((), False, 0),
-        "utun3": Interface(("100.64.0.1",), True, 0),
-        "bridge0": Interface((), True, 0),
+        "lo0": Interface(addresses=(), up=True, megabits_per_second=0),
+        "en0": Interface(addresses=("192.0.2.4",), up=True, megabits_per_second=10_000),
+        "en1": Interface(addresses=(), up=True, megabits_per_second=0),
+        "en5": Interface(addresses=(), up=False, megabits_per_second=0),
+        "utun3": Interface(addresses=("100.64.0.1",), up=True, megabits_per_second=0),
+        "bridge0": Interface(addresses=(), up=True, megabits_per_second=0),
     }
     system = msgspec.structs.replace(mac("m3-ultra-512").system(), interfaces=lambda: told)
     found, finding = probe_network(system)
@@ -253,7 +258,7 @@ def test_a_mac_tells_its_ports(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [ports.server, ports.workstation, ports.spark, ports.virtual])
 def test_what_is_probed_can_be_recorded_and_taken_back(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path)
-    report = collect(linux(tmp_path, {"eno1": Interface(("10.0.0.1", "fd00::1"))}))
+    report = collect(linux(tmp_path, {"eno1": Interface(addresses=("10.0.0.1", "fd00::1"))}))
     assert report.network
     assert checked_report(report) is report
     assert msgspec.json.decode(report.to_json(), type=type(report)) == report

@@ -8,6 +8,7 @@ from itertools import product
 import msgspec
 import pytest
 
+from autolaunch import api
 from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.fleet import bound, exact, heuristic
@@ -15,12 +16,14 @@ from selector.fleet.asked import FleetDeployment, FleetObjective, HostGroup
 from selector.fleet.contract import FleetPlan
 from selector.fleet.filling import Filler, Worth
 from selector.fleet.kinds import Lot, kinds, several
-from selector.fleet.options import Wanted
+from selector.fleet.options import Options, Wanted
 from selector.fleet.plan import fleet_plan
 from selector.fleet.problem import Bin, Demand, Filling, Option, Packing, Problem, faults, figures
 from selector.fleet.seats import seats
+from selector.hardware import NetworkPort
 from selector.machines import report_from_spec
 from selector.request import Pins
+from tests.fakes.clusters import cluster, port
 
 GIB = 1 << 30
 
@@ -277,6 +280,31 @@ def test_a_checkpoint_that_no_host_holds_takes_several(catalog: Catalog) -> None
     assert (replica.hosts, replica.devices, replica.replicas) == (2, 16, 1)
     assert [each.on for each in plan.placements] == [(("a/1", "a/2"),)]
     assert [(each.idle_hosts, each.idle_devices) for each in plan.hardware] == [(1, 8)]
+
+
+@pytest.mark.parametrize("ports", [(), (port("infiniband", 400), port("ethernet", 25)), (port("ethernet", 10),)])
+def test_what_spans_hosts_is_what_a_plan_of_those_hosts_chooses(
+    catalog: Catalog, ports: tuple[NetworkPort, ...]
+) -> None:
+    """By a name, and by the ports that a probe told of."""
+    pins = Pins(format="bf16", data_parallel=1)
+    if ports:
+        hosts = cluster(catalog, "8xh100", "8xh100", ports=(ports,), memory_gib=512)
+        one = msgspec.structs.replace(report_from_spec("8xh100", catalog), host=hosts.host, network=ports)
+    else:
+        hosts, one = report_from_spec("2x8xh100", catalog), report_from_spec("8xh100", catalog)
+    chosen = api.plan("glm-4.6", hardware=hosts, pins=pins, known=catalog).chosen
+    (kind,) = kinds([(HostGroup(name="a", hardware=one, count=2), one)], catalog.accelerator_for)
+    wanted = Wanted(
+        FleetDeployment(name="big", model="glm-4.6", pinned=Pins(format="bf16")),
+        catalog.model("glm-4.6"),
+        PlanRequest(model="glm-4.6", pins=Pins(format="bf16"), concurrency=None),
+    )
+    (way,) = Options((wanted,), catalog).on(kind).found
+    assert chosen is not None
+    assert (way.hosts, way.slots) == (2, 8)
+    assert (way.candidate.parallel, way.candidate.speed) == (chosen.parallel, chosen.speed)
+    assert (way.candidate.checkpoint, way.candidate.limits) == (chosen.checkpoint, chosen.limits)
 
 
 def test_what_spans_hosts_stays_in_one_group(catalog: Catalog) -> None:
