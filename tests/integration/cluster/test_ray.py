@@ -238,6 +238,13 @@ def test_what_is_run_is_heard_line_by_line_from_every_node(nodes: RayNodes) -> N
     assert [(each.outcome, each.exit_code) for each in heard if isinstance(each, End)] == [("exited", 3)] * 3
 
 
+def test_what_is_run_may_read_a_text_that_is_longer_than_any_variable(nodes: RayNodes) -> None:
+    code = "import sys; told = sys.stdin.read(); print(len(told), told[-3:])"
+    with Cluster(nodes.address) as cluster:
+        found = cluster.ran((sys.executable, "-c", code), timeout_seconds=60, input_text="abé" * 300_000)
+    assert [each.output for each in found] == ["900000 abé"] * 3
+
+
 def test_several_threads_may_ask_at_once_and_one_may_stop(nodes: RayNodes) -> None:
     stop = threading.Event()
     ends: list[str] = []
