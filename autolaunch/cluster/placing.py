@@ -21,6 +21,8 @@ from selector.values import Value
 DEVICES_SECONDS = 60.0
 #: Ray clears away what belonged to a process that has ended; with its node, when the node is known to be dead.
 CLEARED_SECONDS = 45.0
+#: A head that hangs has nobody wait longer for it.
+_ASKED_SECONDS = 15.0
 _POLL_SECONDS = 0.5
 
 
@@ -144,7 +146,7 @@ def cleared(
     """
     deadline = clock() + timeout_seconds
     try:
-        with Cluster(place.address) as cluster:
+        with Cluster(place.address, join_seconds=_ASKED_SECONDS) as cluster:
             while group in (cluster.groups() or ()):
                 if clock() >= deadline:
                     return (

@@ -154,7 +154,7 @@ def test_what_ray_does_not_take_back_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_cluster_that_is_gone_has_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(_: str) -> Joined:
+    def gone(_: str, **__: object) -> Joined:
         raise NoCluster("nobody answers")
 
     monkeypatch.setattr(placing, "Cluster", gone)
