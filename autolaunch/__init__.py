@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from autolaunch.events import Event
     from autolaunch.exporting import export
+    from autolaunch.fleet import plan_fleet
     from autolaunch.handles import AsyncLaunch, Launch
     from autolaunch.launched import launch
     from autolaunch.pulling import Pulled, pull
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
         UsageError,
         WaitTimedOut,
     )
+    from selector.fleet.asked import FleetDeployment, FleetRequest, HostGroup
+    from selector.fleet.contract import FleetPlan
     from selector.hardware import HardwareReport
     from selector.request import Pins
 
@@ -64,7 +67,11 @@ __all__ = [
     "EngineStartError",
     "Event",
     "EventDocument",
+    "FleetDeployment",
+    "FleetPlan",
+    "FleetRequest",
     "HardwareReport",
+    "HostGroup",
     "Launch",
     "LaunchPlan",
     "NoFeasiblePlan",
@@ -81,6 +88,7 @@ __all__ = [
     "export",
     "launch",
     "plan",
+    "plan_fleet",
     "probe",
     "pull",
     "rehearse",
@@ -101,7 +109,11 @@ _PLACES = {
     "EngineStartError": "selector.errors",
     "Event": "autolaunch.events",
     "EventDocument": "autolaunch.daemon.control.contract",
+    "FleetDeployment": "selector.fleet.asked",
+    "FleetPlan": "selector.fleet.contract",
+    "FleetRequest": "selector.fleet.asked",
     "HardwareReport": "selector.hardware",
+    "HostGroup": "selector.fleet.asked",
     "Launch": "autolaunch.handles",
     "LaunchPlan": "selector.contract",
     "NoFeasiblePlan": "selector.errors",
@@ -117,6 +129,7 @@ _PLACES = {
     "export": "autolaunch.exporting",
     "launch": "autolaunch.launched",
     "plan": "autolaunch.api",
+    "plan_fleet": "autolaunch.fleet",
     "probe": "autolaunch.api",
     "pull": "autolaunch.pulling",
     "rehearse": "autolaunch.rehearsed",

@@ -37,19 +37,39 @@ def catalog() -> Catalog:
     return Catalog((profiles.DIRECTORY, own) if own.is_dir() else (profiles.DIRECTORY,))
 
 
-def probe() -> HardwareReport:
-    """Ask this machine what it is.
+def probe(nodes: str | None = None) -> HardwareReport:
+    """Ask this machine what it is, or every node of a Ray cluster what it is.
 
         report = autolaunch.probe()
         print(report.host.cpu.brand, [device.name for device in report.accelerators])
 
+    Args:
+        nodes: the cluster: ``auto`` (``RAY_ADDRESS``, or the one that this host is of), ``HOST:PORT`` of its head,
+            ``ray://HOST:PORT`` of its client server. ``None`` asks this machine alone.
+
     Returns:
-        The report; what could not be asked is ``None`` in it and named in ``findings``.
+        The report; what could not be asked is ``None`` in it and named in ``findings``. Nodes that are down, that do
+        not answer or that differ are findings, too.
+
+    Raises:
+        UsageError: ``nodes`` is no address.
+        ClusterError: the cluster could not be joined or was lost, or none of its nodes could be asked.
     """
+    if nodes is not None:
+        from autolaunch.cluster import probe_cluster
+
+        return probe_cluster(nodes)
     from selector.probe import probe as ask
 
     place = home()
     return ask(cache_directory=place / "cache", model_directory=place)
+
+
+def nodes_to_plan(nodes: str) -> HardwareReport:
+    """As :func:`probe` of a cluster's nodes, and GPUs that Ray has given to other work are held in it."""
+    from autolaunch.cluster import probe_cluster
+
+    return probe_cluster(nodes, given_out=True)
 
 
 def hardware_report(spec: str, known: Catalog) -> HardwareReport:
@@ -69,6 +89,7 @@ def plan(
     model: str,
     *,
     hardware: HardwareReport | str | None = None,
+    nodes: str | None = None,
     objective: Objective = "balanced",
     context_tokens: int | None = None,
     concurrency: int | None = None,
@@ -95,6 +116,8 @@ def plan(
     Args:
         model: a name of the catalogue or a hub's id; the id of one checkpoint pins it.
         hardware: a report, a machine's name, a file's path, or ``None`` for this machine.
+        nodes: the Ray cluster to plan for, as :func:`probe` takes it, in place of ``hardware``. What Ray has given to
+            other work is not planned with.
         objective: what counts most.
         context_tokens: tokens one request must be able to use; ``None`` takes what fits.
         concurrency: requests that come at once; those that do not run together wait.
@@ -120,11 +143,14 @@ def plan(
     Raises:
         UnknownModel: nobody described this model.
         UnknownHardware: ``hardware`` names no machine.
-        UsageError: pins that contradict each other, or what is at ``engine_path``.
+        UsageError: pins that contradict each other, or what is at ``engine_path``; both ``hardware`` and ``nodes``.
+        ClusterError: the cluster of ``nodes`` could not be asked.
         EngineError: there is no engine at ``engine_path`` that can serve the model.
         ProfileError: a profile is wrong.
     """
-    here = here or hardware is None
+    here = here or (hardware is None and nodes is None)
+    if nodes is not None and (hardware is not None or here):
+        raise UsageError("nodes are those of a cluster that is asked: leave hardware and here out")
     pins = Pins() if pins is None else pins
     checked_figures(
         objective=objective,
@@ -151,7 +177,13 @@ def plan(
 
         report = checked_report(hardware)
     else:
-        report = probe() if hardware is None else hardware_report(hardware, known)
+        report = (
+            hardware_report(hardware, known)
+            if hardware is not None
+            else probe()
+            if nodes is None
+            else nodes_to_plan(nodes)
+        )
     checked_gpus(pins, report)
     # Not by the path's own exists, which raises where the folder may not be looked into.
     learning = (here if learned is None else learned) and os.access(learned_path(), os.F_OK)

@@ -34,6 +34,7 @@ from selector.request import Pins
 def launch(
     plan: LaunchPlan | str,
     *,
+    nodes: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     api_key: str | None = None,
@@ -65,6 +66,8 @@ def launch(
     Args:
         plan: a plan of this machine (:func:`autolaunch.plan`), or the name of a model, which is planned first: that
             takes a second, and asyncio code better does it by itself (``await asyncio.to_thread(autolaunch.plan, …)``).
+        nodes: the Ray cluster on whose nodes it is started, as :func:`autolaunch.plan` takes it, which made the plan;
+            this host has to be one of them. ``None``: on this host alone.
         host: the address that clients reach; beyond loopback others on the network reach it with a key.
         port: its port; 0 takes a free one (:attr:`Launch.base_url`).
         api_key: the key that clients need, 20 to 512 characters; ``None`` makes one (:attr:`Launch.api_key`): on
@@ -91,6 +94,7 @@ def launch(
         OtherHardware: ``lock`` is of another machine.
         LockError: ``lock`` is none, was changed, or cannot be written there.
         UsageError: arguments that cannot be, or a plan of another machine.
+        ClusterError: the cluster of ``nodes`` could not be asked.
         PortTaken: somebody listens at the address.
         ConfigurationError: ``keys_file``.
         UnknownModel, EngineError, ProfileError: of a name, as :func:`autolaunch.plan`.
@@ -105,7 +109,10 @@ def launch(
         engine_options=tuple(engine_options),
         offline=offline,
         wait_for_devices=False,
+        nodes=nodes,
     )
+    if nodes is not None and lock is not None:
+        raise UsageError("a lock keeps a launch on one machine: leave it or nodes out")
     place, kept_in = _path(home) or default_home(), _path(lock)
     reached = way(host, port, api_key, _path(keys_file), keyless=keyless, home=place)
     deployment, decided, kept_in = _decided(plan, deployment, kept_in, known)
@@ -140,13 +147,21 @@ def _decided(
         return *replayed_here(asked_for, lock, known), None
     if lock is not None:
         refuse_unwritable(lock)
-    decided = api.plan(plan, known=known, engine_path=deployment.engine_path) if isinstance(plan, str) else plan
+    decided = _planned(plan, deployment, known) if isinstance(plan, str) else plan
     if decided.chosen is None:
         raise NoFeasiblePlan(
             f"no plan for {decided.model} fits this machine", hint=f"autolaunch plan {decided.model} says what would"
         )
-    _refuse_another_machine(decided, decided.chosen)
+    if deployment.nodes is None:
+        _refuse_another_machine(decided, decided.chosen)
+    elif decided.chosen.parallel.data > 1:
+        raise UsageError("on the nodes of a cluster one engine is started", hint="Pins(data_parallel=1) plans for one")
     return _as_planned(deployment, decided), decided, lock
+
+
+def _planned(model: str, deployment: Deployment, known: Catalog) -> LaunchPlan:
+    pins = None if deployment.nodes is None else Pins(engine="vllm", data_parallel=1)  # what is started there
+    return api.plan(model, known=known, engine_path=deployment.engine_path, nodes=deployment.nodes, pins=pins)
 
 
 def _as_planned(deployment: Deployment, plan: LaunchPlan) -> Deployment:

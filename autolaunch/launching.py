@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,32 +22,28 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.given import served_name as checked_name
+from autolaunch.given_environment import engine_environment, kept_from_ranks, private_sockets
 from autolaunch.hubs.speed import Transfer
 from autolaunch.server import LaunchEvent, Server, Stage
+from autolaunch.startable import refuse_what_is_not_started, refuse_without_environment
 from autolaunch.weights import local_checkpoint, weights_of
 from engines import registry
-from engines.base import Behaviour, Serving, first_replica, planned_package, visible_devices
-from engines.environments import Environments, without_engine_secrets
+from engines.base import Serving, first_replica, planned_package, visible_devices
+from engines.environments import Environments
 from engines.logs import LogReader
-from selector.contract import Candidate, Command, LaunchPlan
+from selector.contract import Candidate, LaunchPlan
 from selector.engine_facts import EngineFacts
-from selector.errors import NoFeasiblePlan, NoPackage, Unsupported, UsageError
+from selector.errors import NoFeasiblePlan, Unsupported, UsageError
 from selector.facts import ModelFacts
-from selector.hardware import HardwareReport
 from selector.values import Value
 
 if TYPE_CHECKING:
+    from autolaunch.cluster.placing import Place
     from autolaunch.locked import Lock
     from engines.environments.installations import Installation
 
 #: By this variable a daemon tells the processes of its engines from all others, after a restart too.
 RUN_MARK = "AUTOLAUNCH_RUN"
-
-#: The longest path of a UNIX socket (macOS has less than Linux), and what engines call one: a UUID.
-_SOCKET_PATH_BYTES, _SOCKET_NAME_BYTES = 104, 36
-
-#: What tells a process that systemd watches it; an engine is not that process.
-_NOT_FOR_ENGINES = ("NOTIFY_", "WATCHDOG_", "LISTEN_", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH")
 
 
 class Catalogue(Protocol):
@@ -65,6 +61,7 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     them up (vLLM and SGLang), and ``model_path`` need hold none. With ``own_key`` an engine that checks a key gets one
     made for this launch (``Server.api_key``). ``mark`` stands in the environment of all that is
     started, as ``RUN_MARK``. With a ``lock`` the environment has exactly its packages, and the weights have to be its.
+    ``nodes`` is the Ray cluster that the plan was made for, and on whose nodes it is started.
     """
 
     home: Path
@@ -79,12 +76,16 @@ class LaunchOptions(Value, frozen=True, kw_only=True):
     own_key: bool = False
     mark: str | None = None
     lock: Lock | None = None
+    nodes: str | None = None
     grace_seconds: float = GRACE_SECONDS
     stall_seconds: float = STALL_SECONDS
 
 
 class Prepared(Value, frozen=True, kw_only=True):
-    """Everything that a start needs is here: weights in ``folder``, programs in ``bin_directory``."""
+    """Everything that a start needs is here: weights in ``folder``, programs in ``bin_directory``.
+
+    ``place`` is where in a cluster it is started, and both are on all of its nodes.
+    """
 
     plan: LaunchPlan
     candidate: Candidate
@@ -93,6 +94,7 @@ class Prepared(Value, frozen=True, kw_only=True):
     folder: Path
     bin_directory: Path
     installation: Installation | None = None
+    place: Place | None = None
 
 
 def launch(
@@ -141,14 +143,14 @@ def prepare(
         )
     say = _Teller(on_event, began)
     engine = registry.engine(candidate.engine.name)
-    _refuse_what_is_not_started(candidate)
+    refuse_what_is_not_started(candidate, options.nodes)
     served_name = checked_name(options.served_name or plan.model)
     facts, model = catalog.engine(candidate.engine.name), catalog.model(plan.model)
     if model.generated and candidate.checkpoint.revision is not None and options.model_path is None:
         raise UsageError(f"{model.id} is generated on this machine: it has no revisions", hint="leave --revision out")
     installation = None if options.engine_path is None else _installation(options.engine_path, candidate, facts, model)
     if installation is None:
-        _refuse_without_environment(candidate, facts, plan.hardware)
+        refuse_without_environment(candidate, facts, plan.hardware)
     say("port", f"port {free_port(options.host, options.port)} is free", None)
     # Refused before the download: options that are ours or that it has not, programs that are not there.
     trial = Serving(model=served_name, served_name=served_name, extra=options.extra)
@@ -162,6 +164,15 @@ def prepare(
         from engines.flags import refuse_unknown  # most launches pass nothing on
 
         refuse_unknown(options.extra, candidate.engine.package, candidate.engine.version)
+    place = None
+    if options.nodes is not None:
+        from autolaunch.cluster.placing import place_in, refuse_other_python, with_ray  # most are launched on one host
+
+        place = place_in(options.nodes, plan.hardware, candidate, os.environ, cancelled=cancelled)
+        if installation is None:
+            refuse_other_python(place)
+        say("environment", f"{len(set(place.ranks))} nodes of the Ray cluster at {place.address}", None)
+        facts = with_ray(facts, place)
     folder = _weights(plan, candidate, model, options, say, cancelled)
     if options.lock is not None:
         from autolaunch.replaying import check_weights
@@ -169,14 +180,32 @@ def prepare(
         say("weights", f"comparing {folder} with the lock", None)
         check_weights(options.lock, folder, options.home)
     say("weights", f"weights are in {folder}", 1.0)
+    programs = _programs(candidate, facts, installation, options, say, cancelled)
+    if place is not None:
+        from autolaunch.cluster.everywhere import prepare_nodes
+
+        prepare_nodes(
+            place.address,
+            plan,
+            candidate,
+            model=model,
+            environment=programs.parent,
+            package=planned_package(facts, candidate.engine)[1],
+            folder=folder,
+            home=options.home,
+            on_event=on_event,
+            cancelled=cancelled,
+            began=began,
+        )
     return Prepared(
         plan=plan,
         candidate=candidate,
         model=model,
         served_name=served_name,
         folder=folder,
-        bin_directory=_programs(candidate, facts, installation, options, say, cancelled),
+        bin_directory=programs,
         installation=installation,
+        place=place,
     )
 
 
@@ -212,6 +241,7 @@ def start(
             extra=options.extra,
             dummy_weights=options.dummy_weights,
             api_key=os.urandom(32).hex() if options.own_key and engine.behaviour.key_variable else None,
+            over=None if prepared.place is None else prepared.place.over(options.mark or os.urandom(16).hex()),
         )
         command = engine.command(candidate, model, serving)
         if prepared.installation is not None:
@@ -225,6 +255,8 @@ def start(
             environment[RUN_MARK] = options.mark
             # A process that renames itself (workers of vLLM and SGLang do) would write its title over the mark.
             environment["SPT_NOENV"] = "1"
+        if prepared.place is not None:
+            environment |= kept_from_ranks(environment, command, run_directory)
         process = EngineProcess(
             command.argv,
             environment=environment | engine.secrets(serving),
@@ -337,32 +369,6 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def engine_environment(
-    environ: Mapping[str, str], command: Command, bin_directory: Path, run_directory: Path
-) -> dict[str, str]:
-    """All that the engine gets: the caller's environment less credentials and what is not for it.
-
-    Its hub cache is an empty folder of the run: it serves a local folder, offline, and must neither find
-    other models nor the user's token.
-    """
-    environment = {
-        name: value for name, value in without_engine_secrets(environ).items() if not name.startswith(_NOT_FOR_ENGINES)
-    }
-    environment |= {
-        "PATH": os.pathsep.join((str(bin_directory), environ.get("PATH", os.defpath))),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HOME": str(run_directory / ".cache"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    return {**environment, **command.env}
-
-
-def private_sockets(behaviour: Behaviour, run_directory: Path) -> dict[str, str]:
-    """What has the sockets between an engine's processes lie in the run's own folder, where their names have room."""
-    room = len(os.fsencode(run_directory)) + 1 + _SOCKET_NAME_BYTES < _SOCKET_PATH_BYTES
-    return {behaviour.sockets_variable: str(run_directory)} if behaviour.sockets_variable and room else {}
-
-
 def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: ModelFacts) -> Installation:
     """The engine at ``path``, which has to be the one that was planned with."""
     from engines.environments import installations
@@ -373,28 +379,3 @@ def _installation(path: Path, candidate: Candidate, facts: EngineFacts, model: M
             f"{path} holds {found.engine} {found.version}, and {candidate.engine.version} was planned with"
         )
     return found
-
-
-def _refuse_what_is_not_started(candidate: Candidate) -> None:
-    argv = " ".join(candidate.command.argv) if candidate.command is not None else None
-    hint = f"the command it would run: {argv}" if argv else None
-    if candidate.parallel.nodes > 1:
-        raise Unsupported("this release starts engines on one machine", hint=hint)
-    if candidate.parallel.data > 1:
-        # Each replica is an engine of its own (autolaunch.daemon.replicas.one_replica).
-        raise Unsupported(
-            f"a launch starts one replica, and the plan has {candidate.parallel.data}",
-            hint="--data-parallel 1 plans for one" + (f"; {hint}" if hint else ""),
-        )
-
-
-def _refuse_without_environment(candidate: Candidate, facts: EngineFacts, report: HardwareReport) -> None:
-    """An environment made for other devices would leave the planned ones alone, and serve from the processor."""
-    devices = first_replica(report, candidate)
-    kind = devices[0].vendor if devices else "cpu"
-    _, package = planned_package(facts, candidate.engine)
-    if kind not in package.devices:
-        raise NoPackage(
-            f"no environment of {facts.name} for {kind} devices can be made: there is no published package of it",
-            hint=f"install {facts.title} yourself and give its place with --engine-path, or choose another --engine",
-        )

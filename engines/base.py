@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import msgspec
 
+from engines.over_nodes import OverNodes
 from selector.contract import Candidate, Command, EngineChoice
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError
@@ -31,7 +32,8 @@ class Serving(Value, frozen=True, kw_only=True):
     ``None`` leaves bare names, as a plan shows them. ``devices`` are the first replica's, ``visible``
     what the vendor's runtime calls them (:func:`visible_devices`). With ``dummy_weights`` the engine makes them up
     (vLLM and SGLang). ``api_key`` goes to the engine by
-    :meth:`Engine.secrets` alone: it is in no command, and not in the ``repr`` of this value.
+    :meth:`Engine.secrets` alone: it is in no command, and not in the ``repr`` of this value. ``over`` are the nodes of
+    a cluster that it is launched on.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Serving(Value, frozen=True, kw_only=True):
     extra: tuple[str, ...] = ()
     dummy_weights: bool = False
     api_key: str | None = None
+    over: OverNodes | None = None
 
     def __repr__(self) -> str:
         shown = (name for name in self.__struct_fields__ if name != "api_key")
@@ -99,7 +102,7 @@ def common_environment(candidate: Candidate, serving: Serving) -> dict[str, str]
     """
     launched = serving.executable_directory is not None
     environment = {"HF_HUB_OFFLINE": "1"} if launched else {}
-    if candidate.parallel.nodes > 1 or not serving.visible:
+    if candidate.parallel.nodes > 1 or serving.over is not None or not serving.visible:
         return environment
     variable = _VISIBLE.get(serving.devices[0].vendor) if serving.devices else None
     if variable is None:

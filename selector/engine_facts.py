@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from selector.facts import EngineName, Format
+from selector.hardware import NetworkKind
 from selector.values import Value
 
 
@@ -154,11 +155,28 @@ class OffloadRule(Value, frozen=True, kw_only=True):
     source: str
 
 
+class NetworkRule(Value, frozen=True, kw_only=True, cache_hash=True):
+    """What one kind of network between nodes costs ranks.
+
+    ``handover_seconds`` is what the next pipeline stage waits for, ``all_reduce_seconds`` what a small all-reduce
+    takes, both without the bytes; ``efficiency`` is the share of a port's rate that large ones reach.
+    ``unknown_gb_per_second`` stands for the rate of a port that tells none.
+    """
+
+    kind: NetworkKind
+    handover_seconds: float
+    all_reduce_seconds: float
+    efficiency: float
+    unknown_gb_per_second: float
+    source: str
+
+
 class CollectiveRule(Value, frozen=True, kw_only=True):
     """What ranks cost each other: seconds of a small all-reduce and the share of a link's rate that large ones reach.
 
     ``unknown_gb_per_second`` stands for a PCIe rate that no profile tells. ``handover_seconds`` is what the next
-    pipeline stage waits for on the same node, ``network_seconds`` on another. ``pipeline_efficiency`` is the share of
+    pipeline stage waits for on the same node, ``network_seconds`` on another over a network that nobody told of (its
+    rate is then taken to limit nothing), ``networks`` over one that is known. ``pipeline_efficiency`` is the share of
     the time that all stages of a full pipeline are busy.
     """
 
@@ -170,6 +188,7 @@ class CollectiveRule(Value, frozen=True, kw_only=True):
     handover_seconds: float
     network_seconds: float
     pipeline_efficiency: float
+    networks: tuple[NetworkRule, ...] = ()
     source: str
 
 

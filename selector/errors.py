@@ -8,6 +8,10 @@
     ├── NoFeasiblePlan         3    nothing that is allowed fits this machine
     │   └── OtherHardware           a lock is of another machine, and nothing is planned again unasked
     ├── ProbeError             4    the machine could not be asked
+    │   └── ClusterError            a Ray cluster could not be asked, or was lost
+    │       ├── NoRay               there is no Ray here to ask it with
+    │       ├── OtherRay            the cluster is of another version of Ray or Python
+    │       └── NoCluster           there is none at the address, or none that this host may join
     ├── EngineError            5    an engine could not be prepared, started or kept
     │   ├── EngineInstallError      its environment could not be made
     │   │   └── NoPackage           there is nothing published that could be installed
@@ -93,6 +97,22 @@ class OtherHardware(NoFeasiblePlan):
 class ProbeError(AutolaunchError):
     code = "probe"
     exit_code = 4
+
+
+class ClusterError(ProbeError):
+    code = "probe.cluster"
+
+
+class NoRay(ClusterError):
+    code = "probe.ray"
+
+
+class OtherRay(ClusterError):
+    code = "probe.ray_version"
+
+
+class NoCluster(ClusterError):
+    code = "probe.no_cluster"
 
 
 class EngineError(AutolaunchError):

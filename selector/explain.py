@@ -72,6 +72,10 @@ def explain(plan: LaunchPlan) -> str:
             f"Expected: {speed.decode_tokens_per_second:,.0f} tokens/s for one sequence, "
             f"{speed.throughput_tokens_per_second:,.0f} with {speed.concurrency} at once ({speed.basis})."
         )
+    if chosen.parallel.nodes > 1:
+        from selector.nodes import stages
+
+        lines.append(stages(plan.hardware, chosen.parallel))
     objective = plan.request.objective
     lines.append(f"Its score is {chosen.score:.3f} of 1 for the objective {objective}:")
     lines += score_rows(chosen, objective)

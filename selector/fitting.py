@@ -8,8 +8,9 @@ import msgspec
 
 from selector.case import WEIGHTS, Case, figures, given, share, title
 from selector.contract import Advice
-from selector.devices import GIB, HOST_SHARE, MIB
+from selector.devices import GIB, MIB
 from selector.hardware import Accelerator, HardwareReport
+from selector.main_memory import HOST_SHARE
 from selector.search import LOWEST_QUALITY_UNASKED, Decision
 
 #: A Mac keeps this much memory for itself when the limit is raised by hand (assumed, of 64 GiB and more).

@@ -9,6 +9,7 @@ import msgspec
 
 from selector import candidates, legality
 from selector.contract import Parallel
+from selector.devices import Device
 from selector.engine_facts import EngineFacts
 from selector.facts import Architecture
 from selector.legality import Refusal
@@ -30,16 +31,18 @@ class Place(NamedTuple):
 class Lot:
     """A layout of one replica, and the numbers of replicas to try of it, way by way: one first, then the most.
 
-    ``refusal`` says why the layout cannot be, on whatever weights. ``free_bytes`` is what is free on the fullest device
-    of the emptiest replica, ``level`` the same in steps, and ``fast`` too where the links are fast, else ``None``.
+    ``refusal`` says why the layout cannot be, on whatever weights. ``fullest`` is the fullest device of the emptiest
+    replica (``None``: there is room for none), ``free_bytes`` what is free on it, ``level`` the same in steps, and
+    ``fast`` too where the links are fast, else ``None``.
     """
 
     def __init__(self, bare: Parallel, refusal: Refusal | None, plot: Plot) -> None:
         self.bare, self.refusal, self._plot = bare, refusal, plot
         ways = plot.ways
-        self.free_bytes = max([way.free_bytes for way in ways])
+        self.fullest: Device | None = max([way.fullest for way in ways if way.fullest], key=_free, default=None)
+        self.free_bytes = 0 if self.fullest is None else self.fullest.free_bytes
         self.level = max([way.levels[0][0] for way in ways if way.levels], default=0)
-        first = ways[0].levels[0] if ways[0].levels else (0, True)
+        first = ways[0].levels[0] if ways[0].levels else (0, True, False)
         self.fast = first[0] if bare.tensor > 1 and not first[1] else None
 
     @property
@@ -164,3 +167,7 @@ class Grounds:
 
 def _emptier(way: Replicas, near: Replicas, count: int) -> bool:
     return count > len(near) or (count <= len(way) and way.levels[count - 1][0] > near.levels[count - 1][0])
+
+
+def _free(device: Device) -> int:
+    return device.free_bytes

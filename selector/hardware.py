@@ -14,9 +14,14 @@ from selector.values import Value
 
 SCHEMA = 1
 
+MAXIMUM_NODES = 1024
+#: Of all nodes together: more would only be a slip of the finger, and the links grow with the square of a node.
+MAXIMUM_DEVICES = 8192
+
 Vendor = Literal["nvidia", "amd", "apple"]
 MemoryKind = Literal["dedicated", "unified"]
 LinkKind = Literal["nvlink", "nvswitch", "pcie", "infinity-fabric", "network"]
+NetworkKind = Literal["infiniband", "roce", "ethernet"]
 Outcome = Literal["found", "absent", "failed"]
 
 
@@ -103,6 +108,35 @@ class Driver(Value, frozen=True, kw_only=True):
     runtime: str | None = None
 
 
+class NetworkPort(Value, frozen=True, kw_only=True):
+    """A port by which a machine reaches other machines; loopback and what is virtual are none.
+
+    ``interface`` is the kernel's name of it, as ``NCCL_SOCKET_IFNAME`` and ``GLOO_SOCKET_IFNAME`` take it (``None``: an
+    InfiniBand port without IP), ``device`` the RDMA device with its port (``mlx5_0:1``), as ``NCCL_IB_HCA`` takes it.
+    ``bandwidth_bytes_per_second`` is one direction. ``addresses`` are IP addresses without scopes, IPv4 first.
+    """
+
+    kind: NetworkKind
+    interface: str | None = None
+    device: str | None = None
+    bandwidth_bytes_per_second: int | None = None
+    addresses: tuple[str, ...] = ()
+
+
+class Node(Value, frozen=True, kw_only=True):
+    """One machine of several. ``index`` is what :attr:`Accelerator.node` says; ``name`` is its host name.
+
+    ``address`` is the one by which the others reach it; ``id`` is its cluster's name for it.
+    """
+
+    index: int
+    name: str
+    address: str | None = None
+    id: str | None = None
+    host: Host
+    network: tuple[NetworkPort, ...] = ()
+
+
 class Finding(Value, frozen=True, kw_only=True):
     """What one probe came back with. "There is none" and "it could not be asked" are different answers."""
 
@@ -112,14 +146,20 @@ class Finding(Value, frozen=True, kw_only=True):
 
 
 class HardwareReport(Value, frozen=True, kw_only=True):
-    """Everything the planner knows of a machine, or of ``nodes`` equal or unequal machines."""
+    """Everything the planner knows of a machine, or of ``nodes`` equal or unequal machines.
+
+    Of several machines ``host`` and ``network`` are the first one's, and ``hosts`` has each of them where they were
+    asked (not where a name as ``2x8xh100`` says it all). ``drivers`` are then the oldest of each vendor's.
+    """
 
     schema: Literal[1] = 1
     host: Host
     accelerators: tuple[Accelerator, ...] = ()
     links: tuple[Link, ...] = ()
     drivers: tuple[Driver, ...] = ()
+    network: tuple[NetworkPort, ...] = ()
     nodes: int = 1
+    hosts: tuple[Node, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     def to_json(self) -> str:

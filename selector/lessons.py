@@ -18,6 +18,7 @@ from selector.asked import PlanRequest
 from selector.calibration import Correction, Factors, Learned, Lesson
 from selector.contract import Note, Parallel, PerDevice, Rejection
 from selector.devices import GIB, Alike, Device, Group, Way
+from selector.interconnect import Wire, common
 from selector.legality import Refusal
 from selector.measured import Calibration, Configuration, Measured, configuration
 from selector.memory import kv_dtype
@@ -28,7 +29,7 @@ from selector.weighed import Weighed, weighed
 
 #: No layout has more ranks.
 RANKS = 4096
-_Key = tuple[Ready, Alike, Way, Parallel, bool, float, PlanRequest]
+_Key = tuple[Ready, Alike, Way, Parallel, bool, float, PlanRequest, Wire | None]
 _Place = tuple[str, ...]
 Row = tuple[Floor, tuple[Ready | Rejection, ...]]
 
@@ -160,7 +161,14 @@ def _lesson_in(
             eager=of.eager or None,
         ),
     )
-    return _lesson(one, Alike(empty), group.link, parallel, verdict.speed_factor, asked, each)
+    wire = None if parallel.nodes == 1 else _joined_by(group)
+    return _lesson(one, Alike(empty), group.link, parallel, verdict.speed_factor, asked, each, wire)
+
+
+def _joined_by(group: Group) -> Wire | None:
+    """The way that the nodes of a group have in common: which of them it was measured on is not kept."""
+    ends = {device.node: device.reach for device in group.devices}
+    return common(() if reach is None else reach.wires for reach in ends.values())
 
 
 def _impossible(one: Ready, of: Configuration) -> str | None:
@@ -187,10 +195,17 @@ def _impossible(one: Ready, of: Configuration) -> str | None:
 
 @lru_cache(maxsize=1 << 10)
 def _lesson(
-    one: Ready, device: Alike, link: Way, parallel: Parallel, factor: float, asked: PlanRequest, each: Calibration
+    one: Ready,
+    device: Alike,
+    link: Way,
+    parallel: Parallel,
+    factor: float,
+    asked: PlanRequest,
+    each: Calibration,
+    wire: Wire | None,
 ) -> Lesson:
     mtp = each.configuration.speculative == "mtp" and one.has_mtp
-    key = (one, device, link, parallel, mtp, factor, asked)
+    key = (one, device, link, parallel, mtp, factor, asked, wire)
     found = weighed(*key)
     if isinstance(found, Refusal):
         return Lesson(each, refused=(f"the configuration does not fit an empty device: {found.message}",))

@@ -17,14 +17,21 @@ import msgspec
 from selector.catalog import VENDORS, Catalog, nearest, shown
 from selector.errors import UnknownHardware
 from selector.facts import AcceleratorFacts
-from selector.hardware import Accelerator, Finding, HardwareReport, Host, Link, LinkKind, Metal
+from selector.hardware import (
+    MAXIMUM_DEVICES,
+    MAXIMUM_NODES,
+    Accelerator,
+    Finding,
+    HardwareReport,
+    Host,
+    Link,
+    LinkKind,
+    Metal,
+)
 
-#: The largest recorded report that is read; 1024 devices take about 1 MiB.
-MAXIMUM_BYTES = 4 << 20
+#: The largest recorded report that is read; 1024 nodes of eight devices, each with its host and ports, take half.
+MAXIMUM_BYTES = 32 << 20
 MAXIMUM_DEVICES_PER_NODE = 64
-MAXIMUM_NODES = 1024
-#: Of all nodes together: more would only be a slip of the finger, and the links grow with the square of a node.
-MAXIMUM_DEVICES = 8192
 MAXIMUM_CPU_GIB = 16_384
 
 GRAMMAR = (
@@ -34,7 +41,6 @@ GRAMMAR = (
 
 _MIB = 1 << 20
 _GIB = 1 << 30
-_PEBIBYTE = 1 << 50
 _SPEC = re.compile(r"(?:(?P<first>\d+)x)?(?:(?P<second>\d+)x)?(?P<name>[a-z0-9][a-z0-9.-]*)(?:\+(?P<host>\d+)gb)?")
 _SIZE = re.compile(r"(?P<name>.+)-(?P<gib>\d+)gb")
 
@@ -266,7 +272,9 @@ def report_from_file(path: str | Path) -> HardwareReport:
         raise UnknownHardware(f"{place}: {explain(error, HardwareReport)}", hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnknownHardware(f"{place}: not JSON: {shown(str(error))[1:-1]}", hint=hint) from error
-    for key, reason in _impossible(report):
+    from selector.possible import faults  # a machine that was only named has none
+
+    for key, reason in faults(report):
         raise UnknownHardware(f"{place}: {key}: {reason}", hint=hint)
     return report
 
@@ -277,73 +285,8 @@ def checked_report(report: HardwareReport) -> HardwareReport:
     Raises:
         UnknownHardware: a value in it cannot be; the message names the key.
     """
-    for key, reason in _impossible(report):
+    from selector.possible import faults
+
+    for key, reason in faults(report):
         raise UnknownHardware(f"the hardware report: {key}: {reason}", hint="autolaunch.probe() makes one")
     return report
-
-
-def _impossible(report: HardwareReport) -> Iterator[tuple[str, str]]:
-    """What a report's types allow and no machine has: key paths with reasons."""
-    if not 1 <= report.nodes <= MAXIMUM_NODES:
-        yield "nodes", f"must be 1 to {MAXIMUM_NODES}, is {report.nodes}"
-    yield from _memory(
-        "host", "memory_available_bytes", report.host.memory_total_bytes, report.host.memory_available_bytes
-    )
-    if (free := report.host.disk_free_bytes) is not None and not 0 <= free <= _PEBIBYTE:
-        yield "host.disk_free_bytes", f"cannot be {free}"
-    if (cores := report.host.cpu.cores) is not None and not 1 <= cores <= 1 << 16:
-        yield "host.cpu.cores", f"cannot be {cores}"
-    if len(report.accelerators) > MAXIMUM_DEVICES:
-        yield "accelerators", f"are {len(report.accelerators)}, more than {MAXIMUM_DEVICES}"
-    seen: dict[int, int] = {}
-    for place, device in enumerate(report.accelerators):
-        if (first := seen.setdefault(device.index, place)) != place:
-            yield f"accelerators[{place}].index", f"{device.index} is that of accelerators[{first}] already"
-        yield from _impossible_device(f"accelerators[{place}]", device, report.nodes)
-    yield from _impossible_links(report, seen)
-    yield from _unprintable("", msgspec.to_builtins(report))
-
-
-def _impossible_device(key: str, device: Accelerator, nodes: int) -> Iterator[tuple[str, str]]:
-    if not 0 <= device.index < 1 << 20:
-        yield f"{key}.index", f"cannot be {device.index}"
-    if not 0 <= device.node < nodes:
-        yield f"{key}.node", f"is {device.node}, but there are {nodes} nodes, counted from 0"
-    yield from _memory(key, "memory_free_bytes", device.memory_total_bytes, device.memory_free_bytes)
-    capability = device.compute_capability
-    if capability is not None and not (1 <= capability[0] < 100 and 0 <= capability[1] < 100):
-        yield f"{key}.compute_capability", f"cannot be {list(capability)}"
-    if device.metal is not None:
-        for name in ("recommended_working_set_bytes", "wired_limit_bytes"):
-            if (limit := getattr(device.metal, name)) is not None and not 0 <= limit <= _PEBIBYTE:
-                yield f"{key}.metal.{name}", f"cannot be {limit}"
-
-
-def _memory(key: str, free_name: str, total: int | None, free: int | None) -> Iterator[tuple[str, str]]:
-    if total is not None and not 0 < total <= _PEBIBYTE:
-        yield f"{key}.memory_total_bytes", f"cannot be {total}; unknown is null"
-    if free is not None and (free < 0 or (total is not None and free > total)):
-        yield f"{key}.{free_name}", f"cannot be {free}" + ("" if total is None else f" of {total}")
-
-
-def _impossible_links(report: HardwareReport, known: dict[int, int]) -> Iterator[tuple[str, str]]:
-    for place, link in enumerate(report.links):
-        for name, index in (("from", link.from_), ("to", link.to)):
-            if index not in known:
-                yield f"links[{place}].{name}", f"there is no accelerator of index {index}"
-        if link.from_ == link.to:
-            yield f"links[{place}]", f"joins accelerator {link.from_} to itself"
-        if (rate := link.bandwidth_bytes_per_second) is not None and not 0 < rate <= _PEBIBYTE:
-            yield f"links[{place}].bandwidth_bytes_per_second", f"cannot be {rate}; unknown is null"
-
-
-def _unprintable(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """Names end up in a terminal: none of them may carry an escape sequence."""
-    if isinstance(value, str) and not value.isprintable():
-        yield key.lstrip("."), f"has characters that cannot be shown: {shown(value)}"
-    elif isinstance(value, dict):
-        for name, part in value.items():
-            yield from _unprintable(f"{key}.{name}", part)
-    elif isinstance(value, list | tuple):
-        for place, part in enumerate(value):
-            yield from _unprintable(f"{key}[{place}]", part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from selector.asked import PlanRequest
 from selector.contract import Limits, Memory, Note, Parallel, Speed
@@ -10,8 +11,12 @@ from selector.devices import GIB
 from selector.hardware import HardwareReport
 from selector.placement import Placement
 
+if TYPE_CHECKING:
+    from selector.ready import Ready
+
 
 def of(
+    one: Ready,
     request: PlanRequest,
     report: HardwareReport,
     placed: Placement,
@@ -24,6 +29,10 @@ def of(
     yield from tight(needs, report)
     yield from queue(request, parallel, limits, needs)
     yield from assumed(placed, speed)
+    if parallel.nodes > 1:
+        from selector.crossing import crossing  # most replicas are on one node
+
+        yield crossing(one, report, placed, parallel, limits, speed)
 
 
 def set_aside(limits: Limits) -> tuple[str, ...]:

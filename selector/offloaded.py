@@ -17,11 +17,12 @@ from selector import notes, offload, score
 from selector.aside import aside
 from selector.asked import PlanRequest
 from selector.contract import Candidate, Limits, Note, Parallel, Rejection, Speed
-from selector.devices import GIB, Alike, MainMemory, Way
+from selector.devices import GIB, Alike, Way
 from selector.facts import Architecture, CheckpointFacts
 from selector.ground import Ground, Lot
 from selector.hardware import HardwareReport
 from selector.legality import Refusal, Verdict
+from selector.main_memory import MainMemory
 from selector.memory import Fit
 from selector.placement import Placement
 from selector.ready import Ready, rejection
@@ -163,7 +164,7 @@ def candidate(
         return lot.bare, _too_little(fit, host)
     if not (placed.free_known and host.free_known):
         fit = fit._replace(memory=msgspec.structs.replace(fit.memory, basis="assumed"))
-    said = notes.of(request, report, placed, lot.bare, fit.limits, fit.memory, speed)
+    said = notes.of(one, request, report, placed, lot.bare, fit.limits, fit.memory, speed)
     told = _told(one.model.architecture, fit.limits, fit.memory.host_bytes)
     parallel = msgspec.structs.replace(lot.bare, devices=placed.indices)
     return one.candidate(parallel, fit.limits, fit.memory, speed, (told, *said, *verdict.notes))

@@ -9,7 +9,9 @@ cutting a node into stages are looked at, and no third one can be better than bo
 ``emptiest``  the emptiest devices of the node together, whatever the links: the best of all for memory.
 
 The stages of a replica stay in one node where a node has enough of them (consecutive ones, the emptiest first, for
-the same reason), and only else span nodes. Replicas stand with the emptiest first, so that the first ``n`` are the
+the same reason), and only else span nodes: of equally empty ones those of nodes that are reached alike, the quickest
+first, and the stages of a node one after the other, so that no hidden state crosses more often than it must. Replicas
+stand with the emptiest first, so that the first ``n`` are the
 best ``n``, and a device that others fill only spoils a plan that needs it.
 
 Differences of free memory below :data:`FREE_STEP_BYTES` are noise: near wins over emptiest, and lower indices over
@@ -19,14 +21,18 @@ higher ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from selector.devices import MIB, Device, Group, Way, slowest
+
+if TYPE_CHECKING:
+    from selector.interconnect import Wire
 
 #: Idle devices of one kind differ by tens of MiB; a plan is not laid out by that.
 FREE_STEP_BYTES = 256 * MIB
 #: Up to so many levels of free memory are all tried; of more, fewer and fewer.
 _LEVELS = 16
+_SLOW = frozenset({"pcie", "network"})
 
 
 class Stage(NamedTuple):
@@ -40,7 +46,8 @@ class Stage(NamedTuple):
 class Placement(NamedTuple):
     """The first replicas of a way: device indices in the order of ranks, the fullest device, the slowest link.
 
-    ``nodes`` is how many the widest replica spans, ``families`` how many kinds of device there are in it.
+    ``nodes`` is how many the widest replica spans, ``families`` how many kinds of device there are in it. ``wire`` is
+    the slowest way between nodes that a replica spans; ``None`` where it is not known, or none does.
     """
 
     indices: tuple[int, ...]
@@ -49,6 +56,7 @@ class Placement(NamedTuple):
     nodes: int
     families: int
     free_known: bool
+    wire: Wire | None = None
 
 
 class _Replica(NamedTuple):
@@ -65,16 +73,18 @@ class Replicas:
         self._replicas = replicas
         self._made: dict[int, Placement] = {}
         self._weakest: list[Device] = []
-        #: After so many replicas: free memory of the fullest device in steps, and whether a link is slow.
-        self.levels: list[tuple[int, bool]] = []
-        slow = False
+        #: After so many replicas: free memory of the fullest device in steps, whether a link is slow, and whether one
+        #: spans nodes.
+        self.levels: list[tuple[int, bool, bool]] = []
+        slow = spans = False
         for replica in replicas:
             weakest = self._weakest[-1] if self._weakest else replica.weakest
             if replica.weakest.free_bytes < weakest.free_bytes:
                 weakest = replica.weakest
-            slow = slow or replica.link == "pcie"
+            slow = slow or replica.link in _SLOW
+            spans = spans or replica.nodes > 1
             self._weakest.append(weakest)
-            self.levels.append((steps(weakest), slow))
+            self.levels.append((steps(weakest), slow, spans))
         ends = [n for n in range(1, len(replicas)) if self.levels[n - 1] != self.levels[n]]
         if len(ends) > _LEVELS:  # a large cluster whose devices all differ: powers of two apart
             ends = [end for n, end in enumerate(ends, start=1) if n & (n - 1) == 0]
@@ -84,9 +94,9 @@ class Replicas:
         return len(self._replicas)
 
     @property
-    def free_bytes(self) -> int:
-        """What is free on the fullest device of the first replica."""
-        return self._weakest[0].free_bytes if self._weakest else 0
+    def fullest(self) -> Device | None:
+        """The fullest device of the first replica."""
+        return self._weakest[0] if self._weakest else None
 
     def level_ends(self, most: int) -> list[int]:
         """One, ``most``, and every count after which the next replica would have less memory or a slower link."""
@@ -101,13 +111,15 @@ class Replicas:
         if made is None:
             chosen = self._replicas[:count]
             devices = [device for replica in chosen for device in replica.devices]
+            across = self.levels[count - 1][2]
             made = self._made[count] = Placement(
                 tuple([device.index for device in devices if device.index is not None]),
                 self._weakest[count - 1],
-                "pcie" if self.levels[count - 1][1] else chosen[0].link,
-                max(replica.nodes for replica in chosen),
+                _slower(chosen) if self.levels[count - 1][1] else chosen[0].link,
+                max(replica.nodes for replica in chosen) if across else 1,
                 len({device.family for device in devices}),
                 all(device.free_known for device in devices),
+                _wire(chosen) if across else None,
             )
         return made
 
@@ -142,8 +154,8 @@ class Floor:
             found = (near,)
             if tensor > 1 and (len(self._nodes) > 1 or not self._plain):
                 emptiest = Replicas(_replicas(self._cut(tensor, near=False), pipeline, spans=spans, order=_first))
-                if [free for free, _ in emptiest.levels] != [free for free, _ in near.levels]:
-                    fast = any(not slow for _, slow in near.levels)
+                if [level[0] for level in emptiest.levels] != [level[0] for level in near.levels]:
+                    fast = any(not slow for _, slow, _ in near.levels)
                     found = (near, emptiest) if fast else (emptiest,)
             self._ways[key] = found
         return found
@@ -162,7 +174,8 @@ class Floor:
             cut, grounds = (_near if near else _emptiest), self._nodes
             widest = max(map(len, grounds))
             if tensor > widest:  # asked for by hand alone: whole nodes together, over the network
-                cut, grounds = _emptiest, _joined(grounds, -(-tensor // widest))
+                whole = [node for node in grounds if len(node) == widest]
+                cut, grounds = _emptiest, _joined(whole, -(-tensor // widest))
             made = self._stages[tensor, near] = [
                 sorted(map(_stage, cut(ground, tensor)), key=_quickest if near else _first) for ground in grounds
             ]
@@ -179,11 +192,26 @@ def _stage(devices: list[Device]) -> Stage:
         return Stage((devices[0],), devices[0], "none")
     weakest = min(devices, key=lambda device: device.free_bytes)
     across = len({device.node for device in devices}) > 1
-    return Stage(tuple(sorted(devices, key=_index)), weakest, "pcie" if across else slowest(devices))
+    return Stage(tuple(sorted(devices, key=_index)), weakest, "network" if across else slowest(devices))
 
 
 def _index(device: Device) -> int:
     return device.index or 0
+
+
+def _slower(replicas: list[_Replica]) -> Way:
+    return "network" if any(replica.link == "network" for replica in replicas) else "pcie"
+
+
+def _wire(replicas: list[_Replica]) -> Wire | None:
+    """The slowest way between nodes that one of the replicas spans."""
+    if replicas[-1].devices[0].reach is None:  # those that span nodes stand last; mostly nobody told
+        return None
+    from selector.interconnect import common, slowest
+
+    spanning = [replica for replica in replicas if replica.nodes > 1]
+    ends = [{device.node: device.reach for device in replica.devices} for replica in spanning]
+    return slowest([common(() if reach is None else reach.wires for reach in reaches.values()) for reaches in ends])
 
 
 def _first(part: Stage | _Replica) -> tuple[int, int]:
@@ -193,7 +221,7 @@ def _first(part: Stage | _Replica) -> tuple[int, int]:
 
 def _quickest(part: Stage | _Replica) -> tuple[bool, int, int]:
     """Fast links first, then the emptiest."""
-    return part.link == "pcie", -steps(part.weakest), part.devices[0].index or 0
+    return part.link in _SLOW, -steps(part.weakest), part.devices[0].index or 0
 
 
 def _emptiest(node: list[Device], tensor: int) -> Iterator[list[Device]]:
@@ -256,10 +284,33 @@ def _replicas(
     inside.sort(key=order)
     across: list[_Replica] = []
     if spans and len(left) >= pipeline:
-        left.sort(key=order)
+        if left[0].devices[0].reach is None:  # nobody told of any
+            left.sort(key=order)
+        else:
+            left.sort(key=lambda stage: (*order(stage)[:-1], _reach(stage), stage.devices[0].index or 0))
         whole = len(left) - len(left) % pipeline
-        across = [_replica(left[start : start + pipeline]) for start in range(0, whole, pipeline)]
+        across = [_replica(_node_by_node(left[start : start + pipeline])) for start in range(0, whole, pipeline)]
     return inside + across
+
+
+def _worst(stages: list[Stage]) -> Way:
+    if stages[0].link == "network":  # groups over several nodes are pinned, and then all are
+        return "network"
+    return "pcie" if any(stage.link == "pcie" for stage in stages) else "fast"
+
+
+def _reach(stage: Stage) -> int:
+    reach = stage.devices[0].reach
+    return 0 if reach is None else reach.rank
+
+
+def _node_by_node(stages: list[Stage]) -> list[Stage]:
+    """The stages of a node together, the nodes in the order of their first stages."""
+    nodes = [stage.devices[0].node for stage in stages]
+    if nodes == sorted(nodes):
+        return stages
+    order = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
+    return sorted(stages, key=lambda stage: order[stage.devices[0].node])
 
 
 def _replica(stages: list[Stage]) -> _Replica:
@@ -268,5 +319,5 @@ def _replica(stages: list[Stage]) -> _Replica:
     devices = tuple([device for stage in stages for device in stage.devices])
     weakest = min((stage.weakest for stage in stages), key=lambda device: device.free_bytes)
     alone = stages[0].link == "none"  # the ways between stages count where there are none inside them
-    link: Way = slowest(devices) if alone else "pcie" if any(stage.link == "pcie" for stage in stages) else "fast"
+    link: Way = slowest(devices) if alone else _worst(stages)
     return _Replica(devices, weakest, link, len({device.node for device in devices}))

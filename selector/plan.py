@@ -25,7 +25,7 @@ def nearest_rejections(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]
             return 1.0  # it fits; what was asked of it does not agree
         needed, usable = each.numbers.get("needed_bytes"), each.numbers.get("usable_bytes")
         if needed is None or not usable:
-            return float("inf")
+            return devices_short(each)
         return needed / usable
 
     nearest: dict[tuple[str, str, str], Rejection] = {}
@@ -34,6 +34,18 @@ def nearest_rejections(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]
         if key not in nearest or shortage(each) < shortage(nearest[key]):
             nearest[key] = each
     return tuple(nearest.values())
+
+
+def devices_short(rejection: Rejection) -> float:
+    """How many times the devices that are needed are those that there is room on; more than memory is ever short of.
+
+    Infinite where that is not the matter.
+    """
+    numbers = rejection.numbers
+    needed, there = numbers.get("needed_groups"), numbers.get("groups")
+    if needed is None or there is None:
+        needed, there = numbers.get("needed_devices"), numbers.get("devices")
+    return float("inf") if needed is None or there is None else 1e6 * needed / max(0.5, there)
 
 
 def varied(ranked: tuple[Candidate, ...], most: int) -> tuple[Candidate, ...]:

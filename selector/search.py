@@ -17,12 +17,13 @@ from selector import candidates, notes, score
 from selector.asked import PlanRequest
 from selector.budgets import FREE_MARGIN_BYTES
 from selector.contract import Candidate, Note, Parallel, Rejection
-from selector.devices import GIB, Alike, Group, groups, main_memory
+from selector.devices import GIB, Alike, Device, Group, groups
 from selector.engine_facts import EngineFacts
 from selector.facts import AcceleratorFacts, ModelFacts
 from selector.ground import Ground, Grounds, Lot
 from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
+from selector.main_memory import beside_devices
 from selector.placement import Floor, Placement
 from selector.ready import (
     LOWEST_QUALITY_UNASKED,
@@ -137,7 +138,7 @@ def decide(model: ModelFacts, report: HardwareReport, request: PlanRequest, fact
     beyond = beyond_model(model, wanted)
     roomy = score.full_headroom_tokens(request, model.context_tokens)
     drivers: dict[str, str | None] = {each.vendor: each.version for each in report.drivers}
-    host = main_memory(report)
+    host = beside_devices(report)
     engines = [facts.engine(name) for name in facts.engine_names() if pins.engine in (None, name)]
     floors = [Floor(group) for group in found]
     grounds = Grounds(model.architecture, pins, request.concurrency)
@@ -198,6 +199,10 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
                 heavy = (pipeline, False)
                 continue
             bare = ground.lot(stages.tensor, pipeline, expert=False)
+            if free and bare.fullest is None and bare.refusal is None:  # nor is there room for more stages
+                if all(each.parallel.tensor != stages.tensor for each in found.good):
+                    found.bad.append((bare.bare, _too_small(ask, ground.group, bare.bare)))
+                break
             if free and pipeline > 1 and found.wider(bare):
                 continue
             experts = _experts(ask, one, ground.group, bare.bare)
@@ -215,11 +220,11 @@ def _layouts(ask: _Ask, one: Ready, ground: Ground) -> _Found:
                     found.learn(lot)
         if heavy is not None:
             lot = ground.lot(stages.tensor, heavy[0], expert=heavy[1])
-            found.bad.append((lot.bare, lot.refusal or _too_heavy(one, ground, lot)))
+            found.bad.append((lot.bare, lot.refusal or _too_heavy(ask, one, ground, lot)))
     return found
 
 
-def _too_heavy(one: Ready, ground: Ground, lot: Lot) -> Refusal:
+def _too_heavy(ask: _Ask, one: Ready, ground: Ground, lot: Lot) -> Refusal:
     """What the weights alone rule out, told for the most stages of a size."""
     on_host = ground.group.kind == "cpu"
     bare, usable = lot.bare, lot.free_bytes
@@ -227,11 +232,21 @@ def _too_heavy(one: Ready, ground: Ground, lot: Lot) -> Refusal:
     where = "of main memory" if on_host else "a GPU"
     taken = ground.usable_bytes - usable
     others = f" ({taken / GIB:.1f} taken by others)" if taken > FREE_MARGIN_BYTES else ""
-    return Refusal(
+    refusal = Refusal(
         "memory.weights",
         f"needs {share / GIB:.1f} GiB {where} for its weights alone; {usable / GIB:.1f} usable{others}",
         {"needed_bytes": share, "usable_bytes": usable, "weights_bytes": share, "free_bytes": usable},
     )
+    return _told_of_node(ask, ground, lot.fullest, refusal)
+
+
+def _told_of_node(ask: _Ask, ground: Ground, fullest: Device | None, refusal: Refusal) -> Refusal:
+    """Of several nodes that differ, which one a refusal is about."""
+    if ask.report.nodes == 1 or fullest is None or not refusal.code.startswith("memory."):
+        return refusal
+    from selector.nodes import told_of
+
+    return told_of(ask.report, ground.group, ground.most_free_bytes, fullest, refusal)
 
 
 def _experts(ask: _Ask, one: Ready, group: Group, bare: Parallel) -> tuple[bool, ...]:
@@ -264,27 +279,34 @@ def _replicas(ask: _Ask, one: Ready, ground: Ground, lot: Lot, found: _Found, *,
     refused: dict[int, tuple[Parallel, Refusal]] = {}
     fitted: set[int] = set()
     for places in lot.tries:
+        # Those inside nodes come first. Where some are, fewer may be quicker than more that wait for the network.
+        inside = bool(places) and places[0].placed is not None and places[0].placed.nodes == 1
         for parallel, placed, fewest in places:
             count = parallel.data
             if most_only and fewest and len(places) > 1:
                 continue
             if placed is None:
-                refused[count] = (parallel, _too_small(ground.group, parallel.ranks * count))
+                refused[count] = (parallel, _too_small(ask, ground.group, parallel))
                 break
             answers = _decodings(ask, one, ground.group, parallel, placed)
             if isinstance(answers, Refusal):
-                refused[count] = (parallel, answers)
+                refused[count] = (parallel, _told_of_node(ask, ground, placed.weakest, answers))
                 if fewest:
                     break  # further replicas lie on fuller devices
                 continue
             found.good += answers
             fitted.add(count)
-            if (most_only or not fewest) and _roomy(answers[0], ask, count):
+            if (most_only or not fewest) and _roomy(answers[0], ask, count) and (placed.nodes == 1 or not inside):
                 break  # there is room enough on the fullest devices: fewer replicas have no use for more
     found.bad += [each for count, each in refused.items() if count not in fitted]
 
 
-def _too_small(group: Group, needed: int) -> Refusal:
+def _too_small(ask: _Ask, group: Group, parallel: Parallel) -> Refusal:
+    needed = parallel.ranks * parallel.data
+    if len(group.nodes) > 1:
+        from selector.nodes import too_few
+
+        return too_few(ask.report, group, parallel)
     return Refusal(
         "layout.devices",
         f"needs {needed} devices, {len(group.devices)} are there",
@@ -332,7 +354,8 @@ def _candidate(
     verdict = one.verdict(group, parallel, speculative=speculative, driver=ask.drivers.get(group.kind))
     if isinstance(verdict, Refusal):
         return verdict
-    key = (one, Alike(placed.weakest), group.link, parallel, speculative, verdict.speed_factor, request)
+    like = Alike(placed.weakest)
+    key = (one, like, group.link, parallel, speculative, verdict.speed_factor, request, placed.wire)
     more: tuple[Note, ...] = ()
     by = ask.lessons and ask.lessons.of(one, placed.weakest, on_devices, request, speculative=speculative)
     if by:
@@ -348,7 +371,7 @@ def _candidate(
             return found
         fit, speed = found
     needs = fit.memory if placed.free_known else msgspec.structs.replace(fit.memory, basis="assumed")
-    said = notes.of(request, ask.report, placed, parallel, fit.limits, needs, speed)
+    said = notes.of(one, request, ask.report, placed, parallel, fit.limits, needs, speed)
     return one.candidate(on_devices, fit.limits, needs, speed, (*said, *verdict.notes, *more))
 
 

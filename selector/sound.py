@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from selector.engine_facts import BatchDefault, EngineFacts, HostBuild, MemoryRule, OffloadRule, Rule, SpeedRule
+from selector.engine_facts import (
+    BatchDefault,
+    EngineFacts,
+    HostBuild,
+    MemoryRule,
+    NetworkRule,
+    OffloadRule,
+    Rule,
+    SpeedRule,
+)
 from selector.facts import AcceleratorFacts, Architecture, CheckpointFacts, ModelFacts
 
 #: A key path, and what is wrong with the value there.
@@ -203,10 +212,23 @@ def _speed(rule: SpeedRule) -> Iterator[Fault]:
         yield from _positive("speed.collectives.unknown_gb_per_second", rule.collectives.unknown_gb_per_second)
         for name in ("link_seconds", "pcie_seconds", "handover_seconds", "network_seconds"):
             yield from _not_negative(f"speed.collectives.{name}", getattr(rule.collectives, name))
+        yield from _networks(rule.collectives.networks)
     if rule.mtp is not None:
         yield from _positive("speed.mtp.proposed_tokens", rule.mtp.proposed_tokens)
         yield from _not_negative("speed.mtp.accepted_tokens", rule.mtp.accepted_tokens)
         yield from _not_negative("speed.mtp.step_seconds", rule.mtp.step_seconds)
+
+
+def _networks(networks: tuple[NetworkRule, ...]) -> Iterator[Fault]:
+    kinds = [each.kind for each in networks]
+    for index, rule in enumerate(networks):
+        key = f"speed.collectives.networks[{index}]"
+        if rule.kind in kinds[:index]:
+            yield f"{key}.kind", f"{rule.kind} is there already"
+        yield from _share(f"{key}.efficiency", rule.efficiency)
+        yield from _positive(f"{key}.unknown_gb_per_second", rule.unknown_gb_per_second)
+        for name in ("handover_seconds", "all_reduce_seconds"):
+            yield from _not_negative(f"{key}.{name}", getattr(rule, name))
 
 
 # --- accelerators -----------------------------------------------------------------------------------

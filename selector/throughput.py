@@ -32,6 +32,7 @@ from selector.steps import Decoding, Layout, Pass, passes, prefill_seconds_per_t
 
 if TYPE_CHECKING:
     from selector.aside import Aside
+    from selector.interconnect import Wire
     from selector.ready import Ready
 
 #: Requests a replica of the run that ``throughput`` is of (``vllm bench serve`` sends as many unless told otherwise).
@@ -147,9 +148,11 @@ def estimate(
     download_bytes: int,
     speed_factor: float = 1.0,
     aside: Aside | None = None,
+    wire: Wire | None = None,
 ) -> Speed:
     """The speed of a candidate at a workload. ``concurrency`` ``None`` is as many as fit at the mean request.
 
+    ``wire`` is the way between the nodes of a replica (``None``: not known, or there is one node).
     ``speed_factor`` is what the engine's known faults leave (:func:`selector.legality.rules`), ``aside`` what of the
     model lies in main memory.
     """
@@ -158,12 +161,13 @@ def estimate(
     slots = max(1, min(limits.max_sequences, kv_cache_tokens // max(1, prompt + answer)))
     loads_at = _shared_out(slots, concurrency, parallel.data)
     running = sum(count * replicas for count, replicas in loads_at)
-    here = site(engine, device, link, loads.kernel)
+    here = site(engine, device, link, loads.kernel, wire)
     assumed = here.assumed or here.bandwidth is None or here.flops is None
     assumed = assumed or (parallel.tensor > 1 and here.link_assumed)
+    assumed = assumed or (parallel.nodes > 1 and here.network_assumed)
     basis: Basis = "assumed" if assumed else "derived"
     load = round(rule.start_seconds + download_bytes / (rule.read_gb_per_second * 1e9), 1)
-    layout = Layout(parallel.tensor, parallel.pipeline, parallel.nodes > 1, parallel.expert)
+    layout = Layout(parallel.tensor, parallel.pipeline, parallel.nodes, parallel.expert)
     decoding = Decoding(limits.speculative == "mtp", limits.eager, kv_bytes_per_token, prompt + answer / 2)
     one = passes(arch, engine, here, layout, decoding, *_read_bytes(arch, weights), speed_factor)
     if one is None:
@@ -171,7 +175,7 @@ def estimate(
     if aside is not None:
         one, basis = aside.slowed(one), "assumed"
     decode = one.gain / one.seconds(1.0)
-    prefill = prefill_seconds_per_token(arch, engine, here, layout, prompt, speed_factor)
+    prefill = prefill_seconds_per_token(arch, engine, here, layout, prompt, speed_factor, limits.batched_tokens)
     if prefill is None:
         return _unknown(round(decode, 2), load, running, basis)
     if aside is not None:

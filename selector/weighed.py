@@ -15,6 +15,7 @@ from selector.ready import Ready
 if TYPE_CHECKING:
     from selector.aside import Aside
     from selector.calibration import Correction
+    from selector.interconnect import Wire
 
 
 class Weighed(NamedTuple):
@@ -33,6 +34,7 @@ def weighed(
     speculative: bool,
     speed_factor: float,
     request: PlanRequest,
+    wire: Wire | None = None,
     correction: Correction | None = None,
 ) -> Weighed | Refusal:
     """Memory and speed of a layout whose fullest device is like this one. ``correction`` is of its memory alone."""
@@ -51,7 +53,7 @@ def weighed(
     )
     if isinstance(fit, Refusal):
         return fit
-    return Weighed(fit, speed_of(one, device, link, parallel, fit, request, speed_factor=speed_factor))
+    return Weighed(fit, speed_of(one, device, link, parallel, fit, request, speed_factor=speed_factor, wire=wire))
 
 
 def speed_of(
@@ -64,8 +66,9 @@ def speed_of(
     *,
     speed_factor: float = 1.0,
     aside: Aside | None = None,
+    wire: Wire | None = None,
 ) -> Speed:
-    """The speed of a layout that fits so; ``speed_factor`` and ``aside`` as :func:`selector.throughput.estimate`."""
+    """The speed of a layout that fits so; the last three as in :func:`selector.throughput.estimate`."""
     return throughput.estimate(
         arch=one.model.architecture,
         weights=one.weights,
@@ -82,6 +85,7 @@ def speed_of(
         download_bytes=one.checkpoint.download_bytes,
         speed_factor=speed_factor,
         aside=aside,
+        wire=wire,
     )
 
 

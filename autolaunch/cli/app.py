@@ -38,7 +38,10 @@ _COMMANDS = {
     "restart": ("autolaunch.cli.steer", "End deployments, plan anew and start."),
     "retry": ("autolaunch.cli.steer", "Try again what was given up on."),
     LAUNCH: ("autolaunch.cli.launch", ""),
+    "node-check": ("autolaunch.cli.node_check", ""),
 }
+#: What nobody types.
+_UNLISTED = frozenset({LAUNCH, "node-check"})
 _GROUP_FLAGS = frozenset({"--help", "-h", "--version"})
 
 EXAMPLES = """\
@@ -62,14 +65,14 @@ class Autolaunch(click.Group):
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click passes it)
-        return [name for name in _COMMANDS if name != LAUNCH]
+        return [name for name in _COMMANDS if name not in _UNLISTED]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click passes it)
         place = _COMMANDS.get(cmd_name)
         if place is None:
             return None
         with signals.deferred():  # as the import of this very module
-            command: click.Command = getattr(import_module(place[0]), cmd_name)
+            command: click.Command = getattr(import_module(place[0]), cmd_name.replace("-", "_"))
         return command
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click passes it)

@@ -43,6 +43,7 @@ class Asked(Value, frozen=True, kw_only=True):
     hub: Hub | None = None
     revision: str | None = None
     hardware: str | None = None
+    nodes: str | None = None
     locked: Pins | None = None
     show_all: bool = False
     as_json: bool = False

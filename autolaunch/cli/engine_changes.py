@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
-import msgspec
 
+from autolaunch.cli.engine_names import Named, lock_text, named, serving, with_beside
 from autolaunch.cli.engines import show, shown
 from autolaunch.cli.options import HOW, Command, choice, option
 from autolaunch.cli.terminal import Terminal, clean, duration, gib, plural, wrapped, write
@@ -24,10 +22,7 @@ from selector.values import Value
 if TYPE_CHECKING:
     from engines.environments import Environment, Environments, InstallProgress
     from engines.environments.made import Gone, Made
-    from selector.catalog import Catalog
 
-#: ``NAME`` or ``NAME==VERSION``. A version becomes a folder's name and one argument of uv's.
-_NAMED = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9._-]*)(?:==(?P<version>[A-Za-z0-9][A-Za-z0-9.+!_]{0,60}))?")
 _DEVICES = (*get_args(Vendor), "cpu")
 
 
@@ -70,72 +65,6 @@ class RemovedDocument(Value, frozen=True, kw_only=True):
     removed: tuple[RemovedRow, ...]
 
 
-# --- what is named ----------------------------------------------------------------------------------
-
-
-class Named(NamedTuple):
-    """What ``NAME[==VERSION]`` stands for. ``version`` is ``None`` where the tried one is meant."""
-
-    packages: tuple[tuple[EngineFacts, Package], ...]
-    version: str | None
-    is_engine: bool
-
-
-def named(word: str, known: Catalog) -> Named:
-    """The packages that a word of the command line names: all of an engine, or one.
-
-    Raises:
-        UsageError: it names none, or is no name.
-    """
-    match = _NAMED.fullmatch(word.strip())
-    if match is None:
-        raise UsageError(f"{word[:60]!r} is no NAME or NAME==VERSION", hint="as in mlx, mlx-vlm or vllm==0.33.0")
-    name = match["name"].lower().replace("_", "-")
-    facts = [known.engine(engine) for engine in known.engine_names()]
-    every = [(each, package) for each in facts for package in each.packages]
-    of_engine = tuple(each for each in every if each[0].name == name)
-    found = of_engine or tuple(each for each in every if each[1].name == name)
-    if not found:
-        names = list(dict.fromkeys([each.name for each in facts] + [package.name for _, package in every]))
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-        raise UsageError(f"no engine is called {match['name'][:60]!r}", hint=hint)
-    return Named(found, match["version"], bool(of_engine))
-
-
-def serving(wanted: Named, devices: tuple[str, ...], word: str) -> tuple[tuple[EngineFacts, Package], ...]:
-    """The packages to install, in their versions: of an engine those that serve the machine's ``devices``.
-
-    Raises:
-        UsageError: one version was given for packages that count theirs apart.
-        EngineInstallError: none serves this machine, or the version is too old.
-    """
-    from engines.base import of_version
-    from selector.legality import too_old
-
-    packages = wanted.packages
-    if wanted.is_engine:
-        packages = tuple(each for each in packages if set(each[1].devices) & set(devices))
-        if not packages:
-            able = dict.fromkeys(kind for _, package in wanted.packages for kind in package.devices)
-            raise EngineInstallError(
-                f"{wanted.packages[0][0].name} has no environment for {' or '.join(devices)}, which is what is here: "
-                f"it has one for {', '.join(able)}",
-                hint=f"to make it for another machine: --device {next(iter(able))}",
-            )
-    if wanted.version is not None and len({package.version for _, package in packages}) > 1:
-        listed = " or ".join(f"{package.name}=={wanted.version}" for _, package in packages)
-        raise UsageError(f"{word} could be {listed}: their versions are their own", hint="name one of them")
-    chosen = []
-    for facts, package in packages:
-        version = wanted.version or package.version or facts.version
-        refusal = too_old(facts, package, version)
-        if refusal is not None:
-            raise EngineInstallError(refusal.message)
-        chosen.append((msgspec.structs.replace(facts, version=version), of_version(facts, package, version)))
-    return tuple(chosen)
-
-
 # --- install ----------------------------------------------------------------------------------------
 
 
@@ -155,14 +84,37 @@ def serving(wanted: Named, devices: tuple[str, ...], word: str) -> tuple[tuple[E
 @option(
     HOW,
     "--lock",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="A requirements.lock of such an environment: exactly that.",
+    help="A requirements.lock of such an environment: exactly that. - reads it.",
+)
+@option(
+    HOW,
+    "--with",
+    "beside",
+    multiple=True,
+    metavar="NAME==VERSION",
+    help="Another package in it, as ray[client]==2.60.0. May be repeated.",
+)
+@option(
+    HOW,
+    "--at",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="With --lock: the folder that it has to be, or it is refused.",
 )
 @shown
 @click.pass_obj
 def install(
-    outer: dict[str, bool], /, name: str, device: str | None, lock: Path | None, as_json: bool, verbose: bool
+    outer: dict[str, bool],
+    /,
+    name: str,
+    device: str | None,
+    lock: Path | None,
+    beside: tuple[str, ...],
+    at: Path | None,
+    as_json: bool,
+    verbose: bool,
 ) -> None:
     """Make the environment of an engine: all its packages that this machine takes, or the one that is named.
 
@@ -171,16 +123,19 @@ def install(
     from autolaunch import api
     from engines.environments import Environments
 
-    wanted = named(name, api.catalog())
+    wanted = named(name, api.catalog(), one_package=at is not None)
     chosen = serving(wanted, _devices(device, wanted), name)
     if lock is not None and len(chosen) > 1:
         raise UsageError("a lock is of one package", hint=f"name {' or '.join(each.name for _, each in chosen)}")
-    text = None if lock is None else _lock_text(lock)
+    if at is not None and (lock is None or not at.is_absolute()):
+        raise UsageError("--at takes an absolute path, and --lock beside it")
+    chosen = tuple((facts, with_beside(package, beside)) for facts, package in chosen)
+    text = None if lock is None else lock_text(lock)
     environments = Environments.of(api.home())
     share = _for_all_users(environments)
     rows = []
     for facts, package in chosen:
-        row = _install(environments, facts, package, lock=text, share=share, verbose=verbose or outer["verbose"])
+        row = _install(environments, facts, package, lock=text, at=at, share=share, verbose=verbose or outer["verbose"])
         rows.append(row)
     document = InstalledDocument(installed=tuple(rows))
     show(document, as_json or outer["as_json"], lambda _: "\n".join(_line(row) for row in rows))
@@ -194,13 +149,6 @@ def _devices(device: str | None, wanted: Named) -> tuple[str, ...]:
     from autolaunch import api
 
     return tuple(dict.fromkeys(each.vendor for each in api.probe().accelerators)) or ("cpu",)
-
-
-def _lock_text(lock: Path) -> str:
-    try:
-        return lock.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineInstallError(f"{lock} cannot be read as a lock: {error}") from error
 
 
 def _for_all_users(environments: Environments) -> bool:
@@ -230,7 +178,14 @@ def _ours(environments: Environments) -> tuple[Path, ...]:
 
 
 def _install(
-    environments: Environments, facts: EngineFacts, package: Package, *, lock: str | None, share: bool, verbose: bool
+    environments: Environments,
+    facts: EngineFacts,
+    package: Package,
+    *,
+    lock: str | None,
+    at: Path | None,
+    share: bool,
+    verbose: bool,
 ) -> InstalledRow:
     from autolaunch.cli.progress import Progress
 
@@ -248,7 +203,7 @@ def _install(
             progress.event(event)
 
         try:
-            environment = environments.ensure(facts, package, lock=lock, share=share, on_progress=happened)
+            environment = environments.ensure(facts, package, lock=lock, at=at, share=share, on_progress=happened)
         except EngineInstallError as error:
             progress.close(finished=False)
             if verbose:

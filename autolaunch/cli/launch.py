@@ -17,6 +17,7 @@ from autolaunch.cli.options import (
     Word,
     choice,
     hardware_option,
+    nodes_option,
     option,
     pin_options,
     shown_options,
@@ -36,6 +37,7 @@ EXAMPLES = """\
   autolaunch glm-4.6 --rehearse              prove the plan before any download
   autolaunch glm-4.6 --lock glm.lock         keep this very launch; then, again:
   autolaunch --lock glm.lock
+  autolaunch glm-4.6 --nodes auto            over the nodes of a Ray cluster
   autolaunch glm-4.5v --objective latency --context 32k --port 8080
   autolaunch glm-4.6 --model-path /models/GLM-4.6-FP8 --repo zai-org/GLM-4.6-FP8
   autolaunch glm-tiny -- --log-level DEBUG   options for the engine itself
@@ -131,6 +133,7 @@ class Launch(Command):
 @option(HOW, "--replan", is_flag=True, help="With --lock: plan again, as near to FILE as may be, and write it anew.")
 @option(HOW, "--dry-run", is_flag=True, help="Show the plan, as `autolaunch plan` does; start nothing.")
 @hardware_option
+@nodes_option
 @shown_options
 @click.pass_obj
 def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
@@ -160,6 +163,7 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
 
     known = api.catalog()
     if how.lock is None:
+        asked = _on_nodes(asked)
         decided = planned(asked, known)
     else:
         from autolaunch.cli.replay import planned_with_lock
@@ -199,6 +203,18 @@ def refuse_contradictions(asked: Asked, how: How) -> None:
         (
             asked.hardware is not None and not how.dry_run and how.rehearse is None,
             "--hardware is about another machine: it goes with --dry-run or with autolaunch plan",
+        ),
+        (
+            asked.nodes is not None and (asked.data_parallel or 1) > 1 and not how.dry_run,
+            "--nodes starts one engine over the nodes of a cluster: leave --data-parallel out",
+        ),
+        (
+            asked.nodes is not None and how.lock is not None,
+            "--lock keeps a launch on one machine, and --nodes is about all of a cluster",
+        ),
+        (
+            asked.nodes is not None and how.rehearse is not None,
+            "--rehearse tries this machine, and --nodes is about all of a cluster",
         ),
         (
             asked.show_all and not how.dry_run,
@@ -244,6 +260,13 @@ def _refuse_host(how: How) -> None:
             f"--host {how.host} is open to the network, and nobody would be asked for a key",
             hint="autolaunch keys add NAME --file FILE makes a key, and --api-key-file FILE asks for it",
         )
+
+
+def _on_nodes(asked: Asked) -> Asked:
+    """As it is started on a cluster: one engine over as many nodes as it takes, and of those that are, vLLM."""
+    if asked.nodes is None:
+        return asked
+    return msgspec.structs.replace(asked, engine=asked.engine or "vllm", data_parallel=asked.data_parallel or 1)
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

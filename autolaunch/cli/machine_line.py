@@ -11,6 +11,8 @@ from selector.hardware import HardwareReport
 _VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "apple": "Apple"}
 #: Of a vendor's reasons the first says what is wrong with all of its GPUs, the second with the first of them.
 _REASONS = 2
+#: What is said of a cluster's nodes (:mod:`autolaunch.cluster.merging`): sentences, whatever came of asking them.
+_OF_NODES = "cluster"
 
 
 def machine_line(report: HardwareReport) -> str:
@@ -50,10 +52,17 @@ def unasked(report: HardwareReport) -> dict[str, str]:
 
 
 def troubles(report: HardwareReport) -> list[str]:
-    """A sentence for each probe that failed, but for those of which the machine's line says it already."""
+    """A sentence for each probe that failed, but for those of which the machine's line says it already.
+
+    How one machine would reach others is no matter of it. Of a cluster also how its nodes differ, and which of them
+    are not planned with.
+    """
     told = set() if report.accelerators else {name for name, vendor in _VENDORS.items() if vendor in unasked(report)}
-    return [
+    if report.nodes == 1:
+        told.add("network")
+    nodes = [clean(each.reason) for each in report.findings if each.probe == _OF_NODES and each.reason]
+    return nodes + [
         clean(f"{finding.probe} could not be asked: {finding.reason or 'no reason given'}")
         for finding in report.findings
-        if finding.outcome == "failed" and finding.probe not in told
+        if finding.outcome == "failed" and finding.probe not in told and finding.probe != _OF_NODES
     ]

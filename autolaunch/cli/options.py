@@ -317,3 +317,11 @@ hardware_option = option(
     help="Another machine: 8xh100, 2x8xh200, 4090+192gb (with main memory), m3-ultra-512gb, cpu-64gb, or a file of "
     "`autolaunch probe --json`.",
 )
+
+nodes_option = option(
+    HOW,
+    "--nodes",
+    type=Word(),
+    metavar="ADDRESS",
+    help="All nodes of a Ray cluster: auto (the one that this host is of), HOST:PORT of its head, or ray://HOST:PORT.",
+)

@@ -11,8 +11,12 @@ import msgspec
 
 from autolaunch.cli.asked import Asked
 from autolaunch.cli.options import (
+    HOW,
     Command,
+    Word,
     hardware_option,
+    nodes_option,
+    option,
     pin_options,
     shown_options,
     wanted_options,
@@ -26,24 +30,42 @@ from selector.hardware import HardwareReport
 EXAMPLES = """\
   autolaunch plan glm-4.6                             this machine
   autolaunch plan glm-4.6 --hardware 8xh200           another one
+  autolaunch plan glm-4.6 --nodes auto                all nodes of a Ray cluster
   autolaunch plan glm-4.5v --objective latency --context 32k
   autolaunch plan glm-4.6 --engine vllm --tensor-parallel 8 --all
   autolaunch probe --json > host.json       on the one machine, then elsewhere:
   autolaunch plan glm-4.6 --hardware ./host.json
+  autolaunch plan --fleet fleet.toml        many hosts and many models at once
 """
 
 
 @click.command(cls=Command, examples=EXAMPLES)
-@click.argument("model")
+@click.argument("model", required=False)
 @wanted_options
 @pin_options
 @hardware_option
+@option(
+    HOW,
+    "--fleet",
+    type=Word(),
+    metavar="FILE",
+    help="Instead of MODEL: many hosts and many models, as a TOML or JSON file tells them; which goes where.",
+)
+@nodes_option
 @shown_options
-def plan(**given: Any) -> None:
+@click.pass_context
+def plan(ctx: click.Context, /, fleet: str | None, **given: Any) -> None:
     """Decide how MODEL is served best, and show the ranked list with its reasons.
 
     Exits 3 when nothing that is allowed fits, and 4 when that may be for a driver that could not be asked.
     """
+    if fleet is not None:
+        from autolaunch.cli.fleet import show_fleet  # most plans are of one machine
+
+        show_fleet(ctx, fleet)
+        return
+    if given["model"] is None:
+        raise click.UsageError("Missing argument 'MODEL'.", ctx)
     asked = msgspec.convert(given, Asked)
     show_plan(planned(asked), asked)
 
@@ -55,17 +77,20 @@ def planned(
     from autolaunch import api
 
     known = api.catalog() if known is None else known
-    hardware = asked.hardware
+    hardware, nodes = asked.hardware, asked.nodes
+    if nodes is not None and hardware is not None:
+        raise UsageError("--nodes is about the hosts of a cluster, and --hardware about another machine")
     engine_path = None if asked.engine_path is None else Path(asked.engine_path).expanduser().absolute()
     if engine_path is not None and hardware is not None:
         raise UsageError("--engine-path is an engine of this machine, and --hardware is about another")
     if asked.gpus is not None and report is None:
-        report = api.probe() if hardware is None else api.hardware_report(hardware, known)
+        report = _machine(hardware, nodes, known)
         if not report.accelerators:
             refuse_unasked(report)
     return api.plan(
         asked.model,
         hardware=hardware if report is None else report,
+        nodes=nodes if report is None else None,
         objective=asked.objective,
         context_tokens=asked.context_tokens,
         concurrency=asked.concurrency,
@@ -77,8 +102,16 @@ def planned(
         keep_all=asked.show_all,
         thorough=thorough,
         engine_path=engine_path,
-        here=hardware is None,
+        here=hardware is None and nodes is None,
     )
+
+
+def _machine(hardware: str | None, nodes: str | None, known: Catalog) -> HardwareReport:
+    from autolaunch import api
+
+    if nodes is not None:
+        return api.nodes_to_plan(nodes)
+    return api.probe() if hardware is None else api.hardware_report(hardware, known)
 
 
 def refuse_unasked(report: HardwareReport) -> None:

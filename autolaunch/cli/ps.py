@@ -7,7 +7,7 @@ import click
 from autolaunch.cli.engines import show
 from autolaunch.cli.options import Command
 from autolaunch.cli.reach import Everyone, Reached, Silent, everything, shown
-from autolaunch.cli.render_kept import now_utc, render_process, render_table
+from autolaunch.cli.render_kept import now_utc, render_hosts, render_process, render_table
 from autolaunch.cli.terminal import Terminal, clean, wrapped
 from autolaunch.daemon.control.contract import DeploymentDocument, StatusDocument
 from selector.values import Value
@@ -66,8 +66,13 @@ def _render(document: PsDocument, terminal: Terminal) -> str:
         return "nothing runs here: no daemon, and no launch of yours"
     now = now_utc()
     parts = [
-        f"{render_process(each.status, now)}\n"
-        f"{render_table(each.deployments, terminal, now) if each.deployments else '  no deployments'}"
+        "\n".join(
+            (
+                render_process(each.status, now),
+                render_table(each.deployments, terminal, now) if each.deployments else "  no deployments",
+                *((render_hosts(each.status.hosts, terminal, now),) if each.status.hosts else ()),
+            )
+        )
         for each in document.processes
     ]
     parts += [click.style(wrapped(clean(each.message), terminal, first=""), fg="red") for each in document.silent]

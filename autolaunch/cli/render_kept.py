@@ -13,6 +13,7 @@ from autolaunch.daemon.control.contract import (
     ChosenDocument,
     DeploymentDocument,
     EventDocument,
+    HostDocument,
     Phase,
     ReplicaDocument,
     StatusDocument,
@@ -62,6 +63,29 @@ def render_table(deployments: tuple[DeploymentDocument, ...], terminal: Terminal
         head[:columns], [row[:columns] for row in rows], flex=(0, 3), right=(5,), width=terminal.width_columns
     )
     return "\n".join((shown, *notes))
+
+
+def render_hosts(hosts: tuple[HostDocument, ...], terminal: Terminal, now: datetime) -> str:
+    """A row a host that the gateway sends requests to, and below them why one is down."""
+    rows: list[tuple[str, ...]] = [
+        (
+            clean(each.name),
+            each.state,
+            _ago(each.since, now),
+            clean(
+                ", ".join(one.name if one.state == "serving" else f"{one.name} ({one.state})" for one in each.models)
+            ),
+            count(each.requests),
+        )
+        for each in hosts
+    ]
+    notes = [
+        click.style(wrapped(clean(each.fault), terminal, first=f"  {clean(each.name)}: ", rest="    "), fg="yellow")
+        for each in hosts
+        if each.fault is not None
+    ]
+    head = ("host", "state", "since", "models", "requests")
+    return "\n".join((table(head, rows, flex=(0, 3), right=(4,), width=terminal.width_columns), *notes))
 
 
 def render_daemon(status: StatusDocument, terminal: Terminal, now: datetime) -> str:

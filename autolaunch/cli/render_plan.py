@@ -25,6 +25,7 @@ from autolaunch.cli.terminal import (
 )
 from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan, Limits, Note, Parallel, Rejection
 from selector.notes import set_aside
+from selector.plan import devices_short
 from selector.score import download_seconds
 
 _LABEL = 11
@@ -64,6 +65,10 @@ def render_head(plan: LaunchPlan, terminal: Terminal) -> str:
         lines = [click.style(told, fg="red", bold=True), wrapped(f"here is {machine}", terminal, first="  ")]
     else:
         lines = [render_machine(plan, terminal)]
+    if plan.hardware.nodes > 1:
+        from autolaunch.cli.render_probe import network_between
+
+        lines.append(wrapped(network_between(plan.hardware), terminal, first="  ", rest="  "))
     lines += [click.style(wrapped(each, terminal, first="  "), fg="yellow") for each in troubles(plan.hardware)]
     if plan.request.pinned:
         pinned = ", ".join(f"{name} {_pin(value)}" for name, value in sorted(plan.request.pinned.items()))
@@ -274,14 +279,14 @@ def _refusal(each: Rejection) -> str:
 
 
 def shortage(rejection: Rejection) -> float:
-    """How many times the need is what there is; infinite where that is not the matter.
+    """How many times the need is what there is, of memory before devices; infinite where that is not the matter.
 
     What was tried here and failed fits by the estimate: nothing comes nearer.
     """
     if rejection.code == "learned.failed":
         return 0.0
     needed, usable = rejection.numbers.get("needed_bytes"), rejection.numbers.get("usable_bytes")
-    return needed / usable if needed and usable else float("inf")
+    return needed / usable if needed and usable else devices_short(rejection)
 
 
 def nearest(rejected: list[Rejection]) -> Rejection:

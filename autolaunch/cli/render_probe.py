@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
-from selector.hardware import Accelerator, HardwareReport
+from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
+from selector.interconnect import between, reaches, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -16,11 +18,16 @@ _ABOVE_WIDTH = 100
 
 
 def render_probe(report: HardwareReport, terminal: Terminal, *, verbose: bool = False) -> str:
-    """Host, devices, links, drivers, and what each probe said."""
+    """Host, devices, links, drivers, and what each probe said; of a cluster, its nodes."""
+    if report.hosts:
+        from autolaunch.cli.render_cluster import render_cluster
+
+        return render_cluster(report, terminal, verbose=verbose)
     parts = [_host(report, terminal, verbose=verbose), _devices(report, terminal)]
     parts += _links(report, terminal, verbose=verbose)
+    parts += _network(report, terminal, verbose=verbose)
     parts += _holders(report, terminal)
-    parts.append(_findings(report, terminal))
+    parts += findings(report, terminal)
     return "\n\n".join(parts)
 
 
@@ -41,14 +48,13 @@ def _host(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> str:
         )
         for driver in report.drivers
     ]
-    if report.nodes > 1:
-        rows.append(("nodes", count(report.nodes)))
     if verbose and host.cpu.features:
         rows.append(("features", " ".join(host.cpu.features)))
     lines = [
         wrapped(clean(text), terminal, first=f"  {name:<{_LABEL}}", rest=" " * (_LABEL + 2)) for name, text in rows
     ]
-    return "\n".join((heading("Host"), *lines))
+    first = f"  the first of {count(report.nodes)} nodes" if report.nodes > 1 else ""
+    return "\n".join((heading("Host") + first, *lines))
 
 
 def _runtime(runtime: str | None, vendor: str) -> str:
@@ -109,6 +115,57 @@ def _links(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list
     return ["\n".join((heading("Links"), *lines))]
 
 
+def _network(report: HardwareReport, terminal: Terminal, *, verbose: bool) -> list[str]:
+    """The ports of one machine: alike ones in a line, or each in a row. Of several, what joins them."""
+    if report.nodes > 1:
+        return [f"{heading('Network')}\n{wrapped(network_between(report), terminal, first='  ')}"]
+    if not report.network:
+        return []
+    if verbose:
+        rows: list[tuple[str, ...]] = [
+            (
+                words(port.kind, port.bandwidth_bytes_per_second),
+                *map(clean, (port.interface or "", port.device or "", ", ".join(port.addresses))),
+            )
+            for port in report.network
+        ]
+        head = ("port", "interface", "RDMA", "addresses")
+        return [f"{heading('Network')}\n{table(head, rows, flex=3, width=terminal.width_columns)}"]
+    lines = [
+        wrapped(f"{text}: {clean(_names(ports))}", terminal, first="  ", rest="    ")
+        for text, ports in alike_ports(report.network)
+    ]
+    return ["\n".join((heading("Network"), *lines))]
+
+
+def alike_ports(ports: Iterable[NetworkPort]) -> list[tuple[str, list[NetworkPort]]]:
+    """Ports of one kind and rate together: ``8 × InfiniBand, 400 Gbit/s``, and which they are."""
+    alike: dict[tuple[NetworkKind, int | None], list[NetworkPort]] = {}
+    for port in ports:
+        alike.setdefault((port.kind, port.bandwidth_bytes_per_second), []).append(port)
+    return [(f"{len(same)} × " * (len(same) > 1) + words(*key), same) for key, same in alike.items()]
+
+
+def network_between(report: HardwareReport) -> str:
+    """What is known of the network that joins all nodes of a report."""
+    if not report.hosts:
+        return f"how the {count(report.nodes)} nodes are joined is not known: a network is assumed"
+    wire = between(report)
+    if wire is None:
+        return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+    if len(set(reaches(report).values())) > 1:
+        return f"all nodes have {words(*wire)} in common, and some have more"
+    return f"all nodes are joined by {words(*wire)}"
+
+
+def _names(ports: list[NetworkPort]) -> str:
+    names = []
+    for port in ports:
+        name = " ".join(part for part in (port.interface, port.device) if part)
+        names.append(f"{name} ({port.addresses[0]})" if port.addresses else name)
+    return ", ".join(names)
+
+
 def _bandwidth(bytes_per_second: int | None) -> str:
     return "speed unknown" if bytes_per_second is None else f"{bytes_per_second / 1e9:,.0f} GB/s"
 
@@ -131,11 +188,14 @@ def _holders(report: HardwareReport, terminal: Terminal) -> list[str]:
     return [f"{heading('In use')}\n{body}"]
 
 
-def _findings(report: HardwareReport, terminal: Terminal) -> str:
+def findings(report: HardwareReport, terminal: Terminal) -> list[str]:
+    """What each probe said; nothing of a machine that no probe was asked of."""
+    if not report.findings:
+        return []
     lines = [heading("Asked")]
     for finding in report.findings:
         mark, color = _MARKS[finding.outcome]
         reason = f": {clean(finding.reason)}" if finding.reason else ""
         text = wrapped(f"{clean(finding.probe)} {finding.outcome}{reason}", terminal, first=f"  {mark} ", rest="    ")
         lines.append(click.style(text, fg=color) if color else text)
-    return "\n".join(lines)
+    return ["\n".join(lines)]

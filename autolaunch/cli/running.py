@@ -182,6 +182,7 @@ def _deployment(decided: LaunchPlan, asked: Asked, how: How) -> Deployment:
         offline=how.offline,
         wait_for_devices=False,
         lock=how.replayed,
+        nodes=asked.nodes,
     )
 
 

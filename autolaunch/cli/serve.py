@@ -33,6 +33,7 @@ class CheckedDocument(Value, frozen=True, kw_only=True):
     """What ``--check --json`` prints of a configuration that is right.
 
     ``gateway`` is where clients reach the deployments; ``keys`` the names of who may, ``null`` where nobody is asked.
+    ``hosts`` are the names of others that serve beside them.
     """
 
     schema: int = 1
@@ -40,6 +41,7 @@ class CheckedDocument(Value, frozen=True, kw_only=True):
     deployments: tuple[str, ...]
     gateway: str
     keys: tuple[str, ...] | None
+    hosts: tuple[str, ...] = ()
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -116,19 +118,23 @@ def _path(config: Path | None) -> Path:
 
 
 def _tell_checked(path: Path, found: Configuration, *, as_json: bool) -> None:
+    from autolaunch.daemon.gateway.host_access import accesses
     from autolaunch.daemon.gateway.keys import Keys
 
     names, options = tuple(each.name for each in found.deployments), found.gateway
     host = f"[{options.host}]" if ":" in options.host else options.host
     keys = None if options.keys_file is None else Keys.read(options.keys_file).names
+    hosts = tuple(each.name for each in accesses(options.hosts))
     if as_json:
         document = CheckedDocument(
-            path=str(path), deployments=names, gateway=f"http://{host}:{options.port}", keys=keys
+            path=str(path), deployments=names, gateway=f"http://{host}:{options.port}", keys=keys, hosts=hosts
         )
         write(sys.stdout, msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
     who = "without keys" if keys is None else f"for {plural(len(keys), 'key')}"
-    write(sys.stdout, f"{path} is right: {', '.join(names)} at http://{host}:{options.port}, {who}")
+    others = f"; other hosts: {', '.join(hosts)}" if hosts else ""
+    what = ", ".join(names) or "no deployments"
+    write(sys.stdout, f"{path} is right: {what} at http://{host}:{options.port}, {who}{others}")
 
 
 def _take_credentials() -> None:

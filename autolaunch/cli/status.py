@@ -11,7 +11,7 @@ import msgspec
 from autolaunch.cli.engines import show
 from autolaunch.cli.options import SHOWN, Command, option
 from autolaunch.cli.reach import Reached, holder_of, shown, something
-from autolaunch.cli.render_kept import now_utc, render_daemon, render_deployment, render_table
+from autolaunch.cli.render_kept import now_utc, render_daemon, render_deployment, render_hosts, render_table
 from autolaunch.cli.terminal import Terminal, write
 from autolaunch.daemon.control.contract import DeploymentDocument
 from selector.errors import UsageError
@@ -59,8 +59,12 @@ def status(name: str | None, follow: bool, as_json: bool, verbose: bool) -> None
 def _show_daemon(reached: Reached, *, as_json: bool) -> None:
     def render(terminal: Terminal) -> str:
         now = now_utc()
-        page = render_daemon(reached.status, terminal, now)
-        return f"{page}\n\n{render_table(reached.deployments, terminal, now)}" if reached.deployments else page
+        parts = [render_daemon(reached.status, terminal, now)]
+        if reached.deployments:
+            parts.append(render_table(reached.deployments, terminal, now))
+        if reached.status.hosts:
+            parts.append(render_hosts(reached.status.hosts, terminal, now))
+        return "\n\n".join(parts)
 
     show(reached.status, as_json, render)
 

@@ -19,6 +19,7 @@ from autolaunch.daemon import small_file
 from autolaunch.daemon.deployment import Deployment
 from autolaunch.daemon.gateway.checked import checked
 from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.nodes_wanted import checked_nodes
 from autolaunch.daemon.wrong_key import WrongKey, at
 from autolaunch.given import PORTS, TOKENS_BELOW, is_loopback, is_word, served_name, tokens
 from selector.catalog import Catalog, shown
@@ -43,7 +44,8 @@ _WORDS = ("repo", "quantization", "revision", "engine_version")
 class Configuration(Value, frozen=True, kw_only=True):
     """What is to be kept up, and where clients reach it.
 
-    Names are unique among the deployments, and so are the ports that are given.
+    Names are unique among the deployments, and so are the ports that are given. There are none only where the gateway
+    has other hosts.
     """
 
     schema: Literal[1] = 1
@@ -135,6 +137,7 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
     if document.get("schema", 1) != 1:
         raise WrongKey("schema", f"is {shown(str(document['schema']))}, and this release reads 1")
     _keys_file(document)
+    _host_keys(document)
     entries = document.get("deployments", [])
     if not isinstance(entries, list):
         raise WrongKey("deployments", "is no list of tables", "each deployment begins with a line [[deployments]]")
@@ -147,7 +150,7 @@ def _configuration(document: dict[str, object], known: Catalog) -> Configuration
         from selector.mismatch import explain
 
         raise WrongKey("", explain(error, Configuration)) from error
-    if not found.deployments:
+    if not found.deployments and not found.gateway.hosts:
         raise WrongKey(
             "deployments", "there is none to keep up", 'a line [[deployments]], and below it model = "glm-4.6"'
         )
@@ -204,6 +207,20 @@ def _keys_file(document: dict[str, object]) -> Path | None:
     return Path(named)
 
 
+def _host_keys(document: dict[str, object]) -> None:
+    """That files are named where other hosts' keys are: what else stands there is not repeated either."""
+    table = document.get("gateway")
+    hosts = table.get("hosts") if isinstance(table, dict) else None
+    for index, host in enumerate(hosts if isinstance(hosts, list) else ()):
+        named = host.get("api_key_file") if isinstance(host, dict) else None
+        if named is not None and not (isinstance(named, str) and "\0" not in named and Path(named).is_absolute()):
+            raise WrongKey(
+                f"gateway.hosts[{index}].api_key_file",
+                "is no absolute path of a file",
+                "a file with the key alone, mode 0600; a key itself never stands here",
+            )
+
+
 def _fill_in(key: str, entry: dict[str, object], known: Catalog) -> None:
     """What may be left out or written otherwise: the name, and numbers of tokens."""
     lock = entry.get("lock")
@@ -249,6 +266,8 @@ def _check(key: str, each: Deployment, known: Catalog) -> None:
         raise WrongKey(f"{key}.port", "is one, and pinned.data_parallel asks for several engines", "leave it out")
     if each.replica is not None:
         raise WrongKey(f"{key}.replica", "is counted by itself", "pinned.data_parallel says how many there are")
+    if each.nodes is not None:
+        checked_nodes(key, each)
     if each.idle_seconds is not None and not (each.idle_seconds > 0 and math.isfinite(each.idle_seconds)):
         raise WrongKey(f"{key}.idle_seconds", f"{each.idle_seconds:g} is no time above 0", "leave it out for never")
     _check_figures(key, each)

@@ -49,7 +49,8 @@ class Deployment(Value, frozen=True, kw_only=True):
     request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold
     the memory, wait for it rather than fail. ``lower_accuracy``: what is tried when a plan fails may have a smaller
     quantization than the first one; without it never. ``lock`` is a file of a launch that is replayed exactly
-    (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's then.
+    (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's then. ``nodes`` is the Ray cluster on whose
+    nodes it is planned and started, as ``--nodes`` takes it; ``None`` is this host alone.
 
     One that is served by several engines is as many deployments of one name (:mod:`autolaunch.daemon.replicas`):
     ``replica`` is 2 for the second, and so on. ``None`` is the first or only one, so that nothing changes for it when
@@ -75,6 +76,7 @@ class Deployment(Value, frozen=True, kw_only=True):
     wait_for_devices: bool = True
     lower_accuracy: bool = False
     lock: Path | None = None
+    nodes: str | None = None
     replica: int | None = None
 
     @property

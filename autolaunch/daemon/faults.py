@@ -11,6 +11,7 @@ from autolaunch.given import without_secrets
 from engines.logs import Diagnosis
 from selector.errors import (
     AutolaunchError,
+    ClusterError,
     DevicesTaken,
     DownloadError,
     EngineError,
@@ -19,7 +20,9 @@ from selector.errors import (
     HubUnreachable,
     NoFeasiblePlan,
     NoPackage,
+    NoRay,
     NoRoomOnDisk,
+    OtherRay,
     PortTaken,
     Unsupported,
 )
@@ -38,6 +41,9 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
     (EngineInstallError, "installation", False),
     (NoFeasiblePlan, "no plan", True),
     (Unsupported, "options", True),
+    (NoRay, "installation", True),
+    (OtherRay, "installation", True),
+    (ClusterError, "communication", False),  # its head may come back
     (EngineStartError, "unknown", False),
     (AutolaunchError, "options", True),
 )
@@ -79,6 +85,19 @@ def of_diagnosis(message: str, told: Diagnosis, lines: tuple[str, ...], *, servi
         serving=serving,
         fitting_context_tokens=told.fitting_context_tokens,
         lines=tuple(map(without_secrets, lines)),
+    )
+
+
+def of_worker(pid: int, engine: str, told: Diagnosis | None, lines: tuple[str, ...]) -> Fault:
+    """A process of an engine has ended, and the engine only seems to live; ``told`` is what its log says of that."""
+    message = f"process {pid} of {engine} has ended, and the rest of it is there still"
+    return Fault(
+        reason="worker died",
+        permanent=False,
+        message=without_secrets(f"{message}: {told.sentence}" if told is not None and told.sentence else message),
+        hint=(told and told.hint) or "the host's memory is a common reason: dmesg -T | grep -i oom",
+        serving=True,
+        lines=lines,
     )
 
 

@@ -6,17 +6,15 @@ carries the fault that the machine decides about.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import msgspec
-
 from autolaunch.daemon.deployment import Changes, Deployment, Fault, KeptRun
-from autolaunch.daemon.faults import Refusal, fault_of, of_diagnosis
+from autolaunch.daemon.faults import fault_of, of_diagnosis, of_worker
 from autolaunch.daemon.process import GRACE_SECONDS, QUIET_SECONDS, STALL_SECONDS
+from autolaunch.daemon.refusing import refusing
 from autolaunch.launching import LaunchOptions, Prepared, prepare, start
 from autolaunch.server import LaunchEvent, Server
 from selector.contract import Candidate, LaunchPlan
@@ -88,10 +86,15 @@ class Run:
 
     @property
     def devices(self) -> frozenset[str]:
-        """The UUIDs of the devices that it was planned on."""
+        """The UUIDs of the devices of this host that it was planned on."""
         if self.decided is None:
             return frozenset()
-        by_index = {device.index: device.uuid for device in self.decided.plan.hardware.accelerators}
+        report = self.decided.plan.hardware
+        place = None if self.prepared is None else self.prepared.place
+        here = {0}
+        if report.hosts:  # of a cluster; before it is prepared nobody knows which of its nodes this is
+            here = {each.index for each in report.hosts if place is not None and each.id == place.node}
+        by_index = {device.index: device.uuid for device in report.accelerators if device.node in here}
         found = (by_index.get(index) for index in self.decided.candidate.parallel.devices)
         return frozenset(uuid for uuid in found if uuid is not None)
 
@@ -151,7 +154,7 @@ class Hands:
         Raises:
             Refusal: there is none, or devices are held by others.
         """
-        with _refusing(run, deployment):
+        with refusing(run, deployment):
             run.decided = self.planner(deployment, changes)
 
     def prepare(self, run: Run, deployment: Deployment) -> None:
@@ -161,7 +164,7 @@ class Hands:
             Refusal: what could not be had.
         """
         assert run.decided is not None, "planned before"  # noqa: S101 - the machine's order
-        with _refusing(run, deployment):
+        with refusing(run, deployment):
             run.prepared = prepare(
                 run.decided.plan,
                 catalog=self.catalog,
@@ -183,7 +186,7 @@ class Hands:
         assert run.prepared is not None, "prepared before"  # noqa: S101 - the machine's order
         from autolaunch.daemon.device_memory import free_memory
 
-        with _refusing(run, deployment):
+        with refusing(run, deployment):
             if self.leases is not None:
                 run.lease = self.leases.take(deployment.key, run.devices)
             tries = PORTS_TRIED if deployment.port is None else 1
@@ -228,7 +231,7 @@ class Hands:
         process_ids = run.server.process.process_ids()
         try:
             run.server.stop()
-            return self._memory(run, process_ids) if wait_for_memory else run.left
+            return (self._cleared(run) or self._memory(run, process_ids)) if wait_for_memory else run.left
         except EngineStartError as error:
             return Fault(reason="processes left", permanent=True, message=error.message, hint=error.hint)
         finally:
@@ -257,15 +260,9 @@ class Hands:
     def worker_died(self, run: Run, pid: int) -> Fault:
         """A process of the engine without which it only seems to live."""
         assert run.server is not None, "it was started"  # noqa: S101 - only an engine has workers
-        message = f"process {pid} of {run.server.engine.name} has ended, and the rest of it is there still"
-        return Fault(
-            reason="worker died",
-            permanent=False,
-            message=message,
-            hint="the host's memory is a common reason: dmesg -T | grep -i oom",
-            serving=True,
-            lines=run.server.tail(),
-        )
+        over_nodes = run.prepared is not None and run.prepared.place is not None
+        told = run.server.diagnosis() if over_nodes else None  # of another node only the log tells
+        return of_worker(pid, run.server.engine.name, told, run.server.tail())
 
     def next_changes(
         self, run: Run, deployment: Deployment, changes: Changes, fault: Fault, *, repeated: bool
@@ -341,11 +338,23 @@ class Hands:
             engine_path=deployment.engine_path,
             extra=deployment.engine_options,
             lock=None if run.decided is None else run.decided.lock,
+            nodes=deployment.nodes,
             mark=run.mark,
             own_key=True,
             grace_seconds=self.patience.grace_seconds,
             stall_seconds=self.patience.stall_seconds,
         )
+
+    def _cleared(self, run: Run) -> Fault | None:
+        """Waits until nothing of it is left on other nodes: they are planned with next."""
+        place = None if run.prepared is None else run.prepared.place
+        if place is None:
+            return None
+        from autolaunch.cluster.placing import cleared, group_of
+
+        left = cleared(place, group_of(run.mark))
+        hint = "`ray list placement-groups` tells; the job that it belongs to ends with `ray job stop`, or its node"
+        return None if left is None else Fault(reason="processes left", permanent=True, message=left, hint=hint)
 
     def _memory(self, run: Run, process_ids: frozenset[int]) -> Fault | None:
         if not run.devices:
@@ -382,19 +391,3 @@ def others_came(run: Run) -> bool:
     devices = run.decided.plan.hardware.accelerators
     planned = {each.uuid: each.memory_free_bytes for each in devices if each.memory_free_bytes is not None}
     return any(free < _AS_PLANNED * planned.get(uuid, 0) for uuid, free in run.free_before.items())
-
-
-@contextlib.contextmanager
-def _refusing(run: Run, deployment: Deployment) -> Iterator[None]:
-    """What fails within it is a refusal; devices that others hold are waited for only where that was asked for."""
-    try:
-        yield
-    except AutolaunchError as error:
-        run.error = error
-        fault = fault_of(error)
-        if fault.reason == "devices held":
-            fault = msgspec.structs.replace(fault, permanent=not deployment.wait_for_devices)
-        elif fault.reason == "port in use" and deployment.port is not None:
-            hint = f"it starts when port {deployment.port} is free; another one is the deployment's to choose"
-            fault = msgspec.structs.replace(fault, hint=hint)
-        raise Refusal(fault) from error

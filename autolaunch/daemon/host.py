@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autolaunch.daemon.planning import Share
+    from autolaunch.daemon.replicas import Replica
     from selector.catalog import Catalog
     from selector.contract import Candidate, LaunchPlan
     from selector.hardware import HardwareReport
@@ -27,12 +28,21 @@ class Host:
     Args:
         known: the catalogue.
         probe: asks the machine what it is, at every plan anew.
+        probe_nodes: asks the nodes of a cluster, for deployments that are started there.
         first: a plan that was made just now, for the first time that an unchanged one is asked for (of each engine).
     """
 
-    def __init__(self, known: Catalog, probe: Callable[[], HardwareReport], *, first: LaunchPlan | None = None) -> None:
+    def __init__(
+        self,
+        known: Catalog,
+        probe: Callable[[], HardwareReport],
+        *,
+        first: LaunchPlan | None = None,
+        probe_nodes: Callable[[str], HardwareReport] | None = None,
+    ) -> None:
         self.known = known
         self.probe = probe
+        self._probe_nodes = probe_nodes or _nodes_of
         self._first = first
         self._begun: set[str] = set()
         #: What is to be started, and what each may use, by its key.
@@ -50,7 +60,8 @@ class Host:
         Raises:
             AutolaunchError: a deployment's wishes cannot be.
         """
-        from autolaunch.daemon.replicas import divided, settled
+        from autolaunch.daemon.planning import Share
+        from autolaunch.daemon.replicas import divided, replicas_of, settled
         from autolaunch.daemon.sharing import share
 
         report = self._without_ours(self.probe())
@@ -59,12 +70,14 @@ class Host:
             for each in report.accelerators
         )
         report = msgspec.structs.replace(report, accelerators=devices)
-        shares = share(report, deployments, self.known, tolerant=tolerant)
-        found = [
-            each
-            for one in deployments
-            for each in settled(divided(one, shares[one.name], report, self.known), self.shares)
-        ]
+        here = tuple(one for one in deployments if one.nodes is None)
+        shares = share(report, here, self.known, tolerant=tolerant)
+        found: list[Replica] = []
+        for one in deployments:
+            if one.nodes is None:
+                found += settled(divided(one, shares[one.name], report, self.known), self.shares)
+            else:  # what of a cluster is whose, Ray says
+                found += replicas_of(one, Share(), None)
         self.engines = tuple(one for one, _ in found)
         self.shares = {one.key: part for one, part in found}
         self._uuids = {
@@ -136,7 +149,7 @@ class Host:
         if refused is not None:
             raise Refusal(refused)
         try:
-            report = self.probe()
+            report = self.probe() if deployment.nodes is None else self._probe_nodes(deployment.nodes)
             share = self.share_of(deployment.key, report)
             decided = plan_for(deployment, report, changes, known=self.known, share=share)
             first = decided.chosen
@@ -179,6 +192,12 @@ class Host:
         except AutolaunchError as error:
             raise Refusal(fault_of(error)) from error
         return Decided(msgspec.structs.replace(decided, chosen=found), found, found, lock)
+
+
+def _nodes_of(address: str) -> HardwareReport:
+    from autolaunch.cluster import probe_cluster  # most hosts are of none
+
+    return probe_cluster(address, given_out=True)
 
 
 def _only_worse(left: Candidate, deployment: Deployment) -> Fault:

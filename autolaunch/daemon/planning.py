@@ -93,12 +93,19 @@ def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport, *
     pins = changes.pinned
     if pins is None:
         pins = deployment.pinned
+        if deployment.nodes is not None:
+            pins = on_nodes(pins)
         return pins if whole or pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
     have = {device.index for device in usable.accelerators}
     if deployment.pinned.gpus is None and pins.gpus and not have.issuperset(pins.gpus):
         count = min(len(pins.gpus), len(have))
         return msgspec.structs.replace(pins, gpus=None, gpu_count=count or None)
     return pins
+
+
+def on_nodes(pins: Pins) -> Pins:
+    """The pins of an engine that is started on the nodes of a cluster: of those that are, there is vLLM."""
+    return msgspec.structs.replace(pins, engine=pins.engine or "vllm")
 
 
 def available(
@@ -128,19 +135,20 @@ def available(
         if each.index not in others
         and each.uuid not in changes.without_devices
         and (mine is None or each.index in mine)
-        and each.node == 0
+        and (each.node == 0 or deployment.nodes is not None)
     }
-    return limited(narrowed(report, keep), None if share is None else share.memory_bytes)
+    nodes = 1 if deployment.nodes is None else report.nodes
+    return limited(narrowed(report, keep, nodes=nodes), None if share is None else share.memory_bytes)
 
 
-def narrowed(report: HardwareReport, indices: Iterable[int]) -> HardwareReport:
-    """The report with these devices alone, on their indices, and the ways between them; of one machine."""
+def narrowed(report: HardwareReport, indices: Iterable[int], *, nodes: int = 1) -> HardwareReport:
+    """The report with these devices alone, on their indices, and the ways between them; of so many machines."""
     keep = frozenset(indices)
     return msgspec.structs.replace(
         report,
         accelerators=tuple(each for each in report.accelerators if each.index in keep),
         links=tuple(each for each in report.links if {each.from_, each.to} <= keep),
-        nodes=1,
+        nodes=nodes,
     )
 
 
@@ -282,7 +290,8 @@ def _holding(device: Accelerator, ours: frozenset[int]) -> str:
     named = []
     for each in _others(device, ours):
         size = "" if each.used_bytes is None else f"{each.used_bytes / GIB:.1f} GiB by "
-        named.append(f"{size}{each.name or 'a process without a name'} (process {each.pid})")
+        process = f" (process {each.pid})" if each.pid else ""  # it is a cluster's, and none of this host's
+        named.append(f"{size}{each.name or 'a process without a name'}{process}")
     if not named:  # of another container, or of another user where the driver tells nobody
         named = [f"{_held_bytes(device, ours) / GIB:.1f} GiB by processes that the driver does not name"]
     return f"device {device.index} ({device.name}): {', '.join(named)}"

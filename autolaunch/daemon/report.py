@@ -38,6 +38,10 @@ class Report:
         """Something about the daemon, or about deployment ``name``."""
         self.journal.say(level, event, message, deployment=name, hint=hint)
 
+    def host(self, level: Level, event: str, name: str, message: str) -> None:
+        """Something about another host that the gateway sends requests to."""
+        self.journal.say(level, event, message, host=name)
+
     def tell(self, one: Supervisor, tell: Tell) -> None:
         """What the machine of a deployment says."""
         server = one.run.server if tell.name == "engine.ready" else None

@@ -91,6 +91,7 @@ class Daemon:
             self.supervisors,
             on_fault=lambda error: self.report.fault_of_ours({"exception": error}),
             configuration_ok=lambda: self.report.wrong is None,
+            on_host=self.report.host,
         )
         self._control = control_of(self)
         self._lock = DaemonLock(home / "daemon")

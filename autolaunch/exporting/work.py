@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -264,6 +265,7 @@ def refuse_unfit(work: Work) -> None:
         )
     if work.candidate.parallel.nodes > 1 and work.candidate.engine.name != "vllm":
         raise UsageError(f"{engine} over several machines is not exported", hint="--engine vllm is")
+    _refuse_unequal(work)
     if to in ("compose", "kubernetes"):
         work.container()
         return
@@ -278,6 +280,23 @@ def refuse_unfit(work: Work) -> None:
             hint="--api-key-file FILE names the file, on that machine, with the key",
         )
     _refuse_without_package(work)
+
+
+def _refuse_unequal(work: Work) -> None:
+    """A job gives each of its machines as many devices."""
+    parallel = work.candidate.parallel
+    if parallel.nodes == 1:
+        return
+    home = {device.index: device.node for device in work.plan.hardware.accelerators}
+    held = Counter(home[index] for index in parallel.devices[: parallel.ranks])
+    if len(set(held.values())) > 1:
+        from selector.nodes import node_name
+
+        told = ", ".join(f"{count} on {node_name(work.plan.hardware, node)}" for node, count in sorted(held.items()))
+        raise UsageError(
+            f"the plan lays devices of one replica unequally ({told}), and a {work.to} job has as many on each machine",
+            hint="--hardware 2x4xh100, for instance, plans for equal machines",
+        )
 
 
 def _refuse_without_package(work: Work) -> None:

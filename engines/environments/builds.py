@@ -70,7 +70,10 @@ def interpreter(*, for_all: bool) -> Interpreter:
 
 
 class Build(Value, frozen=True, kw_only=True):
-    """One environment to be, below ``place``. ``lock`` is what to install, where that was resolved already."""
+    """One environment to be, below ``place``. ``lock`` is what to install, where that was resolved already.
+
+    ``at`` is the very folder that it has to be, of those that it may be.
+    """
 
     environments: Environments
     engine: EngineFacts
@@ -78,12 +81,14 @@ class Build(Value, frozen=True, kw_only=True):
     place: Path
     python: Interpreter
     lock: str | None
+    at: Path | None = None
     on_progress: Callable[[InstallProgress], None]
     cancelled: Event | None
     environ: Mapping[str, str]
 
     def run(self) -> Environment:
         """The environment, found or made."""
+        self._refuse_elsewhere()
         found = self._found()
         if found is not None:
             return found
@@ -154,9 +159,34 @@ class Build(Value, frozen=True, kw_only=True):
         apart = folder_name(
             self.engine.name, self.engine.version, self.package, self.python.version, lock_sha256=digest(self.lock)
         )
-        return usual, self.place / apart
+        both = (usual, self.place / apart)
+        return tuple(each for each in both if self.at in (None, each))
+
+    def _refuse_elsewhere(self) -> None:
+        """Before anything is made: that it would come to lie somewhere else than it has to."""
+        if self.at is None:
+            return
+        if not self._directories():
+            apart = msgspec.structs.replace(self, at=None)._directories()  # noqa: SLF001 - of this very class
+            why = f"with Python {self.python.version} it would be {apart[0].name}"
+            if self.at.name in [each.name for each in apart]:
+                why = f"here they lie in {self.place}"
+            raise EngineInstallError(
+                f"the environment of {self.package.name} cannot be made at {self.at}: {why}",
+                hint="the same AUTOLAUNCH_HOME, version of Python and kind of machine come to the same folder",
+            )
+        taken = read_manifest(self.at)
+        if taken is None or self.environments.why_not(self.at, taken) is not None:
+            return
+        if self.lock is not None and taken.lock_sha256 != digest(self.lock):
+            raise EngineInstallError(
+                f"{self.at} holds the packages of another lock",
+                hint=f"autolaunch engines remove {self.package.name}=={self.engine.version} makes room for it",
+            )
 
     def _directory(self) -> Path:
+        if self.at is not None:
+            return self.at
         usual, *apart = self._directories()
         taken = read_manifest(usual)
         return apart[0] if apart and taken is not None and self.environments.why_not(usual, taken) is None else usual

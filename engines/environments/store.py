@@ -179,6 +179,7 @@ class Environments:
         package: Package,
         *,
         lock: str | None = None,
+        at: Path | None = None,
         share: bool = False,
         on_progress: Callable[[InstallProgress], None] = lambda _: None,
         cancelled: Event | None = None,
@@ -186,14 +187,16 @@ class Environments:
     ) -> Environment:
         """The environment of ``package``, made if there is none. Two callers never build the same one.
 
-        ``lock`` is the ``requirements.lock`` of another such environment: it is installed as it says. ``share``
+        ``lock`` is the ``requirements.lock`` of another such environment: it is installed as it says. ``at`` is the
+        folder that it then has to be, or nothing is made: another host's, say, whose paths have to hold here. ``share``
         makes it for all users of the host, as root may. ``environ`` is the caller's environment (the process's by
         default); uv's own settings in it (mirrors, find-links, caches) hold.
 
         Raises:
             NoRoomOnDisk: seen before anything is fetched, or by uv.
             EngineInstallError: uv is missing, or failed, or ``cancelled`` was set; ``lock`` is none for this package;
-                another user could change what lies there.
+                it would not come to lie ``at`` that place, or another lies there; another user could change what
+                lies there.
         """
         if lock is None and not share:
             found = self.find(engine.name, engine.version, package)
@@ -209,6 +212,7 @@ class Environments:
             place=place,
             python=interpreter(for_all=place == self.shared),
             lock=lock,
+            at=None if lock is None else at,
             on_progress=on_progress,
             cancelled=cancelled,
             environ=without_secrets(os.environ if environ is None else environ),

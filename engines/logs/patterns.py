@@ -43,6 +43,7 @@ Cause = Literal[
     "communication",
     "graph capture",
     "worker died",
+    "devices held",
     "disk full",
     "killed",
     "stopped",

@@ -10,6 +10,7 @@ from selector.hardware import HardwareReport
 from selector.probe.amd import probe_amd
 from selector.probe.apple import probe_apple
 from selector.probe.host import probe_host
+from selector.probe.network import probe_network
 from selector.probe.nvidia import probe_nvidia
 from selector.probe.system import Probed, System
 
@@ -22,12 +23,14 @@ def collect(
     parts = [probe_nvidia(system, host)]
     parts.append(_numbered_after(parts[0], probe_amd(system)))
     parts.append(probe_apple(system, host))
+    network, network_finding = probe_network(system)
     return HardwareReport(
         host=host,
         accelerators=tuple(device for part in parts for device in part.accelerators),
         links=tuple(link for part in parts for link in part.links),
         drivers=tuple(driver for part in parts for driver in part.drivers),
-        findings=(*(finding for part in parts for finding in part.findings), host_finding),
+        network=network,
+        findings=(*(finding for part in parts for finding in part.findings), host_finding, network_finding),
     )
 
 

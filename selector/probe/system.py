@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from selector.hardware import Accelerator, Driver, Finding, Link
+from selector.probe.interfaces import Interface, interfaces
 from selector.probe.text import printable, read_text
 from selector.values import Value
 
@@ -62,6 +63,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     memory: Callable[[], HostMemory]
     process_name: Callable[[int], str | None]
     disk_free: Callable[[Path], int | None]
+    interfaces: Callable[[], Mapping[str, Interface]]
 
 
 def this_system(environment: Mapping[str, str] | None = None) -> System:
@@ -78,6 +80,7 @@ def this_system(environment: Mapping[str, str] | None = None) -> System:
         memory=host_memory,
         process_name=process_name,
         disk_free=disk_free,
+        interfaces=interfaces,
     )
 
 

@@ -51,7 +51,7 @@ def patch() -> None:
     hang_after = os.environ.get("FAKE_PROBE_HANGS_AFTER")
     if hang_after is not None:
         probe, asked = api.probe, itertools.count()
-        api.probe = lambda: probe() if next(asked) < int(hang_after) else time.sleep(3600)  # type: ignore[return-value,assignment]  # a fake
+        api.probe = lambda: probe() if next(asked) < int(hang_after) else time.sleep(3600)  # type: ignore[misc,assignment]  # a fake
         serve.END_SECONDS = 2.0
     if stuck := os.environ.get("FAKE_STUCK"):
         left = (int(stuck),)

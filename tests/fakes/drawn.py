@@ -1,13 +1,17 @@
-"""Machines that nobody listed, for the laws: counts, memory, what is taken of it, links, NUMA nodes, two kinds."""
+"""Machines that nobody listed, for the laws: counts, memory, what is taken of it, links, NUMA nodes, two kinds.
+
+And clusters of them, which differ in how they are reached too.
+"""
 
 from __future__ import annotations
 
 from itertools import combinations
 
+import msgspec
 from hypothesis import strategies as st
 
 from selector.devices import GIB
-from selector.hardware import Accelerator, HardwareReport, Host, Link
+from selector.hardware import Accelerator, HardwareReport, Host, Link, NetworkKind, NetworkPort, Node
 
 MIB = 1 << 20
 #: Name, compute capability, the driver's total in MiB; one that no profile describes.
@@ -62,3 +66,45 @@ def machines(draw: st.DrawFn, most: int = 8, kinds: int = 2, *, idle: bool = Fal
         free = max(0, kind[2] * MIB - taken)
         devices.append(accelerator(index, kind, free_bytes=free, numa=2 * index // count))
     return HardwareReport(host=Host(os="linux"), accelerators=tuple(devices), links=links(count, island))
+
+
+@st.composite
+def ports(draw: st.DrawFn) -> tuple[NetworkPort, ...]:
+    """None to three ports of any kind, some of which tell no rate."""
+    kinds: tuple[NetworkKind, ...] = ("infiniband", "roce", "ethernet")
+    return tuple(
+        NetworkPort(
+            kind=draw(st.sampled_from(kinds)),
+            interface=f"eth{number}",
+            bandwidth_bytes_per_second=draw(st.sampled_from([None, 125_000_000, 1_250_000_000, 50_000_000_000])),
+        )
+        for number in range(draw(st.integers(0, 3)))
+    )
+
+
+@st.composite
+def clusters(draw: st.DrawFn, most: int = 4, each: int = 8, *, idle: bool = False) -> HardwareReport:
+    """Two to ``most`` unequal machines of up to ``each`` devices, of which one may have none; asked or only named."""
+    devices: list[Accelerator] = []
+    joins: list[Link] = []
+    nodes = []
+    for number in range(draw(st.integers(2, most))):
+        one = draw(machines(most=each, kinds=1, idle=idle)) if number == 0 or draw(st.integers(0, 9)) else None
+        host = Host(os="linux")
+        start = 100 * number
+        devices += [
+            msgspec.structs.replace(device, index=device.index + start, node=number)
+            for device in (() if one is None else one.accelerators)
+        ]
+        joins += [
+            msgspec.structs.replace(link, from_=link.from_ + start, to=link.to + start)
+            for link in (() if one is None else one.links)
+        ]
+        nodes.append(Node(index=number, name=f"host-{number}", host=host, network=draw(ports())))
+    return HardwareReport(
+        host=nodes[0].host,
+        accelerators=tuple(devices),
+        links=tuple(joins),
+        nodes=len(nodes),
+        hosts=tuple(nodes) if draw(st.booleans()) else (),
+    )

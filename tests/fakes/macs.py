@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from selector.probe.interfaces import Interface
 from selector.probe.system import Completed, HostMemory, System
 
 DATA = Path(__file__).parents[1] / "data/machines/macs"
@@ -52,6 +53,7 @@ class Mac(msgspec.Struct, frozen=True):
             memory=lambda: HostMemory(self.memory_total_bytes, self.memory_available_bytes),
             process_name=lambda _: None,
             disk_free=lambda _: self.disk_free_bytes,
+            interfaces=lambda: {"en0": Interface(up=True, megabits_per_second=10_000)},
         )
 
 

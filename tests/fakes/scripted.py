@@ -10,6 +10,7 @@ import asyncio
 import functools
 import json
 import socket
+import ssl
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -84,9 +85,14 @@ DONE = chunk(b"data: [DONE]\n\n") + LAST
 
 
 class Engine:
-    """Answers request after request by a script; by ``usual`` when there is none left."""
+    """Answers request after request by a script; by ``usual`` when there is none left.
+
+    What is asked of a path of ``pages`` is answered by its script, and is not among what was asked.
+    """
 
     def __init__(self) -> None:
+        self.pages: dict[str, Sequence[Step]] = {}
+        self.heads: list[bytes] = []
         self.scripts: deque[Sequence[Step]] = deque()
         self.usual: Sequence[Step] = (whole(),)
         #: Heads and bodies as they came; connections that are open, and how many ever were.
@@ -96,10 +102,15 @@ class Engine:
         self.written_bytes = 0
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+
+    def serve_over(self, tls: ssl.SSLContext) -> None:
+        """From ``start`` on."""
+        self._tls = tls
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Link(self), "127.0.0.1", self.port)
+        self._server = await loop.create_server(lambda: _Link(self), "127.0.0.1", self.port, ssl=self._tls)
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     def stop(self) -> None:
@@ -153,6 +164,10 @@ class _Link(asyncio.Protocol):
         if len(body) < length:
             return
         self.come = body[length:]
+        if (page := self.engine.pages.get(head.split(b" ", 2)[1].decode())) is not None:
+            self.engine.heads.append(head)
+            self.task = asyncio.get_running_loop().create_task(self.play(page))
+            return
         self.engine.asked.append((head, body[:length]))
         script = self.engine.scripts.popleft() if self.engine.scripts else self.engine.usual
         self.task = asyncio.get_running_loop().create_task(self.play(script))

@@ -6,6 +6,7 @@ command, and change only with ``--update-golden``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from autolaunch import api
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
 from selector.explain import layout
+from selector.hardware import HardwareReport
+from selector.request import Pins
+from tests.fakes.clusters import cluster, port
 
 PLANS = Path(__file__).parent / "plans"
 
@@ -61,6 +65,17 @@ ARGUED: dict[tuple[str, str], Argued] = {
     ("glm-4.6", "1xrtx-pro-6000"): Argued(None, (), 0, 0, 0, "95 GiB, 147 GiB at least"),
     ("glm-4.6", "1xb200"): Argued(
         "UD-Q3_K_XL", ("llamacpp",), 1, 1, 1, "AWQ loads 176 of 178 GiB; only the 3-bit GGUF leaves room for a cache"
+    ),
+    ("glm-4.6", "2x8xh100"): Argued(
+        "BF16", ("vllm",), 8, 2, 1, "bf16 is 83 GiB a GPU of eight: two hosts, each a stage of all its GPUs"
+    ),
+    ("glm-4.6", "8xh100-4xh100"): Argued(
+        "BF16",
+        ("vllm",),
+        4,
+        3,
+        1,
+        "eight do not hold bf16; fours do not leave a node, two on the one and one on the other",
     ),
     ("glm-4.6", "gb10"): Argued(None, (), 0, 0, 0, "121.7 GiB shared with the system, 147 GiB at least"),
     ("glm-4.6", "m4-max-128gb"): Argued(None, (), 0, 0, 0, "the GPU may wire 96 GiB; no sysctl makes 147 of 128"),
@@ -142,9 +157,26 @@ ARGUED: dict[tuple[str, str], Argued] = {
 
 CASES = sorted(ARGUED)
 
+#: What is pinned of a case, where anything is.
+PINNED: dict[tuple[str, str], Pins] = {
+    ("glm-4.6", "2x8xh100"): Pins(format="bf16"),
+    ("glm-4.6", "8xh100-4xh100"): Pins(format="bf16"),
+}
+#: Machines that no name describes.
+MACHINES: dict[str, Callable[[Catalog], HardwareReport]] = {
+    "8xh100-4xh100": lambda known: cluster(
+        known,
+        "8xh100",
+        "4xh100",
+        ports=((port("infiniband", 400), port("ethernet", 25)), (port("ethernet", 10),)),
+        memory_gib=1024,
+    ),
+}
+
 
 def planned(known: Catalog, model: str, machine: str) -> LaunchPlan:
-    return api.plan(model, hardware=machine, known=known)
+    report = MACHINES[machine](known) if machine in MACHINES else machine
+    return api.plan(model, hardware=report, pins=PINNED.get((model, machine)), known=known)
 
 
 @pytest.mark.parametrize(("model", "machine"), CASES)

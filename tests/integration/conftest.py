@@ -44,7 +44,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
         return made[-1]
 
     yield make
+    left = [process for each in made for process in each.processes()]
     for each in made:
-        left = each.processes()
         each.close()
-        assert left == [], "the test left these"
+    assert left == [], "the test left these"

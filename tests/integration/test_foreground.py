@@ -16,13 +16,8 @@ import pytest
 
 from autolaunch.daemon.ports import free_port
 from autolaunch.daemon.runs import log_place
-from autolaunch.launching import (
-    LaunchOptions,
-    engine_environment,
-    launch,
-    private_sockets,
-    stopped_by_signals,
-)
+from autolaunch.given_environment import engine_environment, private_sockets
+from autolaunch.launching import LaunchOptions, launch, stopped_by_signals
 from autolaunch.server import LaunchEvent
 from engines import registry
 from engines.base import Behaviour, Engine, Serving

@@ -80,6 +80,26 @@ def test_an_environment_of_another_lock_stays_beside_it(uv: Uv, environments: En
     assert environments.find("mlx", MLX.version, PACKAGE) == one
 
 
+def test_where_another_host_has_it_there_it_is_made_or_not_at_all(uv: Uv, environments: Environments) -> None:
+    name = folder_name("mlx", MLX.version, PACKAGE, python_request())
+    apart = folder_name("mlx", MLX.version, PACKAGE, python_request(), lock_sha256=digest(LOCK))
+    for at, said in (
+        (environments.root / "mlx-of-python-3.9", f"with Python {python_request()} it would be {name}"),
+        (environments.root.parent / "else" / name, f"here they lie in {environments.root}"),
+    ):
+        with pytest.raises(EngineInstallError, match=said):
+            environments.ensure(MLX, PACKAGE, lock=LOCK, at=at, environ=uv.environ())
+    assert uv.calls() == []
+    there = environments.root / apart  # beside another lock's on that host, and here alone
+    one = environments.ensure(MLX, PACKAGE, lock=LOCK, at=there, environ=uv.environ())
+    assert one.directory == there
+    assert environments.ensure(MLX, PACKAGE, lock=LOCK, at=there, environ=uv.environ()) == one
+    environments.ensure(MLX, PACKAGE, environ=uv.environ())
+    with pytest.raises(EngineInstallError, match="holds the packages of another lock") as caught:
+        environments.ensure(MLX, PACKAGE, lock=LOCK, at=environments.root / name, environ=uv.environ())
+    assert caught.value.hint == f"autolaunch engines remove mlx-lm=={MLX.version} makes room for it"
+
+
 @pytest.mark.parametrize(
     ("lock", "said"),
     [

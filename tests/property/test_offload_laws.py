@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.asked import PlanRequest
-from selector.devices import GIB, main_memory
+from selector.devices import GIB
 from selector.hardware import HardwareReport, Host
+from selector.main_memory import beside_devices
 from selector.request import OBJECTIVES, Pins
 from tests.fakes.drawn import accelerator, kind_of, links, machines
 from tests.property.test_laws import (
@@ -53,7 +54,7 @@ def test_no_plan_goes_beyond_its_devices_or_main_memory(
     machine: HardwareReport, gib: int, taken_gib: int, model: str
 ) -> None:
     machine = with_memory(machine, gib, taken_gib)
-    memory = main_memory(machine)
+    memory = beside_devices(machine)
     assert memory is not None
     free = {device.index: device.memory_free_bytes or 0 for device in machine.accelerators}
     layers = CATALOG.model(model).architecture.num_hidden_layers

@@ -165,11 +165,40 @@ class BriefDocument(Document, frozen=True, kw_only=True):
     phase: Phase
 
 
+class HostModelDocument(Document, frozen=True, kw_only=True):
+    """A model at another host. ``state``: ``serving``, ``loading``, ``asleep``, ``stopped``, ``failed``, as that host
+    says; ``unreachable`` while it says nothing.
+    """
+
+    name: str
+    state: str
+
+
+class HostDocument(Document, frozen=True, kw_only=True):
+    """Another host that the gateway sends requests to.
+
+    Attributes:
+        state: ``up``: it answers. ``asking``: it was not heard of yet. ``down``: it is sent nothing.
+        requests: those that were sent on to it and have not ended.
+        failures: how often it went down, or was not there, since the start.
+        fault: why it is down, or what broke just now.
+    """
+
+    name: str
+    url: str
+    state: Literal["asking", "up", "down"]
+    since: Moment
+    models: tuple[HostModelDocument, ...] = ()
+    requests: int = 0
+    failures: int = 0
+    fault: str | None = None
+
+
 class StatusDocument(Document, frozen=True, kw_only=True):
     """The daemon, or the launch in the foreground, itself.
 
     ``configuration`` is its file's path; ``wrong`` what is wrong with that file as it is now, while an older content
-    holds. ``url`` is where clients ask.
+    holds. ``url`` is where clients ask. ``hosts`` are others that the gateway sends requests to.
     """
 
     schema: Literal[1] = 1
@@ -181,6 +210,7 @@ class StatusDocument(Document, frozen=True, kw_only=True):
     wrong: str | None = None
     url: str | None = None
     deployments: tuple[BriefDocument, ...] = ()
+    hosts: tuple[HostDocument, ...] = ()
 
 
 class ReloadDocument(Document, frozen=True, kw_only=True):

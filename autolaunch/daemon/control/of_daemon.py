@@ -17,6 +17,7 @@ from selector.errors import AutolaunchError, NotServing
 
 if TYPE_CHECKING:
     from autolaunch.daemon.deployed import Entry
+    from autolaunch.daemon.gateway.other_hosts import OtherHost
     from autolaunch.daemon.journal import Event
     from autolaunch.daemon.serve import Daemon
     from autolaunch.daemon.supervisor import Supervisor
@@ -52,6 +53,10 @@ class SteeredDaemon:
     @property
     def gateway_url(self) -> str | None:
         return self._daemon.face.base_url
+
+    @property
+    def hosts(self) -> tuple[OtherHost, ...]:
+        return self._daemon.face.hosts.all
 
     def requests(self, unit: str) -> int | None:
         one = self._daemon.supervisors.get(unit)

@@ -18,6 +18,7 @@ from selector.errors import DaemonRunning, UsageError
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.serve import Control
+    from autolaunch.daemon.gateway.other_hosts import OtherHost
     from autolaunch.daemon.happenings import Tell
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
@@ -37,6 +38,7 @@ class SteeredLaunch:
     kind: Kind = "launch"
     configuration_path: Path | None = None
     wrong: str | None = None
+    hosts: tuple[OtherHost, ...] = ()
 
     def __init__(self, supervisors: Mapping[str, Supervisor], end: Callable[[], None]) -> None:
         self.supervisors = supervisors

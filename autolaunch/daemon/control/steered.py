@@ -11,6 +11,7 @@ from autolaunch.daemon.control.contract import Kind
 
 if TYPE_CHECKING:
     from autolaunch.daemon.control.happened import Happened
+    from autolaunch.daemon.gateway.other_hosts import OtherHost
     from autolaunch.daemon.journal import Event
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
@@ -54,6 +55,11 @@ class Steered(Protocol):
     @property
     def gateway_url(self) -> str | None:
         """Where clients ask (``http://127.0.0.1:8000/v1``)."""
+        ...
+
+    @property
+    def hosts(self) -> tuple[OtherHost, ...]:
+        """Other hosts that the gateway sends requests to."""
         ...
 
     def requests(self, unit: str) -> int | None:

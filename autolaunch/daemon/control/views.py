@@ -17,6 +17,8 @@ from autolaunch.daemon.control.contract import (
     DeploymentDocument,
     EngineDocument,
     FaultDocument,
+    HostDocument,
+    HostModelDocument,
     LoadDocument,
     Phase,
     ReplicaDocument,
@@ -32,6 +34,7 @@ from selector.contract import Candidate, LaunchPlan
 if TYPE_CHECKING:
     from autolaunch.daemon.control.steered import Steered
     from autolaunch.daemon.deployment import Fault
+    from autolaunch.daemon.gateway.other_hosts import OtherHost
     from autolaunch.daemon.hands import Run
     from autolaunch.daemon.supervisor import Supervisor
     from autolaunch.server import LaunchEvent
@@ -83,6 +86,21 @@ def status(steered: Steered) -> StatusDocument:
         wrong=None if steered.wrong is None else shown(steered.wrong),
         url=steered.gateway_url,
         deployments=tuple(BriefDocument(name=each.name, phase=each.phase) for each in deployments(steered)),
+        hosts=tuple(host(each) for each in steered.hosts),
+    )
+
+
+def host(one: OtherHost) -> HostDocument:
+    """Another host. Its key is in nothing of it."""
+    return HostDocument(
+        name=one.name,
+        url=one.access.url,
+        state=one.state,
+        since=moment(one.since),
+        models=tuple(HostModelDocument(name=each.name, state=each.standing().condition) for each in one.members),
+        requests=one.requests,
+        failures=one.failures,
+        fault=None if one.error is None else shown(one.error, one.access.api_key),
     )
 
 

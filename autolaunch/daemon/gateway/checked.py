@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from autolaunch.daemon.gateway.host_access import checked_hosts
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.wrong_key import WrongKey
@@ -32,7 +33,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def checked(options: GatewayOptions, section: str = "gateway") -> GatewayOptions:
     """``options`` with names and origins as requests have them: in small letters, without a default port.
 
-    The file of keys is read: what is wrong with it is found here.
+    The file of keys is read, and the files of other hosts' keys: what is wrong with them is found here.
 
     Raises:
         WrongKey: a key below ``section`` is wrong.
@@ -50,6 +51,7 @@ def checked(options: GatewayOptions, section: str = "gateway") -> GatewayOptions
             Keys.read(options.keys_file)
         except ConfigurationError as error:
             raise WrongKey(f"{section}.keys_file", error.message, error.hint) from error
+    checked_hosts(options.hosts, section)
     return msgspec.structs.replace(
         options,
         allowed_hosts=_each(f"{section}.allowed_hosts", options.allowed_hosts, _host),

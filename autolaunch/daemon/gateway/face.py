@@ -7,18 +7,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from autolaunch.daemon.gateway.host_access import HostAccess, accesses
 from autolaunch.daemon.gateway.keys import Keys
 from autolaunch.daemon.gateway.members import Member
 from autolaunch.daemon.gateway.metrics import (
     DeviceMetrics,
     Happened,
+    HostMetrics,
     RequestMetrics,
     StateMetrics,
     engines_of,
+    facts_of,
     new_registry,
     render,
     snapshot_of,
 )
+from autolaunch.daemon.gateway.other_hosts import Hosts
 from autolaunch.daemon.gateway.serve import Gateway
 from autolaunch.daemon.ports import listening_socket
 
@@ -28,15 +32,17 @@ if TYPE_CHECKING:
     from autolaunch.daemon.devices import DeviceTrouble
     from autolaunch.daemon.gateway.options import GatewayOptions
     from autolaunch.daemon.happenings import Tell
+    from autolaunch.daemon.journal import Level
     from autolaunch.daemon.supervisor import Supervisor
 
 
 class Opened(NamedTuple):
-    """Options that can be had: their keys, and the socket of their address where that is another one."""
+    """Options that can be had: their keys, the socket of their address where that is another one, their hosts."""
 
     options: GatewayOptions
     keys: Keys | None
     listening: socket.socket | None
+    hosts: tuple[HostAccess, ...]
 
     def close(self) -> None:
         """They are not taken after all."""
@@ -55,18 +61,22 @@ class Face:
         on_fault: Callable[[BaseException], None],
         keys: Keys | None = None,
         configuration_ok: Callable[[], bool | None] = lambda: None,
+        on_host: Callable[[Level, str, str, str], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``supervisors`` is looked at when it has changed (:meth:`route`); ``on_fault`` is told of faults of ours.
 
-        ``keys`` are asked for instead of those that ``options`` name a file of.
+        ``keys`` are asked for instead of those that ``options`` name a file of. ``on_host`` is told what is to be said
+        of other hosts: level, event, the host's name, a sentence.
 
         Raises:
-            ConfigurationError: the file of keys.
+            ConfigurationError: the file of keys, or one of another host's.
         """
         self._supervisors = supervisors
         self._clock = clock
         self._members: dict[str, tuple[Supervisor, Member]] = {}
+        self._accesses = accesses(options.hosts)
+        self.hosts = Hosts(tell=on_host, on_fault=on_fault, clock=clock)
         self._happened = Happened()
         registry = new_registry()
         requests = RequestMetrics(registry)
@@ -80,6 +90,7 @@ class Face:
                 configuration_ok=configuration_ok(),
             ),
         )
+        HostMetrics(registry, lambda: tuple(facts_of(each) for each in self.hosts.all))
         self._devices = DeviceMetrics(registry, lambda: engines_of(tuple(supervisors.values())))
 
         async def page(accept: str) -> tuple[bytes, str]:
@@ -92,6 +103,7 @@ class Face:
             metrics=requests,
             metrics_page=page,
             on_fault=on_fault,
+            hosts=self.hosts,
         )
 
     @property
@@ -107,7 +119,7 @@ class Face:
         """
         options = self.gateway.options
         self.route()
-        await self.gateway.start(listening or listening_socket(options.host, options.port))
+        await self.gateway.start(listening or listening_socket(options.host, options.port), self._accesses)
 
     def ending(self) -> None:
         """The engines are about to end: nobody is made to wait for one any more."""
@@ -123,11 +135,12 @@ class Face:
         Raises:
             ConfigurationError, PortTaken, UsageError: the old ones hold.
         """
-        keys = _keys(options)
+        keys, hosts = _keys(options), accesses(options.hosts)
         before = self.gateway.options
         moved = (options.host, options.port) != (before.host, before.port)
         beside = options.port == before.port  # our own socket is there still
-        return Opened(options, keys, listening_socket(options.host, options.port, beside=beside) if moved else None)
+        listening = listening_socket(options.host, options.port, beside=beside) if moved else None
+        return Opened(options, keys, listening, hosts)
 
     async def reload(self, opened: Opened) -> None:
         """These options from now on, and the keys as their file has them now. Nobody's connection ends by it."""

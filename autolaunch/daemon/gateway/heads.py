@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-#: What belongs to one connection (RFC 9110, 7.6.1), is counted anew, tells of the engine's server, or answers for the
-#: engine where the gateway does: browsers' pages, cookies, keys.
+#: What belongs to one connection (RFC 9110, 7.6.1), is counted anew, tells of the engine's server, was said to a proxy
+#: before it, or answers for the engine where the gateway does: browsers' pages, cookies, keys.
 _OF_ONE_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
     b" upgrade content-length server date via alt-svc set-cookie www-authenticate location strict-transport-security"
-    b" allow x-powered-by vary".split()
+    b" allow x-powered-by vary x-accel-buffering".split()
 )
 
 Headers = list[tuple[bytes, bytes]]

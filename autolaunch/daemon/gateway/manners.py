@@ -33,10 +33,12 @@ class Manners(Value, frozen=True, kw_only=True):
         idle_comment: comments of a stream that keep nothing alive: an event follows at once. Programs that read
             streams line by line without knowing of comments stumble over them for nothing.
         refusals: tried in order, before those that all engines share.
+        own_codes: its refusals have codes of this gateway's own, which stand.
     """
 
     idle_comment: re.Pattern[bytes] | None = None
     refusals: tuple[Known, ...] = ()
+    own_codes: bool = False
 
 
 _NO_MODEL = "the model {asked!r} is not served here"
@@ -109,9 +111,11 @@ _BY_ENGINE: Mapping[EngineName, Manners] = {
 }
 
 
-def of(engine: EngineName) -> Manners:
-    """The engine's manners; none are known of most."""
-    return _BY_ENGINE.get(engine, _NONE)
+def of(engine: EngineName | None) -> Manners:
+    """The engine's manners, none of most; ``None``: those of another host's gateway."""
+    return _GATEWAY if engine is None else _BY_ENGINE.get(engine, _NONE)
 
 
 _NONE = Manners()
+#: What it passes on is mended already.
+_GATEWAY = Manners(own_codes=True)

@@ -31,7 +31,6 @@ KINDS = 16
 #: What a client is told when its answer ends before it is finished.
 BROKE_OFF = "the engine ended this answer before it was finished"
 
-
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 
@@ -39,6 +38,7 @@ class Mender:
     """One answer of an engine. First :meth:`head`; then :meth:`whole`, or :meth:`feed` and one of its ends.
 
     Args:
+        engine: what answered; ``None``: the gateway of another host.
         asked: the model's name in the client's request, which the answer is to call itself.
         served: the engine's own name for it.
         streamed: whether the client asked for a stream.
@@ -66,7 +66,7 @@ class Mender:
     def __init__(
         self,
         *,
-        engine: EngineName,
+        engine: EngineName | None,
         asked: str,
         served: str,
         dialect: Dialect,

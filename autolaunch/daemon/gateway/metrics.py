@@ -1,7 +1,8 @@
 """What Prometheus is told: a registry of the daemon's own, and what a scrape of it is answered.
 
 The parts: requests (:mod:`autolaunch.daemon.gateway.metrics_requests`), deployments
-(:mod:`autolaunch.daemon.gateway.metrics_state`), devices (:mod:`autolaunch.daemon.gateway.metrics_devices`).
+(:mod:`autolaunch.daemon.gateway.metrics_state`), devices (:mod:`autolaunch.daemon.gateway.metrics_devices`), other
+hosts (:mod:`autolaunch.daemon.gateway.metrics_hosts`).
 ``docs/metrics.md`` lists the metrics. So they are put together::
 
     registry, happened = new_registry(), Happened()
@@ -21,6 +22,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from autolaunch.daemon.gateway.metrics_devices import DeviceMetrics, engines_of
+from autolaunch.daemon.gateway.metrics_hosts import HostMetrics, facts_of
 from autolaunch.daemon.gateway.metrics_requests import Reason, RequestMetrics, Route, Seen
 from autolaunch.daemon.gateway.metrics_snapshot import Happened, Snapshot, snapshot_of
 from autolaunch.daemon.gateway.metrics_state import StateMetrics
@@ -28,6 +30,7 @@ from autolaunch.daemon.gateway.metrics_state import StateMetrics
 __all__ = [
     "DeviceMetrics",
     "Happened",
+    "HostMetrics",
     "Reason",
     "RequestMetrics",
     "Route",
@@ -35,6 +38,7 @@ __all__ = [
     "Snapshot",
     "StateMetrics",
     "engines_of",
+    "facts_of",
     "new_registry",
     "render",
     "snapshot_of",

@@ -10,6 +10,24 @@ from selector.values import Value
 OpenPath = Literal["/health", "/ready", "/metrics"]
 
 
+class HostOptions(Value, frozen=True, kw_only=True):
+    """Another host, whose gateway answers requests beside the engines of this one: a table ``[[gateway.hosts]]``.
+
+    Attributes:
+        url: its gateway, as ``http://10.0.0.2:8000``: scheme, name or address, and port.
+        name: what it is called here; left out, host and port of ``url``.
+        api_key_file: a file with nothing but the key that its gateway asks for.
+        ca_file: certificates (PEM) that its own is checked by, instead of those that the system trusts.
+        models: names that it is asked for; left out, all that its ``/v1/models`` lists.
+    """
+
+    url: str
+    name: str | None = None
+    api_key_file: Path | None = None
+    ca_file: Path | None = None
+    models: tuple[str, ...] = ()
+
+
 class GatewayOptions(Value, frozen=True, kw_only=True):
     """Where the gateway listens, who may use it, and how much of it.
 
@@ -28,6 +46,7 @@ class GatewayOptions(Value, frozen=True, kw_only=True):
         queue: requests of a model that are under way or wait; more are refused with 429.
         wait_seconds: how long a request waits for a model that is loading when its client asked to
             (``Prefer: wait=SECONDS``), at most.
+        hosts: other hosts that serve the same models, or further ones.
     """
 
     host: str = "127.0.0.1"
@@ -43,3 +62,4 @@ class GatewayOptions(Value, frozen=True, kw_only=True):
     connections: int = 4096
     queue: int = 2048
     wait_seconds: float = 1800.0
+    hosts: tuple[HostOptions, ...] = ()

@@ -4,6 +4,10 @@ It waits for a replica where its client asked to, goes to the one with the least
 engine gives it, put right (:mod:`autolaunch.daemon.gateway.mending`). An engine that ends before anything of an answer
 has come is no loss: another replica is asked. When it ends midway the client gets an error event and the end of the
 stream; when the client leaves, so does the request to the engine, which then stops working at it.
+
+The same holds of another host that serves the model. One that is not asked by a client but passes a request on says so
+(:data:`HOP`), and such a request is answered by an engine of this host or not at all: none goes round. A host that
+does not take a request, for it loads, or has too many, is no loss either.
 """
 
 from __future__ import annotations
@@ -14,8 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.documents import Dialect
+from autolaunch.daemon.gateway.host_answers import HOP, NotTaken, not_taken
 from autolaunch.daemon.gateway.mending import Mender
+from autolaunch.daemon.gateway.other_hosts import AtHost
 from autolaunch.daemon.gateway.refusal import Refusal
+from autolaunch.daemon.gateway.unserved import endpoint_ending, engine_died, not_ready
 from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
 
 if TYPE_CHECKING:
@@ -24,14 +31,12 @@ if TYPE_CHECKING:
     from autolaunch.daemon.gateway.metrics import Reason, Seen
     from autolaunch.daemon.gateway.options import GatewayOptions
     from autolaunch.daemon.gateway.request import Header, Request
-    from autolaunch.daemon.gateway.routing import Endpoint, Model, Replica, Standing
+    from autolaunch.daemon.gateway.routing import Endpoint, Model, Place, Replica
 
 #: The longest answer that is not streamed.
 ANSWER_BYTES = 64 * 2**20
 #: How often a request that waits looks whether it should go on waiting, events aside.
 LOOK_SECONDS = 5.0
-#: When to come again after the endpoint has ended: where it is kept up, it is there again by then.
-ENDING_RETRY_SECONDS = 10.0
 #: Tries of one request on engines that end before they answer. What ends one may end the next: no more are risked.
 TRIES = 2
 #: Headers of a request that an engine gets to see; what is a credential is not among them.
@@ -81,8 +86,29 @@ class Sent:
             self.connection.abort()
 
 
+class _Tried(NamedTuple):
+    """Where a request was already: ``times`` it may have been read, and nothing came of it.
+
+    ``refusal`` is what its client is told by whoever was passed over last, where that has something to say.
+    """
+
+    times: int = 0
+    failed: frozenset[Place] = frozenset()
+    passed_over: frozenset[Place] = frozenset()
+    refusal: Refusal | None = None
+
+    def broken(self, place: Place, *, risked: bool) -> _Tried:
+        return self._replace(times=self.times + risked, failed=self.failed | {place})
+
+    def refused(self, place: Place, refusal: Refusal | None) -> _Tried:
+        return self._replace(passed_over=self.passed_over | {place}, refusal=refusal or self.refusal)
+
+
+_UNTRIED = _Tried()
+
+
 class Proxy:
-    """Passes requests on to engines. One loop's."""
+    """Passes requests on to engines, and to other hosts. One loop's."""
 
     def __init__(self, models: Mapping[str, Model], options: GatewayOptions) -> None:
         self.models = models
@@ -107,11 +133,14 @@ class Proxy:
         engine begins with it there is time for the rest."""
         if model.under_way >= self.options.queue or self.ending:
             return None
-        found = model.pick(asked.conversation(body) if len(model.replicas) > 1 else None)
+        if model.hosts or len(model.replicas) > 1:
+            found = model.pick(asked.conversation(body), here=_is_passed_on(request, model))
+        else:
+            found = model.pick(None)
         if found is None:
             return None
         replica, endpoint = found
-        upstream = self._upstream(endpoint)
+        upstream = self._upstream(replica, endpoint)
         head = _head(request, route, endpoint, len(body))
         connection = upstream.sent(head, body)
         return None if connection is None else Sent(replica, endpoint, upstream, head, connection)
@@ -135,19 +164,32 @@ class Proxy:
         Raises:
             Refusal: none serves, or the engine does not answer.
         """
-        failed: frozenset[tuple[int, int]] = frozenset()
+        tried = _UNTRIED
         try:
-            for _ in range(TRIES):
+            while tried.times < TRIES:
                 if sent is None:
-                    replica, endpoint = await self._replica(request, model, body, failed)
-                    sent = Sent(replica, endpoint, self._upstream(endpoint), _head(request, route, endpoint, len(body)))
+                    replica, endpoint = await self._replica(request, model, body, tried)
+                    upstream = self._upstream(replica, endpoint)
+                    sent = Sent(replica, endpoint, upstream, _head(request, route, endpoint, len(body)))
                 seen.routed()
+                held: bytes | None = None
                 try:
                     connection = await sent.upstream.request(sent.head, body, sent.connection)
+                    if sent.endpoint.engine is None:
+                        held = await not_taken(connection, model, route.dialect)
                 except Broken as broken:
+                    _broke(sent.replica, broken)
                     if broken.begun:
-                        raise _died(model) from broken
-                    failed |= {(sent.endpoint.port, sent.endpoint.run)}
+                        raise engine_died(model) from broken
+                    tried = tried.broken(sent.endpoint.place, risked=broken.sent)
+                    sent.release()
+                    sent = None
+                    continue
+                except NotTaken as told:
+                    sent.upstream.give_back(connection)
+                    if isinstance(sent.replica, AtHost):
+                        sent.replica.refused(told)
+                    tried = tried.refused(sent.endpoint.place, told.refusal)
                     sent.release()
                     sent = None
                     continue
@@ -159,26 +201,26 @@ class Proxy:
                     streamed=streamed,
                     request=body,
                 )
-                await _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen).passed(page)
+                passing = _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen, held)
+                await passing.passed(page)
                 return
         finally:
             if sent is not None:
                 sent.release()
-        raise _died(model)
+        raise engine_died(model)
 
     # --- an engine for it ---------------------------------------------------------------------------------
 
-    async def _replica(
-        self, request: Request, model: Model, body: bytes, failed: frozenset[tuple[int, int]]
-    ) -> tuple[Replica, Endpoint]:
+    async def _replica(self, request: Request, model: Model, body: bytes, tried: _Tried) -> tuple[Replica, Endpoint]:
         if model.under_way >= self.options.queue:
             raise Refusal(
                 429, f"{model.name} has {model.under_way} requests already", code="queue_full", retry_seconds=1.0
             )
         if self.ending:
-            raise _ending(model)
-        conversation = asked.conversation(body) if len(model.replicas) > 1 else None
-        found = model.pick(conversation, failed)
+            raise endpoint_ending(model)
+        conversation = asked.conversation(body) if model.hosts or len(model.replicas) > 1 else None
+        here = _is_passed_on(request, model)
+        found = model.pick(conversation, tried.failed | tried.passed_over, here=here)
         if found is not None:
             return found
         waits = _Waits(request, self.options)
@@ -188,19 +230,24 @@ class Proxy:
                 for each in model.replicas:
                     each.wake()
                 left = waits.seconds_left()
-                standing = model.standing()
+                standing = model.standing(here=here)
                 if left <= 0 or standing.condition in ("failed", "stopped"):
-                    raise _not_ready(model, standing, died=bool(failed))
+                    if tried.refusal is not None and standing.condition == "serving":
+                        raise tried.refusal
+                    raise not_ready(model, standing, died=bool(tried.failed))
                 await model.wait(min(left, LOOK_SECONDS))
                 if self.ending:
-                    raise _ending(model)
-                found = model.pick(conversation, failed)
+                    raise endpoint_ending(model)
+                # Who was only passed over may take it now.
+                found = model.pick(conversation, tried.failed, here=here)
                 if found is not None:
                     return found
         finally:
             model.waiting -= 1
 
-    def _upstream(self, endpoint: Endpoint) -> Upstream:
+    def _upstream(self, replica: Replica, endpoint: Endpoint) -> Upstream:
+        if endpoint.engine is None and isinstance(replica, AtHost):
+            return replica.upstream
         place = (endpoint.host, endpoint.port)
         run, upstream = self._upstreams.get(place, (-1, None))
         if upstream is None or run != endpoint.run:
@@ -232,6 +279,16 @@ class _Waits:
         return 0.0
 
 
+def _is_passed_on(request: Request, model: Model) -> bool:
+    return bool(model.hosts) and request.has(HOP)
+
+
+def _broke(replica: Replica, broken: Broken) -> None:
+    """Who keeps an engine up sees its end by itself; a host is asked."""
+    if isinstance(replica, AtHost):
+        replica.broke(str(broken))
+
+
 def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
     passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
     return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
@@ -242,6 +299,8 @@ def _begins(path: str, endpoint: Endpoint) -> bytes:
     """The head of every request to an engine, as far as all of them have it."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     key = "" if endpoint.api_key is None else f"authorization: Bearer {endpoint.api_key}\r\n"
+    if endpoint.engine is None:
+        key += f"{HOP.decode()}: 1\r\n"
     return (
         f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
         f"accept-encoding: identity\r\n{key}"
@@ -260,9 +319,12 @@ class _Passing:
         connection: Connection,
         mender: Mender,
         seen: Seen,
+        held: bytes | None,
     ) -> None:
+        """``held``: the whole answer, where it was read already."""
         self.request, self.model, self.replica = request, model, replica
         self.upstream, self.connection, self.mender, self.seen = upstream, connection, mender, seen
+        self.held = held
 
     async def passed(self, page: tuple[Header, ...]) -> None:
         connection = self.connection
@@ -281,9 +343,10 @@ class _Passing:
 
     async def _whole(self, status: int, headers: list[Header]) -> None:
         try:
-            body = await self.connection.body(ANSWER_BYTES)
+            body = await self.connection.body(ANSWER_BYTES) if self.held is None else self.held
         except Broken as broken:
-            raise _died(self.model) from broken
+            _broke(self.replica, broken)
+            raise engine_died(self.model) from broken
         status, body = self.mender.whole(status, body)
         if status < 400:  # an engine that does not generate any more may still refuse
             self.replica.traffic.answers += 1
@@ -314,7 +377,8 @@ class _Passing:
             last = mender.end()
             if mender.failed:  # some engines' answers end with their connections: so does the death of one
                 reason = "engine_error" if told_so else "engine_died"
-        except Broken:
+        except Broken as broken:
+            _broke(self.replica, broken)
             reason = "engine_died"
             last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
         await request.write(last)
@@ -327,40 +391,3 @@ class _Passing:
     def _count(self) -> None:
         prompt, completion = self.mender.usage
         self.seen.usage(prompt=prompt, completion=completion)
-
-
-def _died(model: Model) -> Refusal:
-    return Refusal(
-        503,
-        f"the engine of {model.name} gave this request no answer: it has ended, or closed the connection",
-        code="engine_died",
-        retry_seconds=max(1.0, model.standing().retry_seconds),
-        reason="engine_died",
-    )
-
-
-def _ending(model: Model) -> Refusal:
-    message = f"{model.name} is not served any more: this endpoint is about to end"
-    return Refusal(503, message, code="stopping", retry_seconds=ENDING_RETRY_SECONDS, reason="stopping")
-
-
-def _not_ready(model: Model, standing: Standing, *, died: bool) -> Refusal:
-    if not model.replicas:  # somebody took it out of the configuration while its client waited
-        return Refusal(404, f"{model.name} {standing.message}", code="model_not_found", reason="not_ready")
-    if standing.condition == "serving":  # its engine has just ended, and nobody has noticed yet
-        return _died(model)
-    codes = {
-        "loading": "model_loading",
-        "asleep": "model_loading",
-        "stopped": "model_stopped",
-        "failed": "model_failed",
-    }
-    code = codes.get(standing.condition, "model_loading")
-    return Refusal(
-        503,
-        f"{model.name} {standing.message}",
-        code="engine_died" if died and code == "model_loading" else code,
-        retry_seconds=standing.retry_seconds,
-        reason="engine_died" if died else "not_ready",
-        standing=standing,
-    )

@@ -37,6 +37,11 @@ _TRACE = re.compile(r"Traceback \(most recent call last\)|^\s*File \"|\bat 0x[0-
 #: vLLM 0.32 writes FastAPI's list as Python would print it.
 _LISTED = re.compile(r"'loc': '(?:body\.?)?([^']{0,200})', 'msg': [\"']([^\"]{1,300}?)[\"'](?:, '|})")
 
+#: Codes of faults whose words are a gateway's own, and not an engine's.
+_OWN_CODES = frozenset({"engine_died", "engine_error", "engine_timeout", "stopping"})
+#: A code of this gateway's own.
+_CODE = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -87,10 +92,20 @@ def read(manners: Manners, status: int, body: bytes, *, asked: str, served: str,
             return Refusal(status=known.status, message=told or FAILED, code=known.code, param=param)
     final = status_of_head(status)
     code = _CODES.get(final, "engine_error" if final >= 500 else "invalid_request")
+    own = _code_in(document) if manners.own_codes else None
+    if final >= 500 and own is not None and own in _OWN_CODES:
+        return Refusal(status=final, message=shown(words, asked=asked, served=served) or FAILED, code=own)
     if final >= 500:
         return Refusal(status=final, message=LATER if final == 503 else FAILED, code=code)
     told = shown(words, asked=asked, served=served)
-    return Refusal(status=final, message=told or f"the engine refuses this {dialect} request", code=code, param=param)
+    message = told or f"the engine refuses this {dialect} request"
+    return Refusal(status=final, message=message, code=own or code, param=param)
+
+
+def _code_in(document: dict[str, Any] | None) -> str | None:
+    error = None if document is None else document.get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) and _CODE.fullmatch(code) is not None else None
 
 
 def shown(words: str, *, asked: str, served: str) -> str | None:

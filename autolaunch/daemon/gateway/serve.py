@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from autolaunch.daemon.gateway import asked
+from autolaunch.daemon.gateway.asks import LEFT, Asks, Began, read_body, wrong_method
 from autolaunch.daemon.gateway.doors import Doors
+from autolaunch.daemon.gateway.host_answers import GATEWAY, HOP
 from autolaunch.daemon.gateway.listener import Listener
 from autolaunch.daemon.gateway.metrics import RequestMetrics, Seen
-from autolaunch.daemon.gateway.pages import Entries, Entry, Health, Readiness
-from autolaunch.daemon.gateway.proxy import Proxy, Route, Sent
+from autolaunch.daemon.gateway.other_hosts import Hosts
+from autolaunch.daemon.gateway.pages import Entry, Health, listed, readiness
+from autolaunch.daemon.gateway.proxy import Proxy, Route
 from autolaunch.daemon.gateway.refusal import JSON, Refusal
 from autolaunch.daemon.gateway.request import BodyError, Header, Request
 from autolaunch.daemon.gateway.routing import Model, Replica
 from autolaunch.daemon.ports import BACKLOG, Address
 
 if TYPE_CHECKING:
+    from autolaunch.daemon.gateway.host_access import HostAccess
     from autolaunch.daemon.gateway.keys import Keys
     from autolaunch.daemon.gateway.metrics import Route as MetricRoute
     from autolaunch.daemon.gateway.options import GatewayOptions
@@ -41,14 +44,13 @@ ROUTES: dict[str, Route] = {
 }
 #: What requests under way get to end in when the gateway closes: their engines end at the same time.
 CLOSE_SECONDS = 1.0
-_LEFT = 499
 
 
 class Gateway:
     """Listens, and routes by model name.
 
     Everything belongs to the loop that ``start`` was called on. ``metrics_page`` gives ``/metrics`` by what its reader
-    accepts: a body and its type.
+    accepts: a body and its type. ``hosts`` are other hosts, none of them asked yet.
     """
 
     def __init__(
@@ -59,9 +61,13 @@ class Gateway:
         metrics: RequestMetrics,
         metrics_page: Callable[[str], Awaitable[tuple[bytes, str]]],
         on_fault: Callable[[BaseException], None] = lambda _: None,
+        hosts: Hosts | None = None,
     ) -> None:
         self.options = options
         self.models: dict[str, Model] = {}
+        self.hosts = Hosts() if hosts is None else hosts
+        self.hosts.on_change = self._host_changed
+        self._replicas: tuple[Replica, ...] = ()
         self._metrics = metrics
         self._metrics_page = metrics_page
         self._on_fault = on_fault
@@ -96,7 +102,7 @@ class Gateway:
 
     # --- begin and end --------------------------------------------------------------------------------------
 
-    async def start(self, listening: socket.socket) -> None:
+    async def start(self, listening: socket.socket, hosts: tuple[HostAccess, ...] = ()) -> None:
         """Serves on a socket that listens already (:func:`listening_socket`), which is its own from now on."""
         loop = asyncio.get_running_loop()
         self._listener = Listener(
@@ -108,6 +114,7 @@ class Gateway:
             on_fault=self._on_fault,
         )
         self._server = await loop.create_server(self._listener, sock=listening, backlog=BACKLOG)
+        self.hosts.take(hosts)
 
     def ending(self) -> None:
         """The engines are about to end: requests that wait for one, or come now, are told so."""
@@ -123,12 +130,19 @@ class Gateway:
         if self._listener is not None:
             await self._listener.close(CLOSE_SECONDS)
         self._proxy.close()
+        self.hosts.close()
 
-    async def reload(self, options: GatewayOptions, keys: Keys | None, listening: socket.socket | None) -> None:
+    async def reload(
+        self,
+        options: GatewayOptions,
+        keys: Keys | None,
+        listening: socket.socket | None,
+        hosts: tuple[HostAccess, ...] = (),
+    ) -> None:
         """These options and keys from now on, for connections that are there too; ``listening``: at another address."""
         self.options = self._proxy.options = options
         self._doors = Doors(options, keys)
-        self._known()
+        self.hosts.take(hosts)
         if self._listener is not None:
             self._listener.options = options
         if listening is not None and self._listener is not None:
@@ -143,19 +157,35 @@ class Gateway:
 
     def route(self, replicas: Iterable[Replica]) -> None:
         """These are the engines from now on, in the order of their models."""
-        by_name: dict[str, list[Replica]] = {}
-        for each in replicas:
-            by_name.setdefault(each.name, []).append(each)
-        for name in self.models.keys() - by_name.keys():
+        self._replicas = tuple(replicas)
+        self._route()
+
+    def _route(self) -> None:
+        here: dict[str, list[Replica]] = {}
+        elsewhere: dict[str, list[Replica]] = {}
+        for each in self._replicas:
+            here.setdefault(each.name, []).append(each)
+        for member in self.hosts:
+            elsewhere.setdefault(member.name, []).append(member)
+        names = dict.fromkeys((*here, *elsewhere))
+        for name in self.models.keys() - names.keys():
             gone = self.models.pop(name)
-            gone.replicas = ()
+            gone.replicas = gone.hosts = ()
             gone.changed()
-        for name, found in by_name.items():
+        for name in names:
             model = self.models.setdefault(name, Model(name))
-            model.replicas = tuple(found)
+            model.replicas, model.hosts = tuple(here.get(name, ())), tuple(elsewhere.get(name, ()))
             model.changed()
         self._forget()
         self._known()
+
+    def _host_changed(self, rerouted: bool) -> None:
+        if rerouted:
+            self._route()
+            return
+        for member in self.hosts:
+            if (model := self.models.get(member.name)) is not None:
+                model.changed()
 
     def changed(self, name: str) -> None:
         """A replica of a model is in another state now."""
@@ -175,21 +205,21 @@ class Gateway:
     # --- a request ------------------------------------------------------------------------------------------
 
     async def _handle(self, request: Request) -> None:
-        began = _Began()
+        began = Began()
         try:
             await self._serve(request, began)
         except Refusal as refusal:
             self._refuse(request, refusal, began.seen)
         except (ConnectionError, asyncio.CancelledError):
             if began.seen is not None:
-                began.seen.ended(status=_LEFT, reason="client_left")
+                began.seen.ended(status=LEFT, reason="client_left")
             raise
         except Exception as error:  # noqa: BLE001 - whatever fails in one request is one request's
             self._on_fault(error)
             fault = Refusal(500, "a fault of the gateway, not of yours", code="internal", reason="internal", close=True)
             self._refuse(request, fault, began.seen)
 
-    async def _serve(self, request: Request, began: _Began) -> None:
+    async def _serve(self, request: Request, began: Began) -> None:
         path = request.path
         route = ROUTES.get(path)
         early, request.early, request.left = request.early, None, None
@@ -198,7 +228,7 @@ class Gateway:
                 raise early
             finally:
                 del early  # it would hold on to the request that it is raised for
-        if isinstance(early, _Asks) and route is not None:
+        if isinstance(early, Asks) and route is not None:
             began.seen = early.seen
             await self._proxied(request, route, early)
             return
@@ -211,25 +241,25 @@ class Gateway:
             await self._answer(request, path)
             return
         if request.method != "POST":
-            raise _wrong_method("POST")
+            raise wrong_method("POST")
         since = time.monotonic()
         body = await self._body(request)
-        asks = self._asks(route, body, key, since)
+        asks = self._asked_for(route, body, key, since)
         asks.body, began.seen = body, asks.seen
         await self._proxied(request, route, asks)
 
-    async def _proxied(self, request: Request, route: Route, asks: _Asks) -> None:
+    async def _proxied(self, request: Request, route: Route, asks: Asks) -> None:
         page = self._doors.page(request)
         await self._proxy.answer(
             request, route, asks.model, asks.body, asks.seen, streamed=asks.streamed, sent=asks.sent, page=page
         )
 
-    def _asks(self, route: Route, body: bytes, key: str | None, since: float) -> _Asks:
-        name, streamed = _read(body)
+    def _asked_for(self, route: Route, body: bytes, key: str | None, since: float) -> Asks:
+        name, streamed = read_body(body)
         model = self.models.get(name)
         if model is None:
             raise self._unknown(name)
-        return _Asks(model, self._metrics.begun(model=name, route=route.name, key=key, since=since), streamed)
+        return Asks(model, self._metrics.begun(model=name, route=route.name, key=key, since=since), streamed)
 
     def _early(self, request: Request) -> None:
         """Sends what is whole and asks for an engine that is free on to it, before anything else is done for it.
@@ -247,7 +277,7 @@ class Gateway:
             body = request.body_now(self.options.body_bytes)
             if body is None:
                 return
-            asks = self._asks(route, body, key, since)
+            asks = self._asked_for(route, body, key, since)
             asks.body, asks.sent = body, self._proxy.sent(request, route, asks.model, body)
             request.early, request.left = asks, asks.leave
         except Refusal as refusal:
@@ -265,6 +295,9 @@ class Gateway:
         request.respond(refusal.status, (*headers, *page), body, close=refusal.close)
 
     def _unknown(self, name: str) -> Refusal:
+        if self.hosts.asking:
+            message = f"there is no model {name[:200]!r} here; what other hosts serve is being asked"
+            return Refusal(503, message, code="model_loading", retry_seconds=1.0, reason="not_ready")
         close = difflib.get_close_matches(name.lower(), [each.lower() for each in self.models], n=1)
         hint = next((each for each in self.models if close and each.lower() == close[0]), None)
         message = f"there is no model {name[:200]!r} here" + (f"; did you mean {hint!r}?" if hint else "")
@@ -291,7 +324,7 @@ class Gateway:
         if own is None and name is None:
             raise Refusal(404, "there is nothing at this path", code="not_found")
         if request.method not in ("GET", "HEAD"):
-            raise _wrong_method("GET")
+            raise wrong_method("GET")
         if name is not None and name not in self.models:
             raise self._unknown(name)
         since = time.monotonic()
@@ -304,22 +337,16 @@ class Gateway:
         seen.ended(status=status, reason="ok" if status < 400 else "not_ready")
 
     async def _list(self, request: Request) -> int:
-        entries = tuple(Entry.of(each, self._since) for each in self.models.values())
-        return self._page(request, 200, Entries(data=entries))
+        here = request.has(HOP)
+        headers = ((GATEWAY, self.hosts.id.encode("ascii")),) if here else ()
+        return self._page(request, 200, listed(self.models, self._since, here=here), headers)
 
     async def _health(self, request: Request) -> int:
         return self._page(request, 200, Health(status="ok"))
 
     async def _ready(self, request: Request) -> int:
-        """Ready: every model that is wanted answers, or does so as soon as somebody asks."""
-        standings = {name: model.standing() for name, model in self.models.items()}
-        waited = [each for each in standings.values() if each.condition in ("loading", "failed")]
-        retry = b"%d" % max(1, round(max((each.retry_seconds for each in waited), default=0.0)))
-        document = Readiness(
-            status="waiting" if waited else "ready",
-            models={name: each.condition for name, each in standings.items()},
-        )
-        return self._page(request, 503 if waited else 200, document, ((b"retry-after", retry),) if waited else ())
+        document, headers = readiness(self.models, asking=self.hosts.asking)
+        return self._page(request, 503 if headers else 200, document, headers)
 
     async def _shown_metrics(self, request: Request) -> int:
         body, kind = await self._metrics_page(request.header(b"accept") or "")
@@ -344,43 +371,3 @@ class Gateway:
 
 
 _METRIC_ROUTES: dict[str, MetricRoute] = {"/health": "health", "/ready": "ready", "/metrics": "metrics"}
-
-
-class _Asks:
-    """What a request asks for; ``sent``: it is with an engine already."""
-
-    __slots__ = ("body", "model", "seen", "sent", "streamed")
-
-    def __init__(self, model: Model, seen: Seen, streamed: bool) -> None:
-        self.model, self.seen, self.streamed = model, seen, streamed
-        self.body = b""
-        self.sent: Sent | None = None
-
-    def leave(self) -> None:
-        """Its client has left before anything else happened."""
-        self.seen.ended(status=_LEFT, reason="client_left")
-        if self.sent is not None:
-            self.sent.leave()
-
-
-class _Began:
-    """What is counted of a request, as soon as it is known for which model it is."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self) -> None:
-        self.seen: Seen | None = None
-
-
-def _read(body: bytes) -> tuple[str, bool]:
-    try:
-        name, streamed = asked.read(body)
-    except asked.Unreadable as error:
-        raise Refusal(400, str(error), code="invalid_body") from error
-    if not name:
-        raise Refusal(400, "the request names no model", code="model_missing")
-    return name, streamed
-
-
-def _wrong_method(right: str) -> Refusal:
-    return Refusal(405, f"this path is asked with {right}", code="method", headers=((b"allow", right.encode()),))

@@ -1,4 +1,4 @@
-"""Requests to engines: keep-alive connections on the loopback, one request at a time on each.
+"""Requests to engines and to other hosts: connections that are kept, one request at a time on each.
 
 The parser is httptools (llhttp, strict). An engine that closes an idle connection just as a request is sent on it has
 not read the request: it is sent once more on a new one. Everything else that breaks is :class:`Broken`, which says
@@ -8,7 +8,10 @@ whether anything had come.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections import deque
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import httptools
@@ -18,6 +21,9 @@ HEAD_BYTES, WAITING_BYTES = 65_536, 262_144
 CONNECT_SECONDS = 5.0
 #: Connections that are kept for later requests.
 KEPT = 128
+#: A connection to another host is kept so long: what is between may forget it without a word. One that is in use is
+#: tried when it was silent for some seconds, and ends when nothing comes back.
+FAR_IDLE_SECONDS, FAR_SILENT_SECONDS, FAR_TRIES, FAR_LOST_SECONDS = 30.0, 10, 3, 20
 
 
 class Broken(Exception):
@@ -25,18 +31,21 @@ class Broken(Exception):
 
     Attributes:
         begun: some of the answer had come.
+        sent: the request may have been read.
     """
 
-    def __init__(self, message: str, *, begun: bool) -> None:
+    def __init__(self, message: str, *, begun: bool, sent: bool = True) -> None:
         super().__init__(message)
         self.begun = begun
+        self.sent = sent
 
 
 class Connection(asyncio.Protocol):
     """One connection and the answer that comes on it; of its methods only those of a request are for others."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._loop = upstream.loop
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
@@ -48,7 +57,10 @@ class Connection(asyncio.Protocol):
         self._answers: Literal["no", "head", "body", "whole"] = "no"
         self._framed = False
         self._keeps = False
-        self.used = False
+        self.used = self.given_up = False
+        self.idle_since = 0.0
+        #: How often something came.
+        self.heard = 0
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -122,6 +134,12 @@ class Connection(asyncio.Protocol):
     def lives(self) -> bool:
         return self._closed is None
 
+    def lost(self, why: str) -> None:
+        """Whoever is on the other side is not there any more, and cannot say so."""
+        self.given_up = True
+        self._fail(why)
+        self._wake()
+
     def abort(self) -> None:
         """Leaves: an engine takes that as the end of the request."""
         if self._transport is not None:
@@ -142,8 +160,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # a stream's is one
+        self._upstream.connected(self, self._transport)
 
     def data_received(self, data: bytes) -> None:
+        self.heard += 1
         if self._answers in ("no", "whole"):  # nothing was asked
             self._fail("it said something that nobody asked for")
             return
@@ -165,6 +185,7 @@ class Connection(asyncio.Protocol):
         if self._closed is None:
             self._closed = "the connection ended" if error is None else f"the connection broke: {error}"
         self._transport = None
+        self._upstream.left(self)
         self._wake()
 
     def _fail(self, why: str) -> None:
@@ -213,13 +234,25 @@ class Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """The connections to one engine."""
+    """The connections to one engine; ``far``: to another host, over TLS with ``tls``."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        far: bool = False,
+        tls: ssl.SSLContext | None = None,
+        connect_seconds: float | None = None,
+    ) -> None:
         self.host = host
         self.port = port
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self._far = far
+        self._tls = tls
+        self._connect_seconds = connect_seconds
         self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
         self._closed = False
 
     def sent(self, head: bytes, body: bytes) -> Connection | None:
@@ -227,6 +260,9 @@ class Upstream:
         while self._idle:
             connection = self._idle.pop()
             if connection.lives:
+                if self._far and self.loop.time() - connection.idle_since > FAR_IDLE_SECONDS:
+                    connection.abort()
+                    continue
                 connection.send(head, body)
                 return connection
         return None
@@ -239,27 +275,40 @@ class Upstream:
         Raises:
             Broken: nobody listens, or the engine left without an answer.
         """
+        risked = False
         connection = connection or self.sent(head, body)
         while connection is not None:
             try:
                 await connection.answered()
             except Broken as broken:
                 connection.abort()
-                if broken.begun:
+                if broken.begun or connection.given_up:
                     raise
+                risked = True
             except BaseException:
                 connection.abort()
                 raise
             else:
                 return connection
             connection = self.sent(head, body)  # the engine closed the last one as one that was idle
+        return await self._asked(await self._made(risked=risked), head, body)
+
+    async def _made(self, *, risked: bool) -> Connection:
+        seconds = CONNECT_SECONDS if self._connect_seconds is None else self._connect_seconds
         try:
             # Not ``wait_for``: before Python 3.12 that loses a cancellation that comes just as it is done.
-            async with asyncio.timeout(CONNECT_SECONDS):
-                _, made = await self._loop.create_connection(lambda: Connection(self._loop), self.host, self.port)
-        except (OSError, TimeoutError) as error:
-            raise Broken(f"nobody listens: {error}", begun=False) from error
-        return await self._asked(made, head, body)
+            async with asyncio.timeout(seconds):
+                _, made = await self.loop.create_connection(
+                    lambda: Connection(self), self.host, self.port, ssl=self._tls
+                )
+        except ssl.SSLError as error:
+            # What OpenSSL says begins with where in its own source it is.
+            raise Broken(f"TLS fails: {getattr(error, 'verify_message', '') or error.reason}", begun=False) from error
+        except TimeoutError as error:
+            raise Broken(f"nobody listens: no connection within {seconds:g} s", begun=False, sent=risked) from error
+        except OSError as error:
+            raise Broken(f"nobody listens: {error}", begun=False, sent=risked) from error
+        return made
 
     async def _asked(self, connection: Connection, head: bytes, body: bytes) -> Connection:
         try:
@@ -273,6 +322,8 @@ class Upstream:
     def give_back(self, connection: Connection) -> None:
         """After its answer was read whole; it is kept for the next request where it can be."""
         if connection.keeps and not self._closed and len(self._idle) < KEPT:
+            if self._far:
+                connection.idle_since = self.loop.time()
             self._idle.append(connection)
         else:
             connection.abort()
@@ -282,3 +333,34 @@ class Upstream:
         self._closed = True
         while self._idle:
             self._idle.pop().abort()
+
+    # --- those that are open --------------------------------------------------------------------------------
+
+    def heard(self) -> Mapping[Connection, int]:
+        """How often something came on each connection that is open."""
+        return {each: each.heard for each in self._open}
+
+    def lose(self, before: Mapping[Connection, int], why: str) -> None:
+        """Gives up on those on which nothing came since ``before``."""
+        for each, times in before.items():
+            if each in self._open and each.heard == times:
+                each.lost(why)
+
+    def connected(self, connection: Connection, transport: asyncio.Transport) -> None:
+        """What a connection says of itself, as it does by ``left``."""
+        self._open.add(connection)
+        sock = transport.get_extra_info("socket") if self._far else None
+        if sock is None:
+            return
+        for level, name, value in (
+            (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+            (socket.IPPROTO_TCP, "TCP_KEEPIDLE", FAR_SILENT_SECONDS),
+            (socket.IPPROTO_TCP, "TCP_KEEPINTVL", FAR_SILENT_SECONDS // 2),
+            (socket.IPPROTO_TCP, "TCP_KEEPCNT", FAR_TRIES),
+            (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", FAR_LOST_SECONDS * 1000),
+        ):
+            if hasattr(socket, name):  # macOS has not all of them
+                sock.setsockopt(level, getattr(socket, name), value)
+
+    def left(self, connection: Connection) -> None:
+        self._open.discard(connection)

@@ -27,6 +27,7 @@ if request["root"] is not None:
         kernel=host["kernel"],
         cores=lambda: host["cores"],
         disk_free=lambda _: host["disk_free_bytes"],
+        interfaces=dict,
     )
 report = collect(system)
 try:

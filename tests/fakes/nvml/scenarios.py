@@ -21,6 +21,7 @@ SERVER = LinuxHost(
     memory_available_kib=2_070_110_000,
     cores=224,
     disk_free_bytes=12_000_000_000_000,
+    network="server",
 )
 WORKSTATION = LinuxHost(
     brand="AMD EPYC 7763 64-Core Processor",
@@ -29,6 +30,7 @@ WORKSTATION = LinuxHost(
     memory_available_kib=509_880_000,
     cores=128,
     disk_free_bytes=3_400_000_000_000,
+    network="workstation",
 )
 SPARK = LinuxHost(
     brand=None,
@@ -39,6 +41,7 @@ SPARK = LinuxHost(
     cores=20,
     disk_free_bytes=3_300_000_000_000,
     kernel="6.11.0-1016-nvidia",
+    network="spark",
 )
 SMALL = LinuxHost(
     brand="AMD Ryzen 9 7950X 16-Core Processor",
@@ -47,6 +50,7 @@ SMALL = LinuxHost(
     memory_available_kib=60_480_000,
     cores=32,
     disk_free_bytes=640_000_000_000,
+    network="virtual",
 )
 
 

@@ -10,16 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from autolaunch.daemon.device_memory import Holders
 from autolaunch.daemon.devices import DeviceTrouble
 from selector.hardware import HardwareReport
+from tests.fakes import ports
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -152,7 +153,10 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class LinuxHost:
-    """The files of a host that the probe reads, written under a root of their own. Arm's kernel names no brand."""
+    """The files of a host that the probe reads, written under a root of their own. Arm's kernel names no brand.
+
+    ``network`` is what of :mod:`tests.fakes.ports` writes its ports.
+    """
 
     brand: str | None
     flags: str
@@ -163,6 +167,7 @@ class LinuxHost:
     distribution: str = "Ubuntu 24.04.1 LTS"
     kernel: str = "6.8.0-51-generic"
     machine: str = "x86_64"
+    network: Literal["server", "workstation", "spark", "virtual"]
 
     def write(self, root: Path, scenario: Scenario) -> None:
         processor = "" if self.brand is None else f"model name\t: {self.brand}\n"
@@ -180,6 +185,13 @@ class LinuxHost:
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        write: dict[str, Callable[[Path], None]] = {
+            "server": ports.server,
+            "workstation": ports.workstation,
+            "spark": ports.spark,
+            "virtual": ports.virtual,
+        }
+        write[self.network](root)
 
 
 def build(directory: Path) -> Path:

@@ -51,6 +51,7 @@ def test_every_option_of_a_plan_reaches_the_planner(asked: dict[str, Any]) -> No
         "keep_all": True,
         "thorough": False,
         "engine_path": None,
+        "nodes": None,
         "here": False,  # neither another machine's weights are known, nor what failed on it
     }
     assert msgspec.to_builtins(pins) == {
@@ -216,6 +217,15 @@ def test_a_probe_in_doubt_exits_4(
     assert "none was found" not in out
     assert run(["probe", "--json"]) == 4
     assert msgspec.json.decode(capsys.readouterr().out, type=HardwareReport) == report
+
+
+def test_ports_that_could_not_be_listed_leave_no_doubt_about_gpus(
+    monkeypatch: pytest.MonkeyPatch, report_of: Callable[..., HardwareReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = Finding(probe="network", outcome="failed", reason="the list cannot be read")
+    monkeypatch.setattr(api, "probe", lambda: msgspec.structs.replace(report_of(0), findings=(lost,)))
+    assert run(["probe"]) == 0
+    assert "network failed: the list cannot be read" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("line", ["plan glm-4.6", "glm-4.6", "glm-4.6 --dry-run", "plan glm-4.6 --gpus 2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from autolaunch import api
 from autolaunch.cli.app import run
-from autolaunch.cli.engine_changes import named, serving
-from engines.environments import Environment, Environments, InstallProgress, Manifest
+from autolaunch.cli.engine_names import MOST_LOCK_BYTES, lock_text, named, serving, with_beside
+from engines.environments import Environment, Environments, InstallProgress, Manifest, folder_name
 from selector.catalog import Catalog
 from selector.engine_facts import EngineFacts, Package
 from selector.errors import EngineInstallError, UsageError
@@ -50,6 +51,34 @@ def test_an_engine_is_all_that_serves_the_machine_and_a_package_is_itself(
     catalog: Catalog, word: str, device: str, expected: list[tuple[str, str, str]]
 ) -> None:
     assert packages(word, device, catalog=catalog) == expected
+
+
+def test_what_is_asked_for_beside_an_engine_makes_it_another_environment(catalog: Catalog) -> None:
+    ((facts, package),) = serving(named("vllm", catalog), ("nvidia",), "vllm")
+    beside = with_beside(package, ("ray[client]==2.60.0",))
+    assert beside.requirements == (*package.requirements, "ray[client]==2.60.0")
+    names = {folder_name(facts.name, facts.version, each, "3.12") for each in (package, beside)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("word", ["ray", "ray>=2", "ray==2.60.0\n-r x", "-r x==1", "ray==1 ; x", "ray @ file"])
+def test_what_is_no_exact_version_is_not_installed_beside_an_engine(catalog: Catalog, word: str) -> None:
+    with pytest.raises(UsageError, match="is no NAME==VERSION"):
+        with_beside(catalog.engine("mlx").packages[0], (word,))
+
+
+def test_a_lock_may_come_by_standard_input_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    for content, said in ((b"x" * (MOST_LOCK_BYTES + 1), "longer than any lock"), (b"\xff", "cannot be read")):
+        monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(content)))
+        with pytest.raises(EngineInstallError, match=said):
+            lock_text(Path("-"))
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"vllm==1 --hash=sha256:aa\n")))
+    assert lock_text(Path("-")) == "vllm==1 --hash=sha256:aa\n"
+
+
+def test_where_a_lock_has_to_lie_is_told_with_the_lock(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["engines", "install", "vllm", "--device", "nvidia", "--at", "/x"]) == 2
+    assert "--at takes an absolute path, and --lock beside it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

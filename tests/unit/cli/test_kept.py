@@ -9,7 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from autolaunch.cli.logs import Lines, concerns
-from autolaunch.cli.render_kept import render_daemon, render_deployment, render_event, render_process, render_table
+from autolaunch.cli.render_kept import (
+    render_daemon,
+    render_deployment,
+    render_event,
+    render_hosts,
+    render_process,
+    render_table,
+)
 from autolaunch.cli.steer import _failing
 from autolaunch.cli.terminal import Terminal
 from autolaunch.cli.wait import Seconds, _step
@@ -19,6 +26,8 @@ from autolaunch.daemon.control.contract import (
     EngineDocument,
     EventDocument,
     FaultDocument,
+    HostDocument,
+    HostModelDocument,
     LoadDocument,
     Phase,
     ReplicaDocument,
@@ -76,6 +85,34 @@ def test_a_row_a_replica_and_reasons_below_in_lines_that_fit(terminal: Terminal)
     whole = " ".join(text.split())
     assert "glm-4.6#2: loading the weights, 10 of 22 (45%)" in whole
     assert "out of memory; tried again in 40 s" in whole.replace("\N{REPLACEMENT CHARACTER}", "").replace("[31m", "")
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("terminal", [NARROW, WIDE])
+def test_a_row_a_host_and_why_one_is_down_in_lines_that_fit(terminal: Terminal) -> None:
+    up = HostDocument(
+        name="h2",
+        url="http://10.0.0.2:8000",
+        state="up",
+        since=NOW - timedelta(hours=3),
+        models=(HostModelDocument(name="glm-4.6", state="serving"), HostModelDocument(name="other", state="loading")),
+        requests=1234,
+    )
+    down = HostDocument(
+        name="a-host-with-a-long-name.example.com:8443",
+        url="https://a-host-with-a-long-name.example.com:8443",
+        state="down",
+        since=NOW,
+        fault="nobody listens: [Errno 111] Connection refused, and it has been said at some length\x1b[2J",
+    )
+    text = click.unstyle(render_hosts((up, down), terminal, NOW))
+    lines = text.splitlines()
+    assert all(len(line) <= terminal.width_columns for line in lines)
+    assert lines[1].split()[:4] == ["h2", "up", "3", "h"]
+    assert lines[1].endswith("1,234")
+    whole = " ".join(text.split())
+    assert "glm-4.6, other (loading)" in whole
+    assert "nobody listens: [Errno 111] Connection refused" in whole
     assert "\x1b" not in text
 
 

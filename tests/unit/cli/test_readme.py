@@ -17,7 +17,7 @@ def test_the_readme_shows_a_plan_and_an_advice() -> None:
 
 
 def test_the_configuration_in_the_readme_keeps_both_models_up(tmp_path: Path) -> None:
-    (shown,) = [block.text for block in BLOCKS if block.language == "toml"]
+    shown, *_ = [block.text for block in BLOCKS if block.language == "toml"]
     path = tmp_path / "autolaunch.toml"
     path.write_text(shown)
     found = configuration.read(path, Catalog())

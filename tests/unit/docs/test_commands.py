@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from autolaunch.cli.app import LAUNCH, autolaunch
 from autolaunch.daemon.deployment import Deployment
-from autolaunch.daemon.gateway.options import GatewayOptions
+from autolaunch.daemon.gateway.options import GatewayOptions, HostOptions
 from selector.catalog import Catalog
 from selector.errors import UsageError
 from selector.values import Value
@@ -35,6 +35,9 @@ READ = {
     ("sysctl", "iogpu.wired_limit_mb=253952"): "what advise prints for that Mac, which a test of this page holds",
     ("kubectl", "apply", "-f", "glm.yaml"): "Kubernetes' own, on a file that the guide has written",
     ("sbatch", "glm.sbatch"): "Slurm's own, on a file that the guide has written",
+    ("ray", "start", "--head"): "tests/integration/cluster starts a cluster so",
+    ("ray", "start", "--address=10.0.0.1:6379"): "tests/integration/cluster starts a cluster so",
+    ("pip", "install", "glm-autolaunch[ray]"): "what the error says that is told without Ray; pyproject.toml has it",
     ("pip", "install", "uv"): "where uv comes from",
     ("uv", "tool", "install", "."): "uv's own; tests/packaging installs the wheel",
     ("python3", "-m", "venv", "/opt/autolaunch"): "Python's own",
@@ -181,12 +184,28 @@ def test_what_is_shown_of_an_output_is_what_is_printed(shown: Shown) -> None:
 BLOCKS = [block for page in PAGES for block in documented.blocks(page)]
 
 
-@pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "toml"], ids=lambda block: block.where)
+FLEETS = [each for each in BLOCKS if each.told == "file fleet.toml"]
+CONFIGURATIONS = [each for each in BLOCKS if each.language == "toml" and each not in FLEETS]
+
+
+@pytest.mark.parametrize("block", FLEETS, ids=lambda block: block.where)
+def test_a_fleet_can_be_planned(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text(block.text)
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(autolaunch, ["plan", "--fleet", str(tmp_path / "fleet.toml")])
+    assert result.exit_code == 0, result.exception or result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("block", CONFIGURATIONS, ids=lambda block: block.where)
 def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("")
     path = tmp_path / "autolaunch.toml"
-    path.write_text(block.text.replace("/etc/autolaunch/keys", str(keys)))
+    host_key = tmp_path / "h2"
+    host_key.touch(mode=0o600)
+    host_key.write_text("the-key-of-another-host")
+    text = re.sub(r"/etc/autolaunch/hosts/\w+\.key", str(host_key), block.text)
+    path.write_text(text.replace("/etc/autolaunch/keys", str(keys)))
     runner = CliRunner()
     made = runner.invoke(autolaunch, ["keys", "add", "web", "--file", str(keys)])
     assert made.exit_code == 0, made.output
@@ -195,7 +214,10 @@ def test_a_configuration_is_right(block: Block, tmp_path: Path) -> None:
     assert "is right" in result.output
 
 
-@pytest.mark.parametrize(("heading", "kind"), [("[[deployments]]", Deployment), ("[gateway]", GatewayOptions)])
+@pytest.mark.parametrize(
+    ("heading", "kind"),
+    [("[[deployments]]", Deployment), ("[gateway]", GatewayOptions), ("[[gateway.hosts]]", HostOptions)],
+)
 def test_every_key_of_the_configuration_is_in_its_reference(heading: str, kind: type[Value]) -> None:
     text = (documented.DOCS / "reference/configuration.md").read_text(encoding="utf-8")
     section = text.partition(f"## `{heading}`")[2].partition("\n## ")[0]

@@ -309,6 +309,21 @@ EXAMPLES: tuple[tuple[str, str, Cause], ...] = (
         "TimeoutError: Timed out waiting for engine core processes to start. This is often caused by",
         "worker died",
     ),
+    (
+        "vllm",
+        "(EngineCore pid=9) ERROR 11-23 01:34:53 [ray_executor_v2.py:522] RayWorkerProc rank=[1] died unexpectedly,",
+        "worker died",
+    ),
+    (
+        "vllm",
+        "(raylet) The node with node id: 776b and address: 10.0.0.4 has been marked dead because the detector has",
+        "worker died",
+    ),
+    (
+        "vllm",
+        "autolaunch: Ray has not the devices for this engine: 10.0.0.4 has 0 of 8",
+        "devices held",
+    ),
     ("vllm", "TimeoutError: RPC call to sample_tokens timed out.", "worker died"),
 )
 

@@ -14,6 +14,7 @@ from selector.catalog import Catalog
 from selector.contract import LaunchPlan
 from selector.errors import NoFeasiblePlan, UsageError
 from selector.request import Pins
+from tests.fakes.clusters import cluster
 from tests.fakes.exported import CASES, exported, planned
 
 OPEN = "192.0.2.1"
@@ -45,6 +46,14 @@ def test_a_plan_for_a_mac_is_a_script_and_nothing_else(to: Target) -> None:
 def test_a_plan_over_several_machines_is_for_what_has_several(to: Target) -> None:
     refused = refusal(planned("nodes"), to)
     assert "2 machines" in refused.message and refused.hint is not None and "LeaderWorkerSet" in refused.hint
+
+
+@pytest.mark.parametrize("to", ["kubernetes", "slurm"])
+def test_a_replica_that_lies_unequally_on_its_machines_is_no_job_of_equal_ones(to: Target) -> None:
+    known = Catalog()
+    machines = cluster(known, "8xh100", "4xh100")
+    refused = refusal(api.plan("glm-4.6", hardware=machines, pins=Pins(format="bf16"), known=known), to)
+    assert "8 on gpu-a, 4 on gpu-b" in refused.message
 
 
 @pytest.mark.parametrize("to", EVERY)

@@ -17,7 +17,7 @@ from selector.probe import probe
 def test_this_machine_is_told_without_a_word_or_a_warning(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     report = probe(environment={}, cache_directory=tmp_path, model_directory=tmp_path)
     assert capfd.readouterr() == ("", "")
-    assert {finding.probe for finding in report.findings} == {"nvidia", "amd", "apple", "host"}
+    assert {finding.probe for finding in report.findings} == {"nvidia", "amd", "apple", "host", "network"}
     host = report.host
     assert host.os in ("linux", "darwin")
     assert host.cpu.cores is not None
@@ -49,7 +49,7 @@ def test_a_host_without_a_gpu_is_probed_without_the_slow_parts(tmp_path: Path) -
     script = (
         "import sys; from selector.probe import probe; report = probe(environment={});"
         "gpu = any(f.outcome != 'absent' for f in report.findings if f.probe in ('nvidia', 'amd'));"
-        "print(gpu or not {'psutil', 'pynvml', 'cpuinfo', 'subprocess'} & set(sys.modules))"
+        "print(gpu or not {'psutil', 'pynvml', 'cpuinfo', 'socket', 'subprocess'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "True"

@@ -338,6 +338,23 @@ def test_a_slip_in_what_stays_in_main_memory_is_named(
     assert next(iter(engine_faults(msgspec.convert(document, EngineFacts)))) == fault
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("efficiency", 0.0, ("networks[0].efficiency", "must be above 0 and at most 1, is 0.0")),
+        ("unknown_gb_per_second", 0.0, ("networks[0].unknown_gb_per_second", "must be above 0, is 0.0")),
+        ("handover_seconds", -1.0, ("networks[0].handover_seconds", "must be 0 or more, is -1.0")),
+        ("all_reduce_seconds", -1.0, ("networks[0].all_reduce_seconds", "must be 0 or more, is -1.0")),
+        ("kind", "roce", ("networks[1].kind", "roce is there already")),
+    ],
+)
+def test_a_slip_in_a_network_is_named(key: str, value: object, fault: tuple[str, str]) -> None:
+    document: dict[str, Any] = tomli.loads((DIRECTORY / "engines" / "vllm.toml").read_text())
+    document["speed"]["collectives"]["networks"][0][key] = value
+    path, reason = next(iter(engine_faults(msgspec.convert(document, EngineFacts))))
+    assert (path.removeprefix("speed.collectives."), reason) == fault
+
+
 @pytest.mark.parametrize("name", Catalog().engine_names())
 def test_a_shipped_engine_has_no_slip(catalog: Catalog, name: str) -> None:
     assert list(engine_faults(catalog.engine(name))) == []

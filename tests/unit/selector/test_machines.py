@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from selector.catalog import Catalog
 from selector.errors import UnknownHardware
-from selector.hardware import Accelerator, Cpu, Finding, HardwareReport, Host, Link, Metal
+from selector.hardware import Accelerator, Cpu, Finding, HardwareReport, Host, Link, Metal, NetworkPort, Node
 from selector.machines import MAXIMUM_BYTES, hardware_names, report_from_file, report_from_spec
 
 GIB = 1 << 30
@@ -203,6 +204,14 @@ def test_every_listed_name_is_a_machine_and_sizes_are_spelled_out() -> None:
 
 # --- recorded reports --------------------------------------------------------------------------------
 
+PORT = NetworkPort(
+    kind="infiniband",
+    interface="ib0",
+    device="mlx5_0:1",
+    bandwidth_bytes_per_second=50_000_000_000,
+    addresses=("10.0.0.1", "fd00::1"),
+)
+
 REPORT = HardwareReport(
     host=Host(
         os="linux", cpu=Cpu(brand="A CPU", cores=8), memory_total_bytes=64 * GIB, memory_available_bytes=60 * GIB
@@ -220,13 +229,24 @@ REPORT = HardwareReport(
         Accelerator(index=1, vendor="nvidia", name="NVIDIA H200"),
     ),
     links=(Link(from_=0, to=1, kind="pcie", bandwidth_bytes_per_second=1),),
+    network=(PORT,),
+)
+#: Two machines, each asked, with what the second has beside the first's.
+CLUSTER = msgspec.structs.replace(
+    REPORT,
+    nodes=2,
+    accelerators=(*REPORT.accelerators, Accelerator(index=2, vendor="nvidia", name="NVIDIA H200", node=1)),
+    hosts=(
+        Node(index=0, name="gpu-a", address="10.0.0.1", id="f00", host=REPORT.host, network=(PORT,)),
+        Node(index=1, name="gpu-b", host=Host(os="linux"), network=(NetworkPort(kind="ethernet", interface="eth0"),)),
+    ),
 )
 
 
-def recorded(tmp_path: Path, **changes: object) -> Path:
+def recorded(tmp_path: Path, changes: Mapping[str, object] | None = None, report: HardwareReport = REPORT) -> Path:
     """The report as a file, with values at paths like ``accelerators__0__index`` changed."""
-    document: Any = msgspec.to_builtins(REPORT)
-    for path, value in changes.items():
+    document: Any = msgspec.to_builtins(report)
+    for path, value in (changes or {}).items():
         *steps, last = path.split("__")
         place = document
         for step in steps:
@@ -287,7 +307,48 @@ def test_a_recorded_report_is_taken_back_as_it_was(tmp_path: Path) -> None:
 def test_a_report_that_no_machine_has_is_refused_by_file_and_key(
     tmp_path: Path, key: str, value: object, message: str
 ) -> None:
-    path = recorded(tmp_path, **{key: value})
+    path = recorded(tmp_path, {key: value})
+    with pytest.raises(UnknownHardware) as caught:
+        report_from_file(path)
+    assert caught.value.message.startswith(f"{path}: {message}")
+    assert caught.value.message.isprintable()
+
+
+def test_a_report_of_several_machines_is_taken_back_as_it_was(tmp_path: Path) -> None:
+    assert report_from_file(recorded(tmp_path, report=CLUSTER)) == CLUSTER
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("hosts__1__index", 0, "hosts[1].index: 0 is that of hosts[0] already"),
+        ("hosts__1__index", 2, "hosts[1].index: is 2, but there are 2 nodes, counted from 0"),
+        ("hosts__1__index", -1, "hosts[1].index: is -1, but"),
+        ("hosts__1__name", "", "hosts[1].name: must have 1 to 253 characters"),
+        ("hosts__1__name", "n" * 254, "hosts[1].name: must have 1 to 253 characters"),
+        ("hosts__1__name", "gpu\x1b[2J", "hosts[1].name: has characters that cannot be shown"),
+        ("hosts__1__address", "a" * 300, "hosts[1].address: must have 1 to 253 characters"),
+        ("hosts__1__id", " ", "hosts[1].id: must have 1 to 253 characters"),
+        ("hosts__1__host__memory_total_bytes", 0, "hosts[1].host.memory_total_bytes: cannot be 0"),
+        ("hosts__0__network__0__bandwidth_bytes_per_second", 0, "hosts[0].network[0].bandwidth_bytes_per_second: cann"),
+        ("network__0__bandwidth_bytes_per_second", -1, "network[0].bandwidth_bytes_per_second: cannot be -1"),
+        ("network__0__bandwidth_bytes_per_second", 1 << 60, "network[0].bandwidth_bytes_per_second: cannot be"),
+        ("network__0__interface", "eth0,eth1", "network[0].interface: is no interface's name"),
+        ("network__0__interface", "^docker0", "network[0].interface: is no interface's name"),
+        ("network__0__interface", "", "network[0].interface: is no interface's name"),
+        ("network__0__device", "mlx5_0", "network[0].device: is no RDMA device with its port"),
+        ("network__0__addresses", ["10.0.0.1%eth0"], "network[0].addresses[0]: is no IP address without a scope"),
+        ("network__0__addresses", ["gpu-a"], "network[0].addresses[0]: is no IP address"),
+        ("network__0__addresses", ["10.0.0.1"] * 65, "network[0].addresses: are 65, more than 64"),
+        ("network__0__kind", "token-ring", "network[0].kind: invalid enum value 'token-ring'"),
+        ("network", [{"kind": "ethernet"}] * 257, "network: are 257 ports, more than 256"),
+        ("nodes", 1, "hosts: are 2, and there are 1 nodes"),
+    ],
+)
+def test_nodes_and_ports_that_cannot_be_are_refused_by_key(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    path = recorded(tmp_path, {key: value}, CLUSTER)
     with pytest.raises(UnknownHardware) as caught:
         report_from_file(path)
     assert caught.value.message.startswith(f"{path}: {message}")
@@ -303,7 +364,7 @@ def test_a_report_that_no_machine_has_is_refused_by_file_and_key(
         (b"[]", "expected `object`, got `array`"),
         (b"{}", "host: missing"),
         (b"[" * 100_000, ""),
-        (b" " * (MAXIMUM_BYTES + 1), "larger than 4 MiB, which no report is"),
+        (b" " * (MAXIMUM_BYTES + 1), "larger than 32 MiB, which no report is"),
     ],
 )
 def test_a_file_that_is_no_report_is_refused_in_bounds(tmp_path: Path, content: bytes, message: str) -> None:

@@ -14,9 +14,10 @@ from selector.architecture import stored_weights
 from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan
-from selector.devices import GIB, HOST_SHARE
+from selector.devices import GIB
 from selector.explain import layout
 from selector.machines import report_from_file, report_from_spec
+from selector.main_memory import HOST_SHARE
 from selector.offload import Room, Split, token_steps
 from selector.request import Pins
 from selector.search import decide

@@ -249,3 +249,12 @@ def test_a_link_is_as_fast_as_the_report_tells(catalog: Catalog) -> None:
     assert {each.basis for each in rates} == {"derived"}
     assert with_links("pcie", None).basis == "assumed"
     assert (with_links("nvlink", 300 * 10**9).prefill_tokens_per_second or 0) > prefill[2]
+
+
+def test_a_round_waits_for_the_wire_that_all_its_batches_share() -> None:
+    """Four batches of ten: on their way each adds a second of wire to its own pass, and together they take four."""
+    quick = one_pass(stages=4, crossings=1, crossing_seconds=0.001)
+    slow = one_pass(stages=4, crossings=1, crossing_seconds=0.1)
+    assert quick.round_seconds(40) == pytest.approx(quick.seconds(10))
+    assert slow.seconds(10) == pytest.approx(one_pass().seconds(10) + 1.0)
+    assert slow.round_seconds(40) == pytest.approx(4.0)

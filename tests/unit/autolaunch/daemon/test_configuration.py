@@ -65,6 +65,7 @@ offline = true
 idle_seconds = 900
 wait_for_devices = false
 lower_accuracy = true
+nodes = "auto"
 
 [deployments.pinned]
 engine = "vllm"
@@ -95,6 +96,7 @@ port = 8002
         idle_seconds=900,
         wait_for_devices=False,
         lower_accuracy=True,
+        nodes="auto",
     )
     assert second.name == "glm-4.5v"
 
@@ -103,6 +105,10 @@ FAULTS = [
     ("", "deployments: there is none"),
     ("deployments = 3", "deployments: is no list of tables"),
     ("deployments = [3]", "deployments[0]: expected `object`, got `int`"),
+    (ONE + 'nodes = "head"', "deployments[0].nodes: 'head' is no address of a Ray cluster"),
+    (ONE + 'nodes = "ray://head"', "deployments[0].nodes: ray://head:10001 is the way in from outside"),
+    (ONE + 'nodes = "auto"\npinned = {data_parallel = 2}', "deployments[0].pinned.data_parallel: is for one host"),
+    (ONE + 'nodes = "auto"\npinned = {engine = "sglang"}', "deployments[0].pinned.engine: sglang is not started"),
     ("schema = 2\n" + ONE, "schema: is '2', and this release reads 1"),
     ("deploymnets = []", "deploymnets: unknown key, did you mean 'deployments'?"),
     ('[[deployments]]\nmodle = "glm-4.6"', "deployments[0].modle: unknown key, did you mean 'model'?"),

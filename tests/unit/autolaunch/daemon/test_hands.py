@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -138,7 +139,7 @@ def launches(hands: Hands, monkeypatch: pytest.MonkeyPatch, *errors: Exception |
     """A launch of engines that end so, one after the other; an error that no process makes comes of their start."""
     chosen = candidate("mlx", "glm-tiny")
     run = Run(1, Decided(plan(chosen), chosen))
-    run.prepared = cast("Prepared", object())
+    run.prepared = cast("Prepared", SimpleNamespace(place=None))
     left = list(errors)
 
     def start(*_: object, **__: object) -> Started:

@@ -14,8 +14,11 @@ from autolaunch.daemon.host import Host
 from autolaunch.daemon.ladder import engine_of
 from autolaunch.daemon.store import Store, where_of
 from selector.catalog import Catalog
+from selector.errors import ClusterError, NoCluster, NoRay
 from selector.hardware import HardwareReport
 from selector.machines import report_from_spec
+from selector.request import Pins
+from tests.fakes.clusters import cluster
 
 TEXT = Deployment(name="text", model="glm-4.6")
 VISION = Deployment(name="vision", model="glm-4.5v", port=8001)
@@ -38,6 +41,45 @@ def test_two_deployments_never_share_a_device() -> None:
     assert text.candidate.parallel.devices
     assert vision.candidate.parallel.devices
     assert not set(text.candidate.parallel.devices) & set(vision.candidate.parallel.devices)
+
+
+def test_a_deployment_on_nodes_is_planned_on_the_clusters_report_and_leaves_this_host_to_the_others() -> None:
+    asked: list[str] = []
+
+    def nodes(address: str) -> HardwareReport:
+        asked.append(address)
+        return cluster(Catalog(), "8xh100", "8xh100")
+
+    pins = Pins(format="bf16", tensor_parallel=8, pipeline_parallel=2)
+    wide = Deployment(name="wide", model="glm-4.6", nodes="head:6379", pinned=pins)
+    one = Host(Catalog(), machine, probe_nodes=nodes)
+    one.divide((wide, VISION), {})
+    assert [each.key for each in one.engines if each.name == "wide"] == ["wide"]
+    assert len(one.engines) > 1
+    assert asked == []
+    decided = one(one.engines[0], Changes())
+    assert asked == ["head:6379"]
+    assert decided.candidate.engine.name == "vllm"
+    assert decided.candidate.parallel.nodes == 2
+    assert decided.candidate.parallel.devices == tuple(range(16))
+    assert decided.candidate.parallel.data == 1
+    assert one(VISION, Changes()).plan.hardware.nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "permanent"),
+    [(NoCluster("nobody"), "communication", False), (NoRay("none"), "installation", True)],
+)
+def test_a_cluster_that_does_not_answer_may_come_back_and_rays_absence_does_not(
+    error: ClusterError, reason: str, permanent: bool
+) -> None:
+    def nodes(_: str) -> HardwareReport:
+        raise error
+
+    one = Host(Catalog(), machine, probe_nodes=nodes)
+    with pytest.raises(Refusal) as refused:
+        one(Deployment(name="wide", model="glm-4.6", nodes="auto"), Changes())
+    assert (refused.value.fault.reason, refused.value.fault.permanent) == (reason, permanent)
 
 
 def test_a_share_stays_with_its_devices_when_the_driver_counts_anew() -> None:

@@ -19,6 +19,7 @@ from autolaunch.daemon.devices import DeviceTrouble
 from autolaunch.daemon.gateway.metrics import DeviceMetrics, RequestMetrics, StateMetrics, new_registry, render
 from autolaunch.daemon.gateway.metrics_devices import Engine as EngineProcesses
 from autolaunch.daemon.gateway.metrics_devices import Look
+from autolaunch.daemon.gateway.metrics_hosts import HostFacts, HostMetrics
 from autolaunch.daemon.gateway.metrics_requests import ERRORS, ROUTES
 from autolaunch.daemon.gateway.metrics_snapshot import PHASES, Engine, Numbers, ReplicaFacts, Snapshot
 from selector.hardware import DeviceProcess
@@ -85,6 +86,8 @@ def everything() -> CollectorRegistry:
         measured=numbers,
     )
     StateMetrics(registry, lambda: Snapshot(replicas=(replica,), configuration_ok=True))
+    host = HostFacts(name="h2", up=True, running=1, failures=1, models=(("glm-4.6", True),))
+    HostMetrics(registry, lambda: (host,))
     device = DeviceReading(
         device="0",
         uuid="GPU-0",
@@ -144,7 +147,7 @@ def test_no_label_holds_a_secret_or_a_place_on_the_host() -> None:
     labels = set().union(*(names for name, names in series().items() if name.startswith("autolaunch_")))
     assert labels == {
         *("model", "replica", "route", "code", "reason", "key", "phase", "stage", "use", "le", "version"),
-        *("device", "uuid", "name", "kind", *Engine.__struct_fields__),
+        *("device", "uuid", "name", "kind", "host", *Engine.__struct_fields__),
     }
 
 

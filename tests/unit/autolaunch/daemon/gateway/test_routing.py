@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from autolaunch.daemon.gateway.routing import STICKY_SLACK, Endpoint, Model, Standing, Traffic
+from autolaunch.daemon.gateway.routing import STICKY_SLACK, Endpoint, Model, Place, Standing, Traffic
 from tests.fakes.scripted import MODEL, STREAM, Standin, asked, event, house, request, story, until, whole
 
 CHAT = "/v1/chat/completions"
@@ -45,10 +45,14 @@ def model(*replicas: Replica) -> Model:
     return made
 
 
-def picked(of: Model, conversation: bytes | None = None, without: frozenset[tuple[int, int]] = frozenset()) -> int:
+def picked(of: Model, conversation: bytes | None = None, without: frozenset[Place] = frozenset()) -> int:
     found = of.pick(conversation, without)
     assert found is not None
     return found[1].port
+
+
+def place(port: int, run: int) -> Place:
+    return Place("127.0.0.1", port, run)
 
 
 def conversations(count: int) -> list[bytes]:
@@ -96,15 +100,15 @@ def test_only_the_conversations_of_a_replica_that_goes_move() -> None:
 def test_a_degraded_replica_serves_only_where_no_other_does() -> None:
     assert picked(model(Replica(1, degraded=True), Replica(2, under_way=90))) == 2
     assert picked(model(Replica(1, degraded=True), Replica(2, up=False))) == 1
-    assert picked(model(Replica(1, degraded=True), Replica(2)), b"any", frozenset({(2, 1)})) == 1
+    assert picked(model(Replica(1, degraded=True), Replica(2)), b"any", frozenset({place(2, 1)})) == 1
 
 
 def test_an_engine_that_failed_a_request_is_not_asked_again_but_its_next_run_is() -> None:
     of = model(Replica(1), Replica(2, up=False))
-    assert of.pick(None, frozenset({(1, 1)})) is None
-    assert picked(of, None, frozenset({(1, 0)})) == 1
+    assert of.pick(None, frozenset({place(1, 1)})) is None
+    assert picked(of, None, frozenset({place(1, 0)})) == 1
     of = model(Replica(1))
-    assert of.pick(None, frozenset({(1, 1)})) is None
+    assert of.pick(None, frozenset({place(1, 1)})) is None
 
 
 def test_a_model_stands_as_the_replica_that_is_nearest_to_serving() -> None:

@@ -1,0 +1,109 @@
+"""Laws of plans over several machines, which differ in what they have and in how they are reached."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selector.hardware import HardwareReport, NetworkKind, NetworkPort
+from selector.machines import checked_report
+from selector.request import OBJECTIVES, Objective, Pins
+from tests.fakes.drawn import clusters, ports
+from tests.property.test_laws import OR_MINIATURE, candidates, planned
+
+RATES = st.sampled_from([1, 10, 100, 400])
+NETWORK: st.SearchStrategy[NetworkKind] = st.sampled_from(["infiniband", "roce", "ethernet"])
+
+
+@settings(max_examples=60, derandomize=True)
+@given(clusters(), OR_MINIATURE, st.sampled_from(OBJECTIVES))
+def test_no_plan_puts_more_on_a_machine_than_it_has_nor_a_group_on_two(
+    cluster: HardwareReport, model: str, objective: Objective
+) -> None:
+    assert checked_report(cluster) is cluster
+    node = {device.index: device.node for device in cluster.accelerators}
+    free = {device.index: device.memory_free_bytes or 0 for device in cluster.accelerators}
+    for each in candidates(planned(model, cluster, objective)):
+        parallel = each.parallel
+        assert len(set(parallel.devices)) == len(parallel.devices)
+        assert set(parallel.devices) <= set(node)
+        widest = 1
+        for start in range(0, len(parallel.devices), parallel.ranks):
+            replica = parallel.devices[start : start + parallel.ranks]
+            stages = [replica[place : place + parallel.tensor] for place in range(0, parallel.ranks, parallel.tensor)]
+            places = [{node[index] for index in stage} for stage in stages]
+            assert all(len(place) == 1 for place in places), "a tensor-parallel group left its machine"
+            order = [place.pop() for place in places]
+            moves = sum(one != other for one, other in pairwise(order))
+            assert moves == len(set(order)) - 1, "a hidden state crosses more often than it must"
+            widest = max(widest, len(set(order)))
+        assert parallel.nodes == widest
+        assert any(note.code.startswith("network.") for note in each.notes) == (widest > 1)
+        needed = each.memory.per_device
+        taken = needed.weights_bytes + needed.kv_cache_bytes
+        assert all(taken <= free[index] for index in parallel.devices)
+
+
+@settings(max_examples=40, derandomize=True)
+@given(clusters(), OR_MINIATURE, st.sampled_from([None, 4, 8, 16]), st.sampled_from([None, 2, 3]))
+def test_a_refusal_over_machines_says_why_in_a_sentence(
+    cluster: HardwareReport, model: str, tensor: int | None, pipeline: int | None
+) -> None:
+    plan = planned(model, cluster, pins=Pins(tensor_parallel=tensor, pipeline_parallel=pipeline))
+    names = {f"host-{number}" for number in range(cluster.nodes)}
+    for each in plan.rejected:
+        assert each.message
+        assert each.message.isprintable()
+        if (number := each.numbers.get("node")) is not None:
+            assert 0 <= int(number) < cluster.nodes
+            named = f"host-{number}" if cluster.hosts else f"node {int(number) + 1} of {cluster.nodes}"
+            assert named in each.message
+        if not cluster.hosts:
+            assert not any(name in each.message for name in names)
+    held = Counter(device.node for device in cluster.accelerators)
+    for candidate in candidates(plan):
+        assert (
+            candidate.parallel.tensor <= max(held.values()) if tensor is None else candidate.parallel.tensor == tensor
+        )
+
+
+@settings(max_examples=40, derandomize=True)
+@given(clusters(idle=True), NETWORK, RATES, RATES, st.sampled_from(["glm-4.6", "glm-4.5-air"]))
+def test_a_slower_network_never_makes_a_layout_quicker(
+    cluster: HardwareReport, kind: NetworkKind, one: int, other: int, model: str
+) -> None:
+    def over(gigabits: int) -> dict[tuple[object, ...], tuple[float, float, float]]:
+        port = NetworkPort(kind=kind, interface="eth0", bandwidth_bytes_per_second=gigabits * 125_000_000)
+        hosts = tuple(msgspec.structs.replace(node, network=(port,)) for node in cluster.hosts)
+        found = candidates(planned(model, msgspec.structs.replace(cluster, hosts=hosts)))
+        return {
+            (each.checkpoint.repo, each.checkpoint.quantization, each.engine.name, each.parallel): (
+                each.speed.decode_tokens_per_second or 0,
+                each.speed.throughput_tokens_per_second or 0,
+                each.speed.prefill_tokens_per_second or 0,
+            )
+            for each in found
+        }
+
+    slow, quick = over(min(one, other)), over(max(one, other))
+    for layout, speeds in slow.items():
+        if layout in quick:
+            assert all(mine <= its for mine, its in zip(speeds, quick[layout], strict=True)), layout
+
+
+@settings(max_examples=25, derandomize=True)
+@given(clusters(), ports())
+def test_the_order_in_which_machines_are_told_does_not_matter(
+    cluster: HardwareReport, more: tuple[NetworkPort, ...]
+) -> None:
+    hosts = tuple(msgspec.structs.replace(node, network=(*node.network, *more)) for node in cluster.hosts)
+    cluster = msgspec.structs.replace(cluster, hosts=hosts)
+    mixed = msgspec.structs.replace(
+        cluster, hosts=tuple(reversed(hosts)), accelerators=tuple(reversed(cluster.accelerators))
+    )
+    one, other = planned("glm-4.6", cluster), planned("glm-4.6", mixed)
+    assert (one.chosen, one.rejected) == (other.chosen, other.rejected)
