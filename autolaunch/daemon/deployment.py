@@ -17,6 +17,7 @@ Reason = (
     Cause
     | Literal[
         "no plan",
+        "no cluster",
         "devices held",
         "installation",
         "download",
