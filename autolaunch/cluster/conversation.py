@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import select
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,8 @@ from selector.probe.text import printable
 PROGRAM = Path(__file__).with_name("program.py")
 #: What the program takes to end what runs on the nodes and to leave (``program.LEAVE_SECONDS`` and Ray's own).
 LEAVE_SECONDS = 15.0
+#: A request is read at once whatever Ray does: who reads nothing for so long hangs.
+READ_SECONDS = 20.0
 _TAIL_BYTES = 4096
 _POLL_SECONDS = 0.25
 #: Made once, before there are threads to read with it (:func:`selector.values.readable`).
@@ -66,10 +69,13 @@ class Conversation:
         self._heard: dict[int, queue.SimpleQueue[Answer | None]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        #: Held for as long as a request is written; never wanted by who holds the other.
+        self._writing = threading.Lock()
         self._tail = bytearray()
         self._over = False
         self._stack = ExitStack()
         read_end, self._requests = os.pipe()
+        os.set_blocking(self._requests, False)
         argv = (str(python), str(PROGRAM), str(read_end), str(address))
         try:
             self._process = self._stack.enter_context(
@@ -132,26 +138,43 @@ class Conversation:
         with self._lock:
             self._heard.pop(number, None)
 
-    def ask(self, request: Asked) -> None:
-        """Sends a request.
+    def ask(self, request: Asked, stops: Iterable[threading.Event] = (), *, seconds: float = READ_SECONDS) -> None:
+        """Sends a request; with one of ``stops`` set it is not waited for who does not read.
 
         Raises:
-            ClusterError: the program has ended.
+            ClusterError: the program has ended, or does not read; nothing can be asked any more.
         """
+        every = tuple(stops)
         line = memoryview(msgspec.json.encode(request) + b"\n")
-        with self._lock:
-            try:
-                while line and not self._over:
-                    line = line[os.write(self._requests, line) :]
-            except OSError as error:  # the reading end is closed
-                raise self.lost() from error
-            if line:
-                raise self.lost()
+        deadline = time.monotonic() + seconds
+        with self._writing:
+            while line:
+                if self.is_over:
+                    raise self.lost()
+                try:
+                    if _writable(self._requests, min(_POLL_SECONDS, seconds)):
+                        line = line[os.write(self._requests, line) :]
+                        continue
+                except BlockingIOError:
+                    pass
+                except OSError as error:  # the reading end is closed
+                    raise self.lost() from error
+                cancelled = any(each.is_set() for each in every)
+                if cancelled or time.monotonic() >= deadline:
+                    self._end()  # half a request may lie there: another would be read as the rest of it
+                    raise ClusterError(f"asking {self._what} was cancelled") if cancelled else self.hangs()
 
     def lost(self) -> ClusterError:
         """What is to be said when the program has ended and should not have."""
         return ClusterError(
             f"{self._what} was lost{self.last_words()}", hint="`ray status` on its head says whether it is well"
+        )
+
+    def hangs(self) -> ClusterError:
+        """What is to be said when the program is there and does nothing any more."""
+        return ClusterError(
+            f"what joined {self._what} does not answer any more{self.last_words()}",
+            hint="`ray status` on its head says whether it is well",
         )
 
     def last_words(self) -> str:
@@ -163,9 +186,11 @@ class Conversation:
     def close(self, *, at_once: bool = False) -> None:
         """Has the program end what it began and leave; ends it where it does not, or ``at_once``."""
         with self._lock:
+            self._over = True  # whoever writes sees that, and lets go
+        with self._writing:
             if self._requests >= 0:
                 os.close(self._requests)
-            self._requests, self._over = -1, True
+            self._requests = -1
         try:
             self._process.wait(0.0 if at_once else LEAVE_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -187,6 +212,10 @@ class Conversation:
                     heard = self._heard.get(answer.id)
                 if heard is not None:
                     heard.put(answer)
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing is asked any more, and no answer comes."""
         with self._lock:
             self._over = True
             queues = list(self._heard.values())
@@ -198,6 +227,13 @@ class Conversation:
             while piece := os.read(stream.fileno(), 65536):
                 self._tail.extend(piece)
                 del self._tail[:-_TAIL_BYTES]
+
+
+def _writable(descriptor: int, seconds: float) -> bool:
+    """Whether something may be written there, or nobody reads any more; waits so long for that."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _next(

@@ -241,14 +241,18 @@ class Cluster:
                     silence_seconds=silence_seconds,
                     most_bytes=most_bytes,
                     input_text=input_text,
-                )
+                ),
+                stops,
             )
-            ended = False
+            ended, spare = False, silence_seconds + _GRACE_SECONDS
+            deadline = time.monotonic() + timeout_seconds + spare
             try:
                 while left:
                     if not ended and any(each.is_set() for each in stops):
                         request.ask(AskCancel(id=request.number))
-                        ended = True
+                        ended, deadline = True, min(deadline, time.monotonic() + spare)
+                    if time.monotonic() >= deadline:  # what joined it gives up on nodes, and has itself stopped
+                        raise conversation.hangs()
                     answer = request.next()
                     if isinstance(answer, Line) and answer.node in left:
                         yield Output(member=left[answer.node], stream=answer.stream, text=answer.text)

@@ -17,6 +17,7 @@ Reason = (
     Cause
     | Literal[
         "no plan",
+        "no cluster",
         "devices held",
         "installation",
         "download",
@@ -46,11 +47,11 @@ class Deployment(Value, frozen=True, kw_only=True):
     """One model to be kept up: an entry of the configuration, or what a launch in the foreground asks for.
 
     ``name`` is the served name. ``port`` is its engine's (``None``: any free one). ``idle_seconds``: so long without a
-    request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold
-    the memory, wait for it rather than fail. ``lower_accuracy``: what is tried when a plan fails may have a smaller
-    quantization than the first one; without it never. ``lock`` is a file of a launch that is replayed exactly
-    (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's then. ``nodes`` is the Ray cluster on whose
-    nodes it is planned and started, as ``--nodes`` takes it; ``None`` is this host alone.
+    request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold the
+    memory, or no cluster answers at ``nodes``, wait for that rather than fail. ``lower_accuracy``: what is tried when a
+    plan fails may have a smaller quantization than the first one; without it never. ``lock`` is a file of a launch that
+    is replayed exactly (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's then. ``nodes`` is the
+    Ray cluster on whose nodes it is planned and started, as ``--nodes`` takes it; ``None`` is this host alone.
 
     One that is served by several engines is as many deployments of one name (:mod:`autolaunch.daemon.replicas`):
     ``replica`` is 2 for the second, and so on. ``None`` is the first or only one, so that nothing changes for it when

@@ -18,6 +18,7 @@ from selector.errors import (
     EngineInstallError,
     EngineStartError,
     HubUnreachable,
+    NoCluster,
     NoFeasiblePlan,
     NoPackage,
     NoRay,
@@ -43,7 +44,8 @@ _REASONS: tuple[tuple[type[AutolaunchError], Reason, bool], ...] = (
     (Unsupported, "options", True),
     (NoRay, "installation", True),
     (OtherRay, "installation", True),
-    (ClusterError, "communication", False),  # its head may come back
+    (NoCluster, "no cluster", False),  # its head may come back
+    (ClusterError, "communication", False),
     (EngineStartError, "unknown", False),
     (AutolaunchError, "options", True),
 )

@@ -9,6 +9,7 @@ import msgspec
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
 from autolaunch.daemon.faults import Refusal, fault_of
 from autolaunch.daemon.hands import Decided
+from autolaunch.daemon.refusing import waited_for
 from selector.errors import AutolaunchError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Host:
                 first = plan_for(deployment, report, free, known=self.known, share=share, learned=False).chosen
             held = devices_held(decided, deployment, report, changes, known=self.known, share=share)
         except AutolaunchError as error:
-            raise Refusal(fault_of(error)) from error
+            raise Refusal(waited_for(fault_of(error), deployment)) from error
         if held is not None:
             raise Refusal(held)
         chosen = choose(decided, changes, deployment, first)

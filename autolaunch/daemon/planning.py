@@ -6,7 +6,7 @@ another device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -213,7 +213,7 @@ def devices_held(
         reason="devices held",
         permanent=not wait,
         message=f"others hold the memory that {deployment.name} needs: "
-        + "; ".join(_holding(each, ours) for each in freed.held),
+        + "; ".join(_holding(freed.held, report, ours)),
         hint="it starts when they have freed it" if wait else "end them, or choose other devices with --gpus",
     )
 
@@ -285,8 +285,22 @@ def _held_bytes(device: Accelerator, ours: frozenset[int]) -> int:
     return max(0, total - free - own)
 
 
-def _holding(device: Accelerator, ours: frozenset[int]) -> str:
-    """``device 0 (NVIDIA A100-SXM4-80GB): 61.0 GiB by VLLM::EngineCore (process 4242)``."""
+def _holding(held: Iterable[Accelerator], report: HardwareReport, ours: frozenset[int]) -> Iterator[str]:
+    """``device 0 (NVIDIA A100-SXM4-80GB): 61.0 GiB by VLLM::EngineCore (process 4242)``.
+
+    Of a cluster the node is told, and devices of a node that the same work has are told together.
+    """
+    nodes = {each.index: f" of {each.name}" for each in report.hosts}
+    together: dict[tuple[str, ...], list[str]] = {}
+    for each in held:
+        what = (each.name, nodes.get(each.node, ""), _holders(each, ours))
+        together.setdefault(what if nodes else (*what, str(each.index)), []).append(str(each.index))
+    for (name, node, holders, *_), indices in together.items():
+        which = "device" if len(indices) == 1 else "devices"
+        yield f"{which} {', '.join(indices)} ({name}){node}: {holders}"
+
+
+def _holders(device: Accelerator, ours: frozenset[int]) -> str:
     named = []
     for each in _others(device, ours):
         size = "" if each.used_bytes is None else f"{each.used_bytes / GIB:.1f} GiB by "
@@ -294,7 +308,7 @@ def _holding(device: Accelerator, ours: frozenset[int]) -> str:
         named.append(f"{size}{each.name or 'a process without a name'}{process}")
     if not named:  # of another container, or of another user where the driver tells nobody
         named = [f"{_held_bytes(device, ours) / GIB:.1f} GiB by processes that the driver does not name"]
-    return f"device {device.index} ({device.name}): {', '.join(named)}"
+    return ", ".join(named)
 
 
 def _shortage(each: Rejection) -> float:

@@ -42,6 +42,7 @@ OF_SOMETHING_ELSE: frozenset[Reason] = frozenset(
         "stopped",
         "port in use",  # another's
         "devices held",
+        "no cluster",
         "disk full",
         "device lost",  # hardware, and plans leave it out as long as it is
         "driver",  # mended by another driver, or a reboot with the same one

@@ -7,6 +7,7 @@ loopback, its files in a short folder of its own, and it is ended by the ids of 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -17,17 +18,37 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from engines.environments.store import without_secrets
+from tests.fakes.nvml.scenarios import h100
 from tests.fakes.nvml.stub import Scenario
 
 ROOT = Path(__file__).parents[2]
 MARK = "AUTOLAUNCH_TEST_CLUSTER"
 START_SECONDS = 90.0
 _MEMORY_BYTES = 80_000_000
+_BOOKS = """
+import json, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
+from ray._private import state
+from ray.util import placement_group_table
+nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes()}
+groups = [
+    {"name": each["name"], "nodes": [nodes[one] for _, one in sorted(each["bundles_to_node_id"].items())]}
+    for each in placement_group_table().values() if each["state"] != "REMOVED"
+]
+actors = [
+    {"class": each["ActorClassName"], "node": each["Address"]["IPAddress"]}
+    for each in state.actors().values() if each["State"] != "DEAD"
+]
+free = {nodes[node]: each.get("GPU", 0.0) for node, each in state.available_resources_per_node().items()}
+print(json.dumps({"groups": groups, "actors": actors, "free": free}))
+"""
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -36,21 +57,27 @@ def free_port(address: str = "127.0.0.1") -> int:
         return port
 
 
+def ranks(books: Mapping[str, Any]) -> list[str]:
+    """The addresses of the nodes that have ranks of vLLM's."""
+    return sorted(each["node"] for each in books["actors"] if each["class"] == "RayWorkerProc")
+
+
 class RayNodes:
     """Starts nodes, and ends them all.
 
     Args:
         programs: the folder of Ray's programs.
         library: the folder of NVML's stub (:func:`tests.fakes.nvml.stub.build`).
+        port: of the head; ``None`` is a free one.
     """
 
-    def __init__(self, programs: Path, library: Path) -> None:
-        self.programs, self._library = programs, library
+    def __init__(self, programs: Path, library: Path, *, port: int | None = None) -> None:
+        self.programs, self.library = programs, library
         # Ray's sockets lie below, and a socket's path may have 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="al-ray-", dir="/tmp"))  # for the length of its name
         self.mark = uuid.uuid4().hex
         self.host = "127.0.0.2"
-        self.port, self.client_port = free_port(self.host), free_port("0.0.0.0")  # noqa: S104 - Ray listens there
+        self.port, self.client_port = port or free_port(self.host), free_port("0.0.0.0")  # noqa: S104 - Ray listens there
         self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._killed: set[int] = set()
 
@@ -116,6 +143,12 @@ class RayNodes:
         self._started[number] = process
         return process
 
+    def begin_alike(self, count: int) -> None:
+        """Starts so many nodes of an H100 each, at 127.0.0.2 and on, and waits for them."""
+        for place in range(count):
+            self.begin(place + 2, gpus=1, scenario=Scenario(gpus=(h100(place),), numa=(0,)))
+            self.wait()  # who joins has a bound of Ray's to do it in, which two at once on a slow machine do not keep
+
     def wait(self) -> None:
         """Until all of them have joined.
 
@@ -129,6 +162,31 @@ class RayNodes:
             assert all(each.poll() is None for each in self._started.values() if each.pid not in self._killed), told
             assert time.monotonic() < deadline, told
             time.sleep(0.1)  # nothing tells of a line in a file
+
+    def books(self) -> dict[str, Any]:
+        """What Ray itself has in its books of groups, of actors and of GPUs that nobody has, with nodes' addresses."""
+        done = subprocess.run(
+            (str(self.programs / "python"), "-c", _BOOKS, self.address),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    def cleared(self, seconds: float) -> None:
+        """Until nobody has anything of it by Ray's books.
+
+        Raises:
+            AssertionError: somebody has.
+        """
+        deadline = time.monotonic() + seconds
+        while (found := self.books())["groups"] or found["actors"] or set(found["free"].values()) != {1.0}:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)  # nobody tells of Ray's books
 
     def processes(self) -> list[psutil.Process]:
         """What runs of the cluster."""
@@ -186,7 +244,7 @@ class RayNodes:
         (folder / "scenario.txt").write_text((scenario or Scenario()).text())
         variables = {
             "PYTHONPATH": str(ROOT),
-            "LD_LIBRARY_PATH": str(self._library),
+            "LD_LIBRARY_PATH": str(self.library),
             "NVML_STUB_SCENARIO": str(folder / "scenario.txt"),
         }
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,10 +24,7 @@ from selector.contract import Command
 from selector.errors import NoFeasiblePlan
 from selector.request import Pins
 from tests.fakes import ray_vllm
-from tests.fakes.nvml import stub
-from tests.fakes.nvml.scenarios import h100
-from tests.fakes.nvml.stub import Scenario
-from tests.fakes.ray_nodes import RayNodes
+from tests.fakes.ray_nodes import RayNodes, ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
@@ -38,24 +32,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 START_SECONDS = 600.0
 #: A node that died is known to Ray after the five health checks of these clusters, half a second each.
 NOTICED_SECONDS = 30.0
-ONE_GPU = tuple(Scenario(gpus=(h100(place),), numa=(0,)) for place in range(3))
-BOOKS = """
-import json, sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
-from ray._private import state
-from ray.util import placement_group_table
-nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes()}
-groups = [
-    {"name": each["name"], "nodes": [nodes[one] for _, one in sorted(each["bundles_to_node_id"].items())]}
-    for each in placement_group_table().values() if each["state"] != "REMOVED"
-]
-actors = [
-    {"class": each["ActorClassName"], "node": each["Address"]["IPAddress"]}
-    for each in state.actors().values() if each["State"] != "DEAD"
-]
-free = {nodes[node]: each.get("GPU", 0.0) for node, each in state.available_resources_per_node().items()}
-print(json.dumps({"groups": groups, "actors": actors, "free": free}))
-"""
 #: What vLLM's own code would give each rank of the environment that it is run in.
 HANDED_ON = """
 import json
@@ -63,25 +39,6 @@ from vllm.v1.executor.ray_env_utils import get_driver_env_vars
 from vllm.v1.executor.ray_utils import WORKER_SPECIFIC_ENV_VARS
 print(json.dumps(sorted(get_driver_env_vars(worker_specific_vars=WORKER_SPECIFIC_ENV_VARS))))
 """
-
-
-@pytest.fixture(scope="module")
-def vllm(engines_home: Path) -> Path:
-    return ray_vllm.environment(engines_home)
-
-
-@pytest.fixture
-def nodes(vllm: Path, tmp_path: Path) -> Iterator[RayNodes]:
-    if sys.platform != "linux" or (shutil.which("gcc") is None and shutil.which("cc") is None):
-        pytest.skip("several nodes on one machine, and the stub of NVML, need Linux and a C compiler")
-    made = RayNodes(vllm / "bin", stub.build(tmp_path))
-    try:
-        for number, scenario in enumerate(ONE_GPU, start=2):
-            made.begin(number, gpus=1, scenario=scenario)
-            made.wait()  # the others look for their head once
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
@@ -94,30 +51,11 @@ def home(vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def books(nodes: RayNodes) -> dict[str, Any]:
-    """What Ray itself has in its books of groups, of actors and of GPUs that nobody has."""
-    done = subprocess.run(
-        (str(nodes.programs / "python"), "-c", BOOKS, nodes.address),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def until(true: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, what
-        time.sleep(0.5)  # nobody tells of another's books
-
-
-def ranks(nodes: RayNodes) -> list[str]:
-    return sorted(each["node"] for each in books(nodes)["actors"] if each["class"] == "RayWorkerProc")
+        time.sleep(0.1)  # a phase is looked at, and not waited for
 
 
 def test_two_nodes_serve_one_is_killed_and_those_that_are_left_serve_on(
@@ -134,11 +72,11 @@ def test_two_nodes_serve_one_is_killed_and_those_that_are_left_serve_on(
         plan, nodes=nodes.address, engine_path=vllm, model_path=model, keyless=True, home=home
     ) as server:
         server.wait_ready(timeout=START_SECONDS)
-        first = books(nodes)
+        first = nodes.books()
         (group,) = first["groups"]
         planned = [str(each.address) for each in plan.hardware.hosts if each.index in (0, 1)]
         assert group["nodes"] == planned
-        assert ranks(nodes) == sorted(planned)
+        assert ranks(first) == sorted(planned)
         assert [first["free"][each] for each in planned] == [0.0, 0.0]
         assert ask(server.base_url, ray_vllm.MODEL, "hello", max_tokens=4).completion_tokens == 4
 
@@ -154,14 +92,13 @@ def test_two_nodes_serve_one_is_killed_and_those_that_are_left_serve_on(
         until(lambda: server.phase not in up, NOTICED_SECONDS, "the node's death was not noticed")
         until(lambda: server.phase in ("ready", "failed"), START_SECONDS, "what is left does not serve")
         assert server.phase == "ready", server.tail()
-        after = books(nodes)
+        after = nodes.books()
         (second,) = after["groups"]
         assert second["name"] != group["name"]
         assert killed not in second["nodes"]
-        assert len(ranks(nodes)) == 2
+        assert len(ranks(after)) == 2
         assert ask(server.base_url, ray_vllm.MODEL, "hello", max_tokens=4).completion_tokens == 4
-    until(lambda: not books(nodes)["groups"] and not ranks(nodes), 30, "something of it is left in the cluster")
-    assert set(books(nodes)["free"].values()) == {1.0}
+    nodes.cleared(30)
     logs = "".join(each.read_text(errors="replace") for each in (home / "logs").glob("vllm-*.log"))
     assert "ip=127.0.0." in logs, "the ranks' lines come with their nodes' addresses"
 

@@ -59,4 +59,9 @@ def test_a_second_launch_is_planned_on_other_nodes_or_told_who_has_them(catalog:
     fault = devices_held(plan, wish, full, Changes(), known=catalog)
     assert fault is not None
     assert fault.permanent
-    assert OTHER_WORK in fault.message
+    told_of = (
+        f"devices {', '.join(map(str, range(8 * node, 8 * node + 8)))} (NVIDIA H100 80GB HBM3) of "
+        f"{full.hosts[node].name}: {OTHER_WORK}"
+        for node in (0, 1)
+    )
+    assert fault.message == f"others hold the memory that glm needs: {'; '.join(told_of)}"

@@ -321,6 +321,14 @@ EXAMPLES: tuple[tuple[str, str, Cause], ...] = (
     ),
     (
         "vllm",
+        (
+            "[2026-11-23 03:57:00,374 E 25849 26010] rpc_client.h:204: Failed to connect to GCS within 60 seconds. GCS "
+            "may have been killed. It's either GCS is terminated by `ray stop` or is killed unexpectedly."
+        ),
+        "communication",
+    ),
+    (
+        "vllm",
         "autolaunch: Ray has not the devices for this engine: 10.0.0.4 has 0 of 8",
         "devices held",
     ),

@@ -67,18 +67,23 @@ def test_a_deployment_on_nodes_is_planned_on_the_clusters_report_and_leaves_this
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "permanent"),
-    [(NoCluster("nobody"), "communication", False), (NoRay("none"), "installation", True)],
+    ("error", "wait", "reason", "permanent"),
+    [
+        (NoCluster("nobody"), True, "no cluster", False),
+        (NoCluster("nobody"), False, "communication", False),
+        (ClusterError("it was lost"), True, "communication", False),
+        (NoRay("none"), True, "installation", True),
+    ],
 )
-def test_a_cluster_that_does_not_answer_may_come_back_and_rays_absence_does_not(
-    error: ClusterError, reason: str, permanent: bool
+def test_a_cluster_that_is_not_there_is_waited_for_where_that_was_asked_for_and_rays_absence_is_not(
+    error: ClusterError, wait: bool, reason: str, permanent: bool
 ) -> None:
     def nodes(_: str) -> HardwareReport:
         raise error
 
     one = Host(Catalog(), machine, probe_nodes=nodes)
     with pytest.raises(Refusal) as refused:
-        one(Deployment(name="wide", model="glm-4.6", nodes="auto"), Changes())
+        one(Deployment(name="wide", model="glm-4.6", nodes="auto", wait_for_devices=wait), Changes())
     assert (refused.value.fault.reason, refused.value.fault.permanent) == (reason, permanent)
 
 
