@@ -474,8 +474,12 @@ def test_gateways_that_name_each_other_answer_at_once_where_neither_serves(serve
         assert time.monotonic() - began < 2.0
         counted = metric(each.gateway_port, "autolaunch_requests_total", model="a", code="503")
         assert counted == 1.0, "it came round"
-    # One that names itself is told so, and asks itself nothing.
+    # One that names itself is told so; by an address that is not its own in the configuration, when it answers.
     two.configure(host(two.gateway_port, "itself"), entry("a", None))
+    two.signal(signal.SIGHUP)
+    two.until(lambda: two.told("configuration.wrong"))
+    own = host(two.gateway_port, "itself", url=f"http://0.0.0.0:{two.gateway_port}")
+    two.configure(own, entry("a", None), allowed_hosts=["0.0.0.0"])  # noqa: S104 - a name, not what is bound
     two.signal(signal.SIGHUP)
     in_state(two, itself="down")
     assert "this gateway itself" in (hosts(two)["itself"].fault or "")
