@@ -29,6 +29,7 @@ It answers /health, /v1/models and chat completions (streamed or not) with fixed
     echo          its words are the SHA-256 of the request's messages, as sorted JSON without blanks
     steady        a word every fiftieth of a second, for a minute or as many as max_tokens says, streamed or not;
                   it stops when its client leaves, and says so
+    headfirst     as steady, but of a stream the head comes a second and a half before the first word
 
 /left tells what there was of completions: asked, left by their clients, and under way now. With FAKE_ENGINE_KEY in its
 environment it answers nobody without that key but on /health and /left.
@@ -60,6 +61,8 @@ TOO_LONG = (
     "maximum model length is {fits}. Try increasing `gpu_memory_utilization` or decreasing `max_model_len`."
 )
 WORDS = ("Hello", " from", " a", " fake", ".")
+#: How long before its first word a head comes.
+HEAD_SECONDS = 1.5
 THOUGHTS = ("Köln, ", "and ", "Paris. ", "Ask for both.")
 #: The identifier, the name and the arguments of each call, in the pieces that a stream has them in.
 CALLS = (
@@ -119,7 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             said = json.dumps(body["messages"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             message: dict[str, object] = {"role": "assistant", "content": hashlib.sha256(said.encode()).hexdigest()}
             self.answer(200, completion(message, "stop"))
-        elif self.mode == "steady":
+        elif self.mode in ("steady", "headfirst"):
             self.steady(body.get("max_tokens", 3000), streamed=body.get("stream", False))
         elif body.get("stream"):
             self.stream()
@@ -181,6 +184,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
+            if self.mode == "headfirst":
+                time.sleep(HEAD_SECONDS)
         try:
             for _ in range(words):
                 if streamed:

@@ -98,10 +98,11 @@ def checked_hosts(hosts: tuple[HostOptions, ...], section: str) -> tuple[HostAcc
     for index, options in enumerate(hosts):
         key = f"{section}.hosts[{index}]"
         one = _access(key, options)
-        if (first := names.setdefault(one.name.lower(), index)) != index:
-            raise WrongKey(f"{key}.name", f"{one.name} is the name of {section}.hosts[{first}]")
+        # Before the name, which without one of its own is the address.
         if (first := places.setdefault((one.host, one.port), index)) != index:
             raise WrongKey(f"{key}.url", f"{one.url} is the address of {section}.hosts[{first}]")
+        if (first := names.setdefault(one.name.lower(), index)) != index:
+            raise WrongKey(f"{key}.name", f"{one.name} is the name of {section}.hosts[{first}]")
         found.append(one)
     return tuple(found)
 

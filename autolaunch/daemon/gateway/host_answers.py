@@ -11,6 +11,7 @@ from autolaunch.daemon.gateway.host_access import MOST_MODELS
 from autolaunch.daemon.gateway.manners import of
 from autolaunch.daemon.gateway.refusal import Refusal
 from autolaunch.daemon.gateway.routing import Condition
+from autolaunch.daemon.gateway.upstream import Broken
 from autolaunch.given import SERVED_NAME
 from selector.values import Value
 
@@ -28,17 +29,25 @@ GATEWAY = b"autolaunch-gateway"
 LIST_BYTES = 1 << 20
 #: What a host that did not take a request says; 404 where it is the model that is not there.
 _NOT_TAKEN = frozenset({401, 403, 404, 429, 503})
+#: What a proxy before a host says where that is gone; so does a gateway of an engine's answer, in an error document.
+_GONE = frozenset({502, 504})
+#: What an engine says of a request that it failed on. No proxy says so of a host that is gone, and the next engine may
+#: fail on it as well: it is the client's answer. An engine that is broken says it of every request: the host is asked.
+FAILED = 500
 _LONGEST_RETRY_SECONDS = 600.0
 _MOST_REQUESTS, _MOST_ENGINES, _MOST_TOKENS = 1_000_000, 1024, 2**40
 _decode = msgspec.json.Decoder().decode
 
 
 class NotTaken(Exception):
-    """A host did not take a request: another may. ``refusal`` is for its client where none does."""
+    """A host did not take a request: another may.
 
-    def __init__(self, status: int, retry_seconds: float | None, refusal: Refusal | None) -> None:
+    ``refusal`` is for its client where none does. ``risked``: an engine of the host had it, and ended.
+    """
+
+    def __init__(self, status: int, retry_seconds: float | None, refusal: Refusal | None, *, risked: bool) -> None:
         super().__init__(status)
-        self.status, self.retry_seconds, self.refusal = status, retry_seconds, refusal
+        self.status, self.retry_seconds, self.refusal, self.risked = status, retry_seconds, refusal, risked
 
 
 class HostFault(Exception):
@@ -64,9 +73,9 @@ async def not_taken(connection: Connection, model: Model, dialect: Dialect) -> b
 
     Raises:
         NotTaken: it was not.
-        Broken: the answer ended before its end.
+        Broken: the answer ended before its end, or somebody before the host says that it is gone.
     """
-    if connection.status not in _NOT_TAKEN:
+    if connection.status not in _NOT_TAKEN and connection.status not in _GONE:
         return None
     try:
         body = await connection.body(refusals.READ_BYTES)
@@ -74,6 +83,11 @@ async def not_taken(connection: Connection, model: Model, dialect: Dialect) -> b
         connection.abort()
         raise
     status = connection.status
+    if status in _GONE:
+        if refusals.is_error_document(body):
+            return body
+        connection.abort()
+        raise Broken(f"what is before it answers {status}", begun=True)
     if status == 404:
         read = refusals.read(of(None), status, body, asked=model.name, served=model.name, dialect=dialect)
         if read.code != "model_not_found":
@@ -83,7 +97,7 @@ async def not_taken(connection: Connection, model: Model, dialect: Dialect) -> b
     if status == 429:
         message = f"{model.name} has as many requests on every host as they take"
         refusal = Refusal(429, message, code="queue_full", retry_seconds=retry_seconds or 1.0)
-    raise NotTaken(status, retry_seconds, refusal)
+    raise NotTaken(status, retry_seconds, refusal, risked=refusals.code_of(body) == "engine_died")
 
 
 def _retry_seconds(connection: Connection) -> float | None:

@@ -35,9 +35,9 @@ Route = Literal[
 ]
 
 #: How a request ended: answered ("ok", whatever the engine's code below 500 was); its client left; the engine ended
-#: midway; the engine answered with an error of its own (5xx) or with what is no answer; nothing came for too long; no
-#: replica was ready; too many waited; the gateway refused it (a code 4xx but for the next two); no key, or a wrong one;
-#: the daemon stops; a fault of ours.
+#: midway, or before it answered and no other did; the engine answered with an error of its own (5xx) or with what is no
+#: answer; nothing came for too long; no replica was ready; too many waited; the gateway refused it (a code 4xx but for
+#: the next two); no key, or a wrong one; the daemon stops; a fault of ours.
 Reason = Literal[
     "ok",
     "client_left",

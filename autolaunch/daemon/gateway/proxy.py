@@ -1,8 +1,8 @@
 """One request to a model, from its body to the end of its answer.
 
 It waits for a replica where its client asked to, goes to the one with the least to do, and its answer comes back as the
-engine gives it, put right (:mod:`autolaunch.daemon.gateway.mending`). An engine that ends before anything of an answer
-has come is no loss: another replica is asked. When it ends midway the client gets an error event and the end of the
+engine gives it (:mod:`autolaunch.daemon.gateway.passing`). An engine that ends before its client was sent anything of
+an answer is no loss: another replica is asked. When it ends midway the client gets an error event and the end of the
 stream; when the client leaves, so does the request to the engine, which then stops working at it.
 
 The same holds of another host that serves the model. One that is not asked by a client but passes a request on says so
@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.documents import Dialect
-from autolaunch.daemon.gateway.host_answers import HOP, NotTaken, not_taken
+from autolaunch.daemon.gateway.host_answers import FAILED, HOP, NotTaken, not_taken
 from autolaunch.daemon.gateway.mending import Mender
 from autolaunch.daemon.gateway.other_hosts import AtHost
+from autolaunch.daemon.gateway.passing import Passing, doubt, told_in_stream
 from autolaunch.daemon.gateway.refusal import Refusal
 from autolaunch.daemon.gateway.unserved import endpoint_ending, engine_died, not_ready
-from autolaunch.daemon.gateway.upstream import Broken, Connection, Upstream
+from autolaunch.daemon.gateway.upstream import Broken, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from autolaunch.daemon.gateway.metrics import Reason, Seen
+    from autolaunch.daemon.gateway.metrics import Seen
     from autolaunch.daemon.gateway.options import GatewayOptions
     from autolaunch.daemon.gateway.request import Header, Request
     from autolaunch.daemon.gateway.routing import Endpoint, Model, Place, Replica
+    from autolaunch.daemon.gateway.upstream import Connection
 
-#: The longest answer that is not streamed.
-ANSWER_BYTES = 64 * 2**20
 #: How often a request that waits looks whether it should go on waiting, events aside.
 LOOK_SECONDS = 5.0
 #: Tries of one request on engines that end before they answer. What ends one may end the next: no more are risked.
@@ -43,7 +43,6 @@ TRIES = 2
 _PASSED = frozenset(
     {b"accept", b"anthropic-version", b"anthropic-beta", b"traceparent", b"tracestate", b"x-request-id"}
 )
-_NOT_HELD_BACK = ((b"x-accel-buffering", b"no"),)
 
 
 class Route(NamedTuple):
@@ -100,8 +99,12 @@ class _Tried(NamedTuple):
     def broken(self, place: Place, *, risked: bool) -> _Tried:
         return self._replace(times=self.times + risked, failed=self.failed | {place})
 
-    def refused(self, place: Place, refusal: Refusal | None) -> _Tried:
-        return self._replace(passed_over=self.passed_over | {place}, refusal=refusal or self.refusal)
+    def refused(self, place: Place, told: NotTaken) -> _Tried:
+        return self._replace(
+            times=self.times + told.risked,
+            passed_over=self.passed_over | {place},
+            refusal=told.refusal or self.refusal,
+        )
 
 
 _UNTRIED = _Tried()
@@ -177,37 +180,39 @@ class Proxy:
                     connection = await sent.upstream.request(sent.head, body, sent.connection)
                     if sent.endpoint.engine is None:
                         held = await not_taken(connection, model, route.dialect)
+                        if connection.status == FAILED:
+                            doubt(sent.replica, "it answers 500")
+                    mender = Mender(
+                        engine=sent.endpoint.engine,
+                        asked=model.name,
+                        served=sent.endpoint.served_name,
+                        dialect=route.dialect,
+                        streamed=streamed,
+                        request=body,
+                    )
+                    passing = Passing(request, model, sent.replica, sent.upstream, connection, mender, seen, held)
+                    await passing.passed(page)
                 except Broken as broken:
-                    _broke(sent.replica, broken)
-                    if broken.begun:
-                        raise engine_died(model) from broken
+                    doubt(sent.replica, str(broken))
                     tried = tried.broken(sent.endpoint.place, risked=broken.sent)
-                    sent.release()
-                    sent = None
-                    continue
                 except NotTaken as told:
                     sent.upstream.give_back(connection)
                     if isinstance(sent.replica, AtHost):
                         sent.replica.refused(told)
-                    tried = tried.refused(sent.endpoint.place, told.refusal)
-                    sent.release()
-                    sent = None
-                    continue
-                mender = Mender(
-                    engine=sent.endpoint.engine,
-                    asked=model.name,
-                    served=sent.endpoint.served_name,
-                    dialect=route.dialect,
-                    streamed=streamed,
-                    request=body,
-                )
-                passing = _Passing(request, model, sent.replica, sent.upstream, connection, mender, seen, held)
-                await passing.passed(page)
-                return
+                    tried = tried.refused(sent.endpoint.place, told)
+                else:
+                    return
+                sent.release()
+                sent = None
+            raise engine_died(model)
+        except Refusal as refusal:
+            if not request.answered:
+                raise
+            # It was sent comments of an engine that has ended since, and reads a stream.
+            await told_in_stream(request, route.dialect, refusal, seen)
         finally:
             if sent is not None:
                 sent.release()
-        raise engine_died(model)
 
     # --- an engine for it ---------------------------------------------------------------------------------
 
@@ -283,12 +288,6 @@ def _is_passed_on(request: Request, model: Model) -> bool:
     return bool(model.hosts) and request.has(HOP)
 
 
-def _broke(replica: Replica, broken: Broken) -> None:
-    """Who keeps an engine up sees its end by itself; a host is asked."""
-    if isinstance(replica, AtHost):
-        replica.broke(str(broken))
-
-
 def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
     passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
     return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
@@ -305,89 +304,3 @@ def _begins(path: str, endpoint: Endpoint) -> bytes:
         f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
         f"accept-encoding: identity\r\n{key}"
     ).encode("ascii")
-
-
-class _Passing:
-    """An answer on its way from the engine to the client."""
-
-    def __init__(
-        self,
-        request: Request,
-        model: Model,
-        replica: Replica,
-        upstream: Upstream,
-        connection: Connection,
-        mender: Mender,
-        seen: Seen,
-        held: bytes | None,
-    ) -> None:
-        """``held``: the whole answer, where it was read already."""
-        self.request, self.model, self.replica = request, model, replica
-        self.upstream, self.connection, self.mender, self.seen = upstream, connection, mender, seen
-        self.held = held
-
-    async def passed(self, page: tuple[Header, ...]) -> None:
-        connection = self.connection
-        try:
-            status, headers = self.mender.head(connection.status, connection.headers)
-            headers += page
-            if self.mender.streams:
-                await self._streamed(status, headers)
-            else:
-                await self._whole(connection.status, headers)
-        except BaseException:
-            # The client has left, or the daemon ends: the engine need not go on.
-            connection.abort()
-            raise
-        self.upstream.give_back(connection)
-
-    async def _whole(self, status: int, headers: list[Header]) -> None:
-        try:
-            body = await self.connection.body(ANSWER_BYTES) if self.held is None else self.held
-        except Broken as broken:
-            _broke(self.replica, broken)
-            raise engine_died(self.model) from broken
-        status, body = self.mender.whole(status, body)
-        if status < 400:  # an engine that does not generate any more may still refuse
-            self.replica.traffic.answers += 1
-        self._count()
-        self.request.respond(status, headers, body)
-        reason: Reason = "ok" if status < 500 else "engine_error"
-        self.seen.ended(status=status, reason=reason, answer_bytes=len(body))
-
-    async def _streamed(self, status: int, headers: list[Header]) -> None:
-        request, mender, seen, traffic = self.request, self.mender, self.seen, self.replica.traffic
-        # nginx in front of us would collect events.
-        request.begin(status, (*headers, *_NOT_HELD_BACK))
-        reason: Reason = "ok"
-        tokens = sent = 0
-        alone = traffic.begun if traffic.under_way == 1 else None
-        try:
-            while piece := await self.connection.piece():
-                passed = mender.feed(piece)
-                if not passed:
-                    continue
-                if mender.tokens_seen > tokens:
-                    traffic.answers += 1
-                    seen.tokens(mender.tokens_seen - tokens)
-                    tokens = mender.tokens_seen
-                sent += len(passed)
-                await request.write(passed)
-            told_so = mender.failed
-            last = mender.end()
-            if mender.failed:  # some engines' answers end with their connections: so does the death of one
-                reason = "engine_error" if told_so else "engine_died"
-        except Broken as broken:
-            _broke(self.replica, broken)
-            reason = "engine_died"
-            last = mender.broken("the engine ended before the answer did; ask again", "engine_died")
-        await request.write(last)
-        self._count()
-        seen.ended(status=status, reason=reason, answer_bytes=sent + len(last))
-        if alone == traffic.begun and reason == "ok" and (took := seen.alone()) is not None:
-            traffic.pace.add(took)
-        request.finish()
-
-    def _count(self) -> None:
-        prompt, completion = self.mender.usage
-        self.seen.usage(prompt=prompt, completion=completion)

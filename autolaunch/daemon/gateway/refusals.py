@@ -108,6 +108,17 @@ def _code_in(document: dict[str, Any] | None) -> str | None:
     return code if isinstance(code, str) and _CODE.fullmatch(code) is not None else None
 
 
+def is_error_document(body: bytes) -> bool:
+    """Whether it is an error in the form of a gateway or an engine, and not the page of a proxy between."""
+    document = _told(body)[0]
+    return document is not None and isinstance(document.get("error"), dict)
+
+
+def code_of(body: bytes) -> str | None:
+    """The code that an error document of a gateway has."""
+    return _code_in(_told(body)[0])
+
+
 def shown(words: str, *, asked: str, served: str) -> str | None:
     """An engine's words for a client: the model by the name it was asked for, no path of the host, no traceback."""
     if _TRACE.search(words):

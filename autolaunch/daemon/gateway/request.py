@@ -181,20 +181,23 @@ class Request:
         self.answered = self.done = True
         self._connection.write(head + body if self.method != "HEAD" and status != 204 else head)
 
-    def begin(self, status: int, headers: Iterable[Header]) -> None:
-        """The head of an answer whose length is not known."""
+    def begin(self, status: int, headers: Iterable[Header], first: bytes = b"") -> None:
+        """The head of an answer whose length is not known, and the ``first`` piece with it."""
         self._chunked = not self.old
         if self.old or not self.received:
             self.keeps = False
         head = self._head(status, headers) + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
         self.answered = True
-        self._connection.write(head)
+        self._connection.write(head + self._piece(first) if first else head)
 
     async def write(self, piece: bytes) -> None:
         """A piece of such an answer; waits while the client does not read."""
         if piece:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+            self._connection.write(self._piece(piece))
             await self._connection.drained()
+
+    def _piece(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
 
     def finish(self) -> None:
         """The end of such an answer."""

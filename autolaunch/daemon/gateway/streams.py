@@ -155,6 +155,11 @@ def split(block: bytes) -> list[bytes]:
     return [event + b"\n\n" for event in block.split(b"\n\n") if event]
 
 
+def is_comments(events: bytes) -> bool:
+    """Whether there is nothing in whole events but comments."""
+    return events.startswith(b":") and all(line.startswith(b":") for line in events.split(b"\n") if line)
+
+
 def number(pattern: re.Pattern[bytes], text: bytes) -> int | None:
     """The count that the pattern finds first."""
     found = pattern.search(text)

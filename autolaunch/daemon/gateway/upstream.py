@@ -40,6 +40,10 @@ class Broken(Exception):
         self.sent = sent
 
 
+class TooLong(Broken):
+    """The answer is longer than any: the next engine's would be, too."""
+
+
 class Connection(asyncio.Protocol):
     """One connection and the answer that comes on it; of its methods only those of a request are for others."""
 
@@ -112,7 +116,8 @@ class Connection(asyncio.Protocol):
         """The whole body.
 
         Raises:
-            Broken: it ended before its end, or is longer than ``most_bytes``.
+            Broken: it ended before its end.
+            TooLong: it is longer than ``most_bytes``.
         """
         found = await self.piece()
         if self._answers == "whole" and not self._pieces:
@@ -121,7 +126,7 @@ class Connection(asyncio.Protocol):
         while piece := await self.piece():
             size += len(piece)
             if size > most_bytes:
-                raise Broken("the answer is longer than any", begun=True)
+                raise TooLong("the answer is longer than any", begun=True)
             pieces.append(piece)
         return b"".join(pieces)
 

@@ -119,6 +119,8 @@ def test_a_fault_is_told_by_file_and_key(table: str, said: str, tmp_path: Path, 
 def test_two_hosts_have_two_names_and_two_addresses(tmp_path: Path, catalog: Catalog) -> None:
     told = refused(tmp_path, catalog, 'url = "http://h2"\nname = "a"', 'url = "http://h3"\nname = "A"')
     assert "gateway.hosts[1].name: A is the name of gateway.hosts[0]" in told.message
+    told = refused(tmp_path, catalog, 'url = "http://h2"', 'url = "http://h2"')
+    assert "gateway.hosts[1].url: http://h2:80 is the address of gateway.hosts[0]" in told.message
     told = refused(tmp_path, catalog, 'url = "http://h2"', 'url = "http://H2:80/v1"\nname = "other"')
     assert "gateway.hosts[1].url: http://h2:80 is the address of gateway.hosts[0]" in told.message
     told = refused(tmp_path, catalog, *(f'url = "http://h{number}"' for number in range(65)))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from autolaunch.daemon.gateway import other_hosts
+from autolaunch.daemon.gateway import other_hosts, proxy
 from autolaunch.daemon.gateway.host_access import HostAccess, accesses
 from autolaunch.daemon.gateway.keys import Keys, key_of, made
 from autolaunch.daemon.gateway.options import GatewayOptions, HostOptions
@@ -343,6 +343,119 @@ async def test_a_host_that_breaks_off_before_its_answer_is_no_loss(end: str, str
         for number in range(20):
             assert (await client.chat(user=f"user {number}", stream=streamed)).status == 200
         assert other.asked, "it was never asked, so nothing was shown"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@story
+async def test_a_host_that_ends_behind_the_head_of_its_answer_is_no_loss_and_is_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr(other_hosts, "ASK_SECONDS", 600.0)
+    async with beside() as (first, other):
+        await heard_of(first)
+        other.usual = (STREAM, 0.005, "rst") if streamed else (whole(THERE)[:-10], 0.005, "rst")
+        first.engine.usual = (STREAM, event("here", finish="stop"), DONE) if streamed else (whole(HERE),)
+        first.replica.traffic.under_way = 20
+        before = len(other.heads)
+        answered = await (await first.connect()).chat(stream=streamed)
+        first.replica.traffic.under_way = 0
+        assert answered.status == 200
+        assert b"here" in answered.body
+        assert len(other.asked) == 1
+        await until(lambda: len(other.heads) == before + 2)
+        await until(lambda: not hosts(first)[0].doubted)
+
+
+@pytest.mark.parametrize("status", [502, 504])
+@pytest.mark.parametrize("streamed", [False, True])
+@story
+async def test_a_host_whose_proxy_says_that_it_is_gone_is_no_loss(status: int, streamed: bool) -> None:
+    async with beside() as (first, other):
+        await heard_of(first)
+        gone = (whole(b"<html>Bad Gateway</html>", status=status),)
+        other.usual = gone
+        other.pages = dict.fromkeys(other.pages, gone)
+        first.engine.usual = (STREAM, event("here", finish="stop"), DONE) if streamed else (whole(HERE),)
+        first.replica.traffic.under_way = 20  # one that answers so fast has always the least to do
+        client = await first.connect()
+        for _ in range(20):
+            answered = await client.chat(stream=streamed)
+            assert answered.status == 200
+            assert b"here" in answered.body
+        first.replica.traffic.under_way = 0
+        await heard_of(first, "down")
+        assert str(status) in (hosts(first)[0].error or "")
+        assert len(other.asked) <= 1, "once is enough"
+
+
+@story
+async def test_proxies_that_say_so_of_every_host_are_asked_twice() -> None:
+    async with house() as first:
+        others = [Engine() for _ in range(4)]
+        for each in others:
+            each.pages = {"/health": (whole({}),), "/v1/models": (models("far"),)}
+            each.usual = (whole(b"", status=502),)
+            await each.start()
+        first.gateway.hosts.take(tuple(one for n, each in enumerate(others) for one in reached(each.port, f"h{n}")))
+        await heard_of(first)
+        refused = await (await first.connect()).chat(model="far")
+        assert (refused.status, refused.code) == (503, "engine_died")
+        assert sum(len(each.asked) for each in others) == proxy.TRIES
+        first.gateway.hosts.take(())
+        for each in others:
+            each.stop()
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+@story
+async def test_what_an_engine_says_of_a_request_that_it_failed_on_is_risked_on_no_other(status: int) -> None:
+    async with beside() as (first, other):
+        await heard_of(first)
+        document = {"error": {"message": "no", "type": "server_error", "param": None, "code": "engine_error"}}
+        other.usual = (whole(document, status=status),)
+        first.replica.traffic.under_way = 20
+        answered = await (await first.connect()).chat()
+        first.replica.traffic.under_way = 0
+        assert (answered.status, answered.code) == (504 if status == 504 else 502, "engine_error")
+        assert (len(other.asked), len(first.engine.asked)) == (1, 0)
+
+
+@story
+async def test_a_host_that_fails_on_a_request_is_asked_at_once_whether_it_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_hosts, "ASK_SECONDS", 600.0)
+    async with beside() as (first, other):
+        await heard_of(first)
+        other.usual = (whole({"error": {"message": "EngineDeadError"}}, status=500),)
+        first.replica.traffic.under_way = 20
+        client = await first.connect()
+        for page, state in ((whole({}), "up"), (whole({}, status=503), "down")):
+            before = len(other.heads)
+            other.pages["/health"] = (page,)
+            await client.chat()
+            await until(lambda: len(other.heads) > before)  # noqa: B023 - awaited here
+            await until(lambda: (hosts(first)[0].state, hosts(first)[0].doubted) == (state, False))  # noqa: B023
+        first.replica.traffic.under_way = 0
+
+
+@story
+async def test_engines_of_hosts_that_a_request_ends_are_two_at_most() -> None:
+    async with house() as first:
+        others = [Engine() for _ in range(4)]
+        document = {"error": {"message": "it has ended", "type": "x", "param": None, "code": "engine_died"}}
+        for each in others:
+            each.pages = {"/health": (whole({}),), "/v1/models": (models("far"),)}
+            each.usual = (whole(document, status=503),)
+            await each.start()
+        first.gateway.hosts.take(tuple(one for n, each in enumerate(others) for one in reached(each.port, f"h{n}")))
+        await heard_of(first)
+        refused = await (await first.connect()).chat(model="far")
+        assert (refused.status, refused.code) == (503, "engine_died")
+        assert sum(len(each.asked) for each in others) == proxy.TRIES
+        first.gateway.hosts.take(())
+        for each in others:
+            each.stop()
 
 
 @story

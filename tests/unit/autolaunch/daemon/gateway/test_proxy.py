@@ -8,7 +8,7 @@ import json
 import msgspec
 import pytest
 
-from autolaunch.daemon.gateway import proxy
+from autolaunch.daemon.gateway import passing
 from autolaunch.daemon.gateway.keys import Keys, key_of, made
 from autolaunch.daemon.gateway.options import GatewayOptions
 from autolaunch.daemon.gateway.upstream import Connection
@@ -286,7 +286,7 @@ async def test_interim_answers_of_an_engine_are_not_passed_on() -> None:
 
 @story
 async def test_an_answer_beyond_the_bound_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy, "ANSWER_BYTES", 2**20)
+    monkeypatch.setattr(passing, "ANSWER_BYTES", 2**20)
     taken, on_body = [0], Connection.on_body
 
     def counted(self: Connection, body: bytes) -> None:
