@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engines.environments import without_engine_secrets
-from engines.over_nodes import KEPT_BACK_FILE, kept_back
+from engines.over_nodes import CLUSTER_TOKEN, KEPT_BACK_FILE, kept_back
 
 if TYPE_CHECKING:
     from engines.base import Behaviour
@@ -47,6 +47,13 @@ def private_sockets(behaviour: Behaviour, run_directory: Path) -> dict[str, str]
     """What has the sockets between an engine's processes lie in the run's own folder, where their names have room."""
     room = len(os.fsencode(run_directory)) + 1 + _SOCKET_NAME_BYTES < _SOCKET_PATH_BYTES
     return {behaviour.sockets_variable: str(run_directory)} if behaviour.sockets_variable and room else {}
+
+
+def way_into_cluster(environ: Mapping[str, str]) -> dict[str, str]:
+    """The token that a cluster asks of whoever joins it, which the server on it does (Ray's security guide,
+    https://docs.ray.io/en/latest/ray-security/token-auth.html). Its ranks are Ray's own processes and have it.
+    """
+    return {name: environ[name] for name in (CLUSTER_TOKEN,) if name in environ}
 
 
 def kept_from_ranks(environment: Mapping[str, str], command: Command, run_directory: Path) -> dict[str, str]:

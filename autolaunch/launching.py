@@ -22,7 +22,7 @@ from autolaunch.daemon.ports import Address, free_port
 from autolaunch.daemon.process import GRACE_SECONDS, STALL_SECONDS, EngineProcess
 from autolaunch.daemon.runs import log_place, run_folder
 from autolaunch.given import served_name as checked_name
-from autolaunch.given_environment import engine_environment, kept_from_ranks, private_sockets
+from autolaunch.given_environment import engine_environment, kept_from_ranks, private_sockets, way_into_cluster
 from autolaunch.hubs.speed import Transfer
 from autolaunch.server import LaunchEvent, Server, Stage
 from autolaunch.startable import refuse_what_is_not_started, refuse_without_environment
@@ -256,6 +256,7 @@ def start(
             # A process that renames itself (workers of vLLM and SGLang do) would write its title over the mark.
             environment["SPT_NOENV"] = "1"
         if prepared.place is not None:
+            environment |= way_into_cluster(os.environ)
             environment |= kept_from_ranks(environment, command, run_directory)
         process = EngineProcess(
             command.argv,

@@ -14,12 +14,21 @@ from collections.abc import Iterable, Mapping
 from selector.hardware import Node
 from selector.values import Value
 
+#: What a cluster with authentication asks of whoever joins it.
+CLUSTER_TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 #: The file in VLLM_CONFIG_ROOT by whose names vLLM leaves variables with its driver (vllm/ray/ray_env.py, 0.32).
 KEPT_BACK_FILE = "ray_non_carry_over_env_vars.json"
 #: What of the head's environment is for the ranks, beside what the command itself sets: settings of theirs.
 _FOR_RANKS = ("VLLM_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "CUDA_", "UCX_", "OMP_", "HF_HUB_OFFLINE", "RAY_")
-#: Of those what is the head's alone: its key, its folders, its address.
-_HEADS = ("VLLM_API_KEY", "VLLM_CONFIG_ROOT", "VLLM_RPC_BASE_PATH", "VLLM_HOST_IP", "CUDA_VISIBLE_DEVICES")
+#: Of those what is the head's alone: its key, its folders, its address, its way into the cluster.
+_HEADS = (
+    "VLLM_API_KEY",
+    "VLLM_CONFIG_ROOT",
+    "VLLM_RPC_BASE_PATH",
+    "VLLM_HOST_IP",
+    "CUDA_VISIBLE_DEVICES",
+    CLUSTER_TOKEN,
+)
 _LOOPBACK = "lo"
 
 

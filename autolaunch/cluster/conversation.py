@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import re
 import select
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from autolaunch.cluster.addresses import Address
 from autolaunch.cluster.wire import MOST_LINE_BYTES, Answer, Asked, Joined, Refused
 from engines.environments.store import without_secrets
 from engines.leash import on_leash
-from selector.errors import ClusterError
+from selector.errors import ClusterError, NoCluster
 from selector.probe.text import printable
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -29,6 +30,10 @@ LEAVE_SECONDS = 15.0
 #: A request is read at once whatever Ray does: who reads nothing for so long hangs.
 READ_SECONDS = 20.0
 _TAIL_BYTES = 4096
+#: When, which process and where in Ray's source: ``[2026-11-01 10:00:00,123 E 42 43] rpc_client.h:204: ``.
+_IN_RAYS_LOG = re.compile(r"^\[[^\]]{1,80}\] [\w./-]{1,80}:\d{1,6}: ")
+_SILENT = "Failed to connect to GCS"
+_WELL = "`ray status` on its head says whether it is well"
 _POLL_SECONDS = 0.25
 #: Made once, before there are threads to read with it (:func:`selector.values.readable`).
 _ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)  # type: ignore[arg-type, unused-ignore] # a union
@@ -109,12 +114,18 @@ class Conversation:
         if answer is not None:
             raise ClusterError(f"{self._what} could not be joined: what joins it spoke out of turn")
         if self.is_over:
-            raise ClusterError(f"{self._what} could not be joined{self.last_words()}")
+            told = self.last_words()
+            if _SILENT in told:  # Ray ends the process itself, where it could say no more
+                raise NoCluster(
+                    f"{self._what} does not answer: something listens there that is no head of a cluster, or hangs",
+                    hint=_WELL,
+                )
+            raise ClusterError(f"{self._what} could not be joined{told}")
         if cancelled is not None and cancelled.is_set():
             raise ClusterError(f"joining {self._what} was cancelled")
         raise ClusterError(
             f"{self._what} was not joined within {timeout_seconds:.0f} s{self.last_words()}",
-            hint="`ray status` on its head says whether it is well",
+            hint=_WELL,
         )
 
     @property
@@ -166,21 +177,19 @@ class Conversation:
 
     def lost(self) -> ClusterError:
         """What is to be said when the program has ended and should not have."""
-        return ClusterError(
-            f"{self._what} was lost{self.last_words()}", hint="`ray status` on its head says whether it is well"
-        )
+        return ClusterError(f"{self._what} was lost{self.last_words()}", hint=_WELL)
 
     def hangs(self) -> ClusterError:
         """What is to be said when the program is there and does nothing any more."""
         return ClusterError(
             f"what joined {self._what} does not answer any more{self.last_words()}",
-            hint="`ray status` on its head says whether it is well",
+            hint=_WELL,
         )
 
     def last_words(self) -> str:
         """The last line that the program, or Ray in it, wrote to standard error, after a colon."""
         lines = bytes(self._tail).decode(errors="replace").strip().splitlines()
-        told = printable(lines[-1], 300) if lines else None
+        told = printable(_IN_RAYS_LOG.sub("", lines[-1]), 300) if lines else None
         return f": {told}" if told else ""
 
     def close(self, *, at_once: bool = False) -> None:

@@ -153,7 +153,7 @@ def cleared(
                         f"Ray has not taken back the devices of the engine that has ended within "
                         f"{timeout_seconds:.0f} s: its placement group {group} is there still"
                     )
-                sleep(_POLL_SECONDS)
+                sleep(_POLL_SECONDS)  # nobody tells of changes in Ray's books
     except ClusterError:
         return None
     return None

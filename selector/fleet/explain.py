@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from selector.fleet.contract import FleetPlan, Served
@@ -26,13 +27,17 @@ def _sentences(plan: FleetPlan) -> Iterator[str]:
 
 def quality(plan: FleetPlan) -> str:
     """How the packing was found and how near the best it is, in one sentence."""
-    what = "output" if plan.objective == "throughput" else "number of devices"
+    counted = plan.objective == "replicas"
+    what = "number of devices" if counted else "output"
     if plan.method == "exact":
         return f"Packed exactly: no plan has a better {what}."
     if plan.gap is None:
         return "Packed by the heuristic; how near the best it is was not proven."
     if plan.gap == 0:
         return f"Packed by the heuristic, and proven to have the best {what}."
+    if counted:
+        fewest = f"no plan as good takes fewer than {math.ceil(plan.bound):,}"
+        return f"Packed by the heuristic: it takes {plan.value:,.0f} devices, and {fewest}."
     return f"Packed by the heuristic: the {what} is at most {plan.gap:.2%} from the best there could be."
 
 

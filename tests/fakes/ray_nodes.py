@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +94,19 @@ class RayNodes:
         return f"ray://127.0.0.1:{self.client_port}"
 
     def begin(
-        self, number: int, *, gpus: int, scenario: Scenario | None, autolaunch: str | None = None, **environ: str
+        self,
+        number: int,
+        *,
+        gpus: int,
+        scenario: Scenario | None,
+        autolaunch: str | None = None,
+        within: Sequence[str] = (),
+        **environ: str,
     ) -> subprocess.Popen[bytes]:
         """Starts the node at ``127.0.0.NUMBER``; the first is the head.
 
         ``gpus`` are those that Ray is told of, ``scenario`` those that there are. ``autolaunch`` is a script that
-        stands for it on this node; ``""``: it has none.
+        stands for it on this node; ``""``: it has none. ``within`` is a program that starts the one after it.
         """
         folder = self.folder / f"n{number}"
         binaries = folder / "bin"
@@ -112,6 +119,7 @@ class RayNodes:
             else (f"--address={self.address}",)
         )
         argv = (
+            *within,
             str(self.programs / "ray"),
             "start",
             *head,

@@ -28,6 +28,7 @@ _HOST_CHARACTERS = 253
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]{0,30})://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:?#@\s]+)(?::([0-9]{1,5}))?", re.ASCII)
 #: What browsers leave out of an origin.
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 def checked(options: GatewayOptions, section: str = "gateway") -> GatewayOptions:
@@ -51,12 +52,26 @@ def checked(options: GatewayOptions, section: str = "gateway") -> GatewayOptions
             Keys.read(options.keys_file)
         except ConfigurationError as error:
             raise WrongKey(f"{section}.keys_file", error.message, error.hint) from error
-    checked_hosts(options.hosts, section)
+    _refuse_itself(section, options)
     return msgspec.structs.replace(
         options,
         allowed_hosts=_each(f"{section}.allowed_hosts", options.allowed_hosts, _host),
         allowed_origins=_each(f"{section}.allowed_origins", options.allowed_origins, _origin),
     )
+
+
+def _refuse_itself(section: str, options: GatewayOptions) -> None:
+    """That no other host is this gateway, as far as addresses tell; what they do not is seen when it answers."""
+    for index, each in enumerate(checked_hosts(options.hosts, section)):
+        own = each.host == options.host or (
+            is_loopback(each.host) and (each.host.lower() == "localhost" or options.host in _ALL_ADDRESSES)
+        )
+        if own and each.port == options.port:
+            raise WrongKey(
+                f"{section}.hosts[{index}].url",
+                f"{each.url} is this gateway itself",
+                "name the others; it serves its own",
+            )
 
 
 def _check_address(section: str, options: GatewayOptions) -> None:

@@ -345,6 +345,8 @@ def test_a_stranger_at_the_address_is_an_error_and_no_wait_without_end(nodes: Ra
         with pytest.raises(ClusterError):
             Cluster(f"127.0.0.1:{stranger.getsockname()[1]}", join_seconds=8).__enter__()
         assert time.monotonic() - began < 40
+        with pytest.raises(NoCluster, match="something listens there that is no head of a cluster, or hangs"):
+            autolaunch.probe(f"127.0.0.1:{stranger.getsockname()[1]}")
 
 
 # --- taken apart ------------------------------------------------------------------------------------

@@ -128,7 +128,8 @@ def commands() -> list[click.Command]:
         command = left.pop()
         found.append(command)
         if isinstance(command, click.Group):
-            left += command.commands.values()
+            inside = click.Context(command)
+            left += [one for name in command.list_commands(inside) if (one := command.get_command(inside, name))]
     return found
 
 

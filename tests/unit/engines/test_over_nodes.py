@@ -153,7 +153,15 @@ def test_the_key_and_the_heads_own_paths_do_not_travel_to_the_ranks() -> None:
         "GLOO_SOCKET_IFNAME": "eth0",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": SECRET,
     }
     kept = kept_back(environment, ("GLOO_SOCKET_IFNAME", "VLLM_NO_USAGE_STATS"))
-    assert set(environment) - set(kept) == {"NCCL_DEBUG", "GLOO_SOCKET_IFNAME", "VLLM_NO_USAGE_STATS", "HF_HUB_OFFLINE"}
+    assert set(environment) - set(kept) == {
+        "NCCL_DEBUG",
+        "GLOO_SOCKET_IFNAME",
+        "VLLM_NO_USAGE_STATS",
+        "HF_HUB_OFFLINE",
+        "RAY_AUTH_MODE",
+    }
     assert SECRET not in kept

@@ -331,6 +331,19 @@ def test_a_deployment_that_fits_nowhere_is_told_what_came_nearest(catalog: Catal
     assert "big (glm-4.6): 0 replicas on 0 devices" in plan.explain()
 
 
+def test_how_near_the_best_it_is_is_told_in_what_is_counted(catalog: Catalog) -> None:
+    one = FleetDeployment(name="one", model="glm-4.6", pinned=Pins(format="fp8"), minimum_replicas=1)
+    plan = planned(catalog, {"a": ("8xh100", 2)}, one, objective="replicas")
+    told = msgspec.structs.replace(plan, value=17.0, bound=8.5, gap=1.0).explain()
+    assert "Packed by the heuristic: it takes 17 devices, and no plan as good takes fewer than 9." in told
+    assert (
+        "proven to have the best number of devices"
+        in msgspec.structs.replace(plan, value=8.0, bound=8.0, gap=0.0).explain()
+    )
+    told = msgspec.structs.replace(plan, objective="throughput", value=99.0, bound=100.0, gap=0.01).explain()
+    assert "the output is at most 1.00% from the best there could be." in told
+
+
 def test_a_deployment_whose_hosts_are_taken_is_told_what_it_takes(catalog: Catalog) -> None:
     plan = planned(
         catalog,

@@ -55,8 +55,8 @@ def test_a_gateway_may_have_hosts_and_no_deployment_of_its_own(tmp_path: Path, c
         ("http://h2", ("http", "h2", 80)),
         ("https://H2.Example.com", ("https", "h2.example.com", 443)),
         ("https://h2.example.com:8443/", ("https", "h2.example.com", 8443)),
-        ("http://127.0.0.1:8000/v1", ("http", "127.0.0.1", 8000)),
-        ("http://127.0.0.1:8000/v1/", ("http", "127.0.0.1", 8000)),
+        ("http://127.0.0.1:8001/v1", ("http", "127.0.0.1", 8001)),
+        ("http://127.0.0.1:8001/v1/", ("http", "127.0.0.1", 8001)),
         ("http://[2001:DB8:0::1]:8000", ("http", "2001:db8::1", 8000)),
     ],
 )
@@ -123,6 +123,30 @@ def test_two_hosts_have_two_names_and_two_addresses(tmp_path: Path, catalog: Cat
     assert "gateway.hosts[1].url: http://h2:80 is the address of gateway.hosts[0]" in told.message
     told = refused(tmp_path, catalog, *(f'url = "http://h{number}"' for number in range(65)))
     assert "gateway.hosts: has 65 hosts, and 64 are the most" in told.message
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("127.0.0.1", "http://localhost:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),  # noqa: S104 - nothing listens
+        ("10.0.0.1", "https://10.0.0.1:8000"),
+    ],
+)
+def test_a_gateway_is_no_other_host_of_itself(host: str, url: str, catalog: Catalog, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(f"{key_of('someone', SENTINEL).line}\n")
+    path = tmp_path / "autolaunch.toml"
+    tables = ('url = "http://10.0.0.2:8000"', f'url = "{url}"')
+    hosts = "".join(f"[[gateway.hosts]]\n{table}\n" for table in tables)
+    path.write_text(f'[gateway]\nhost = "{host}"\nkeys_file = "{keys}"\n{hosts}')
+    with pytest.raises(ConfigurationError, match=r"gateway\.hosts\[1\]\.url: .* is this gateway itself"):
+        read(path, catalog)
+    path.write_text(path.read_text().replace(f"{url}", url.replace("8000", "8001")))
+    assert len(read(path, catalog).gateway.hosts) == 2
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o660, 0o666])

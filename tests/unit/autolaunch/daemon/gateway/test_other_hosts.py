@@ -280,7 +280,7 @@ async def test_two_gateways_that_name_each_other_answer_by_themselves_what_the_o
         assert refused.header("retry-after") is not None
         # Now both have heard: neither is well because it hears of itself from the other.
         await until(lambda: all(hosts(each)[0].members[0].condition == "loading" for each in (first, second)))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several rounds of asking: that nothing changes shows in time alone
         assert all(hosts(each)[0].members[0].condition == "loading" for each in (first, second))
 
 
@@ -629,7 +629,7 @@ async def test_a_server_of_another_kind_that_tells_less_is_taken_as_serving() ->
         assert (await client.chat()).status == 200
         other.pages["/v1/models"] = (whole({}, status=404),)
         first.gateway.hosts.take(reached(other.port, models=(MODEL,)))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several rounds of asking: that nothing changes shows in time alone
         assert (await client.chat()).status == 200
 
 
@@ -664,10 +664,10 @@ async def test_what_happens_to_a_host_is_told_once() -> None:
         await heard_of(first)
         other.stop()
         await heard_of(first, "down")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several rounds of asking: that nothing changes shows in time alone
         await other.start()
         await heard_of(first)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several rounds of asking: that nothing changes shows in time alone
     assert [(level, name, host) for level, name, host, _ in told] == [
         ("info", "host.up", "h2"),
         ("warning", "host.down", "h2"),
@@ -720,7 +720,7 @@ async def test_hosts_are_asked_no_more_when_the_gateway_has_closed() -> None:
         await first.gateway.close()
         await until(lambda: not other.links)
         before = len(other.heads)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # several rounds of asking: that nothing changes shows in time alone
         assert len(other.heads) == before
 
 
