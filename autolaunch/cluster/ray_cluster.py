@@ -244,7 +244,7 @@ class Cluster:
                 ),
                 stops,
             )
-            ended, spare = False, silence_seconds + _GRACE_SECONDS
+            ended, spare = False, silence_seconds + 2 * _GRACE_SECONDS
             deadline = time.monotonic() + timeout_seconds + spare
             try:
                 while left:

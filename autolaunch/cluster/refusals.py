@@ -41,8 +41,8 @@ def error_of(refused: Refused, asked: Address, python: Path) -> ClusterError:
         starts = (
             f"ray start --head there begins one, with its client server at --ray-client-server-port {CLIENT_PORT}"
             if asked.kind == "client"
-            else f"`ray status` there shows whether one runs; ray start --head --port={asked.port} there begins one, "
-            f"which the other nodes join with ray start --address={asked}"
+            else f"`ray status` there shows whether one runs; `ray start --head --port={asked.port}` there begins one, "
+            f"which the other nodes join with `ray start --address={asked}`"
         )
         return NoCluster(f"no Ray cluster answers at {asked}: {said}", hint=starts)
     if refused.kind == "not_a_node":

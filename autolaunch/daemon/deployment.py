@@ -18,6 +18,7 @@ Reason = (
     | Literal[
         "no plan",
         "no cluster",
+        "too few nodes",
         "devices held",
         "installation",
         "download",
@@ -48,10 +49,11 @@ class Deployment(Value, frozen=True, kw_only=True):
 
     ``name`` is the served name. ``port`` is its engine's (``None``: any free one). ``idle_seconds``: so long without a
     request, and the engine is stopped until somebody asks (``None``: never). ``wait_for_devices``: when others hold the
-    memory, or no cluster answers at ``nodes``, wait for that rather than fail. ``lower_accuracy``: what is tried when a
-    plan fails may have a smaller quantization than the first one; without it never. ``lock`` is a file of a launch that
-    is replayed exactly (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's then. ``nodes`` is the
-    Ray cluster on whose nodes it is planned and started, as ``--nodes`` takes it; ``None`` is this host alone.
+    memory, or the cluster at ``nodes`` is not there or too small, wait for that rather than fail. ``lower_accuracy``:
+    what is tried when a plan fails may have a smaller quantization than the first one; without it never. ``lock`` is a
+    file of a launch that is replayed exactly (:mod:`autolaunch.replaying`); ``pinned`` and the figures are the file's
+    then. ``nodes`` is the Ray cluster on whose nodes it is planned and started, as ``--nodes`` takes it; ``None`` is
+    this host alone.
 
     One that is served by several engines is as many deployments of one name (:mod:`autolaunch.daemon.replicas`):
     ``replica`` is 2 for the second, and so on. ``None`` is the first or only one, so that nothing changes for it when

@@ -142,7 +142,7 @@ class Host:
             return Decided(made, own, own)
         # Not before the first engine is started: that one has its plan.
         from autolaunch.daemon.ladder import choose
-        from autolaunch.daemon.planning import devices_held, infeasible, plan_for
+        from autolaunch.daemon.planning import devices_held, infeasible, plan_for, too_few_nodes
         from autolaunch.daemon.sharing import without_share
 
         share = self.shares.get(deployment.key)
@@ -158,7 +158,9 @@ class Host:
                 # What would be chosen had nothing ever failed: no weights of a lower quality are taken than its.
                 free = Changes(without_devices=changes.without_devices)
                 first = plan_for(deployment, report, free, known=self.known, share=share, learned=False).chosen
-            held = devices_held(decided, deployment, report, changes, known=self.known, share=share)
+            held = devices_held(decided, deployment, report, changes, known=self.known, share=share) or too_few_nodes(
+                decided, deployment, report, changes
+            )
         except AutolaunchError as error:
             raise Refusal(waited_for(fault_of(error), deployment)) from error
         if held is not None:

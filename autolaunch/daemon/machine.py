@@ -72,9 +72,9 @@ STEADY_SECONDS = 600.0
 PROBE_SECONDS, LONGEST_UNPROBED_SECONDS = 30.0, 300.0
 #: A probe that failed is repeated soon; so many in a row, and the engine hangs.
 REPROBE_SECONDS, MISSED_PROBES = 5.0, 2
-#: Waiting for others (devices or a port that they hold, a hub or a cluster that does not answer) is no crash loop: it
-#: never latches.
-WAITED_FOR = frozenset({"devices held", "no cluster", "port in use", "download"})
+#: Waiting for others (devices or a port that they hold, a hub or a cluster that does not answer, nodes that have not
+#: joined) is no crash loop: it never latches.
+WAITED_FOR = frozenset({"devices held", "no cluster", "too few nodes", "port in use", "download"})
 
 
 class State(Value, frozen=True, kw_only=True):

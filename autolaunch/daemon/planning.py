@@ -174,6 +174,28 @@ def infeasible(plan: LaunchPlan, report: HardwareReport) -> Fault:
     )
 
 
+def too_few_nodes(plan: LaunchPlan, deployment: Deployment, report: HardwareReport, changes: Changes) -> Fault | None:
+    """The fault of a plan for a cluster that has too little for it now; ``None`` where none is waited for.
+
+    Nodes come and go, and the head of a cluster that begins is alone at first. Not where something had failed: what is
+    left out for that would not be planned on more nodes either.
+    """
+    free = changes.pinned is None and not changes.avoid
+    if deployment.nodes is None or not deployment.wait_for_devices or not free:
+        return None
+    if plan.chosen is not None and plan.chosen.parallel.devices:
+        return None
+    count = len(report.hosts) or report.nodes
+    have = "1 node that the cluster has" if count == 1 else f"{count:,} nodes that the cluster has"
+    lacking = nearest(plan.rejected, report, 1) if plan.chosen is None else "none of them has a GPU for it"
+    return Fault(
+        reason="too few nodes",
+        permanent=False,
+        message=f"no plan for {plan.model} fits on the {have} now; {lacking}",
+        hint=f"it starts when there is one; autolaunch plan {plan.model} --nodes {deployment.nodes} tells more",
+    )
+
+
 def nearest(rejected: tuple[Rejection, ...], report: HardwareReport, pinned_replicas: int) -> str:
     """The refusal that came nearest to fitting, in words."""
     # Where a number of replicas was pinned, too few devices for them say more than how one would fit.

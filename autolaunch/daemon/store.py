@@ -43,6 +43,7 @@ OF_SOMETHING_ELSE: frozenset[Reason] = frozenset(
         "port in use",  # another's
         "devices held",
         "no cluster",
+        "too few nodes",
         "disk full",
         "device lost",  # hardware, and plans leave it out as long as it is
         "driver",  # mended by another driver, or a reboot with the same one

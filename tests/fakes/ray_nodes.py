@@ -47,7 +47,10 @@ actors = [
     for each in state.actors().values() if each["State"] != "DEAD"
 ]
 free = {nodes[node]: each.get("GPU", 0.0) for node, each in state.available_resources_per_node().items()}
-print(json.dumps({"groups": groups, "actors": actors, "free": free}))
+ours = ray.get_runtime_context().get_job_id()
+jobs = [each["JobID"] for each in state.jobs() if not each["IsDead"] and each["JobID"] != ours]
+seen = len(state.actors())
+print(json.dumps({"groups": groups, "actors": actors, "free": free, "jobs": jobs, "seen": seen}))
 """
 
 
@@ -151,10 +154,10 @@ class RayNodes:
         self._started[number] = process
         return process
 
-    def begin_alike(self, count: int) -> None:
-        """Starts so many nodes of an H100 each, at 127.0.0.2 and on, and waits for them."""
-        for place in range(count):
-            self.begin(place + 2, gpus=1, scenario=Scenario(gpus=(h100(place),), numa=(0,)))
+    def begin_alike(self, count: int, *, first: int = 2) -> None:
+        """Starts so many nodes of an H100 each, at ``127.0.0.FIRST`` and on, and waits for them."""
+        for number in range(first, first + count):
+            self.begin(number, gpus=1, scenario=Scenario(gpus=(h100(number - 2),), numa=(0,)))
             self.wait()  # who joins has a bound of Ray's to do it in, which two at once on a slow machine do not keep
 
     def wait(self) -> None:
@@ -172,7 +175,11 @@ class RayNodes:
             time.sleep(0.1)  # nothing tells of a line in a file
 
     def books(self) -> dict[str, Any]:
-        """What Ray itself has in its books of groups, of actors and of GPUs that nobody has, with nodes' addresses."""
+        """What Ray itself has in its books, with nodes' addresses.
+
+        ``groups`` and ``actors`` that are there, ``free`` GPUs that nobody has, ``jobs`` (drivers) beside the one that
+        asks, and how many actors were ever ``seen``.
+        """
         done = subprocess.run(
             (str(self.programs / "python"), "-c", _BOOKS, self.address),
             stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from autolaunch.chat import ask
@@ -84,7 +85,7 @@ def test_a_daemon_serves_over_nodes_through_its_own_death_and_that_of_the_head(s
     assert served.told("engine.failed", up)[-1]["reason"] in ("worker died", "communication")
     gone = f"no Ray cluster answers at {nodes.address}"
     served.until(lambda: waiting(served, up, "no cluster", gone), 60)
-    command = f"ray start --head --port={nodes.port} there begins one"
+    command = f"`ray start --head --port={nodes.port}` there begins one"
     assert command in waiting(served, up, "no cluster", gone)[-1]["hint"]
     served.until(lambda: not of_engine(served, nodes), ENDED_SECONDS)
     assert len(served.told("launch.starting")) == begun, "an engine was started where no cluster is"
@@ -93,7 +94,10 @@ def test_a_daemon_serves_over_nodes_through_its_own_death_and_that_of_the_head(s
     nodes.close()
     back = RayNodes(nodes.programs, nodes.library, port=nodes.port)
     try:
-        back.begin_alike(2)
+        back.begin_alike(1)
+        retry(served, up)
+        served.until(lambda: waiting(served, up, "too few nodes", "on the 1 node that the cluster has now"), 120)
+        back.begin_alike(1, first=3)
         retry(served, up)
         served.until(lambda: len(served.told("launch.starting")) > begun, 120)
         served.until(lambda: back.books()["groups"], 120)
@@ -125,7 +129,7 @@ def waiting(served: Served, name: str, reason: str, words: str) -> list[dict[str
 
 def kill_daemon_and_guards(served: Served) -> None:
     """All at once: none of them gets to end anything."""
-    guards = [each for each in served.processes() if any("guard.py" in word for word in each.cmdline())]
+    guards = [each for each in served.processes() if "guard.py" in command_of(each)]
     assert guards
     for each in guards:
         each.suspend()
@@ -138,8 +142,16 @@ def of_engine(served: Served, nodes: RayNodes) -> list[int]:
     """What runs of an engine: here, and as ranks on any node."""
     return [
         *(each.pid for each in served.engines()),
-        *(each.pid for each in nodes.processes() if "RayWorkerProc" in " ".join(each.cmdline())),
+        *(each.pid for each in nodes.processes() if "RayWorkerProc" in command_of(each)),
     ]
+
+
+def command_of(process: psutil.Process) -> str:
+    """``""`` of one that has ended since it was found."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def retry(served: Served, name: str) -> None:

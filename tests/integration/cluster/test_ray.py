@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psutil
@@ -23,6 +22,7 @@ import pytest
 
 import autolaunch
 from autolaunch.cluster import Cluster, End, Output, probe_cluster
+from autolaunch.cluster.placing import Place, cleared, group_of
 from selector.errors import ClusterError, NoCluster
 from selector.hardware import HardwareReport
 from tests.fakes.nvml.scenarios import EIGHT_4090, h100
@@ -53,17 +53,16 @@ ray.get([each.ping.remote() for each in held])
 print(ray.available_resources().get("GPU", 0.0), ray.available_resources().get("CPU", 0.0), flush=True)
 sys.stdin.read()
 """
+SHIM = ROOT / "engines" / "shims" / "vllm_ray.py"
 #: A node that lost its head goes on for a minute; what runs there ends when nobody asks for it (``UNHEARD_SECONDS``).
 LEFT_SECONDS = 45
-#: What Ray's own books have: the actors that live, by class, and the drivers that run beside this one.
-BOOKS = """
-import json, sys, ray
+#: The engine's start as it takes its devices, with nothing of vLLM's after it; it keeps them until its input ends.
+PLACED = """
+import runpy, sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-from ray._private import state
-ours = ray.get_runtime_context().get_job_id()
-actors = [each["ActorClassName"] for each in state.actors().values() if each["State"] != "DEAD"]
-jobs = [each["JobID"] for each in state.jobs() if not each["IsDead"] and each["JobID"] != ours]
-print(json.dumps({"actors": actors, "jobs": jobs, "seen": len(state.actors())}))
+runpy.run_path(sys.argv[2])["placed"](ray, sys.argv[3].split(","), sys.argv[4], float(sys.argv[5]))
+print("placed", flush=True)
+sys.stdin.read()
 """
 
 
@@ -101,20 +100,6 @@ def ours(nodes: RayNodes) -> list[str]:
         with contextlib.suppress(psutil.Error):  # it just ended
             lines.append(" ".join(each.cmdline()))
     return [line for line in lines if any(mark in line for mark in marks)]
-
-
-def books(nodes: RayNodes) -> dict[str, Any]:
-    done = subprocess.run(
-        (str(nodes.programs / "python"), "-c", BOOKS, nodes.address),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def said(report: HardwareReport) -> list[str]:
@@ -218,10 +203,47 @@ def test_a_cluster_whose_gpus_and_cpus_are_all_taken_answers_too(nodes: RayNodes
 def test_nothing_of_ours_is_in_rays_books_afterwards(nodes: RayNodes) -> None:
     autolaunch.probe(nodes.address)
     deadline = time.monotonic() + 20
-    while ((found := books(nodes))["actors"] or found["jobs"]) and time.monotonic() < deadline:
+    while ((found := nodes.books())["actors"] or found["jobs"]) and time.monotonic() < deadline:
         pass
     assert (found["actors"], found["jobs"]) == ([], [])
     assert found["seen"] > 0
+
+
+def test_two_engines_that_want_the_same_devices_do_not_share_them_and_the_second_says_who_lacks_what(
+    nodes: RayNodes,
+) -> None:
+    """None of this host's, of which a lease would tell."""
+
+    def placed(ranks: str, mark: str, seconds: float) -> subprocess.Popen[str]:
+        argv = ("-c", PLACED, nodes.address, str(SHIM), ranks, group_of(mark), str(seconds))
+        return subprocess.Popen(
+            (str(nodes.programs / "python"), *argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    far = ("127.0.0.3", "127.0.0.3", "127.0.0.4")
+    place = Place(address=nodes.address, ray_version="", python_version="", here="", node="", ranks=far)
+    with placed(",".join(far), "a" * 32, 60) as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "placed\n"
+            with placed("127.0.0.3,127.0.0.4", "b" * 32, 2) as second:
+                _, error = second.communicate(timeout=60)
+            lacking = "127.0.0.4 has 0 of 1"
+            assert error.splitlines()[-1] == f"autolaunch: Ray has not the devices for this engine: {lacking}"
+            books = nodes.books()
+            assert [each["nodes"] for each in books["groups"]] == [list(far)]
+            assert books["free"] == {"127.0.0.2": 2.0, "127.0.0.3": 1.0, "127.0.0.4": 0.0}
+            left = cleared(place, group_of("a" * 32), timeout_seconds=1)
+            assert left is not None
+            assert "its placement group autolaunch-aaaaaaaaaaaaaaaa is there still" in left
+        finally:
+            first.kill()
+    assert cleared(place, group_of("a" * 32)) is None
+    assert nodes.books()["free"] == {"127.0.0.2": 2.0, "127.0.0.3": 3.0, "127.0.0.4": 1.0}
 
 
 # --- worked on --------------------------------------------------------------------------------------

@@ -87,6 +87,38 @@ def test_a_cluster_that_is_not_there_is_waited_for_where_that_was_asked_for_and_
     assert (refused.value.fault.reason, refused.value.fault.permanent) == (reason, permanent)
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_cluster_that_is_too_small_now_is_waited_for_where_that_was_asked_for(wait: bool) -> None:
+    pins = Pins(format="bf16", tensor_parallel=8, pipeline_parallel=2)
+    wide = Deployment(name="wide", model="glm-4.6", nodes="auto", pinned=pins, wait_for_devices=wait)
+    one = Host(Catalog(), machine, probe_nodes=lambda _: cluster(Catalog(), "8xh100"))
+    with pytest.raises(Refusal) as refused:
+        one(wide, Changes())
+    fault = refused.value.fault
+    assert (fault.reason, fault.permanent) == (("too few nodes", False) if wait else ("no plan", True))
+    assert ("on the 1 node that the cluster has now" in fault.message) is wait
+    assert "16" in fault.message, "what it takes"
+
+
+def test_a_model_that_a_processor_could_serve_waits_for_nodes_with_gpus() -> None:
+    """As where the head of a cluster is back before the others are."""
+    small = Deployment(name="small", model="glm-4.5-air", nodes="auto")
+    one = Host(Catalog(), machine, probe_nodes=lambda _: report_from_spec("cpu-256gb", Catalog()))
+    with pytest.raises(Refusal) as refused:
+        one(small, Changes())
+    assert refused.value.fault.reason == "too few nodes"
+    assert "on the 1 node that the cluster has now; none of them has a GPU for it" in refused.value.fault.message
+
+
+def test_what_has_failed_on_a_cluster_is_not_waited_for() -> None:
+    pins = Pins(format="bf16", tensor_parallel=8, pipeline_parallel=2)
+    wide = Deployment(name="wide", model="glm-4.6", nodes="auto", pinned=pins)
+    one = Host(Catalog(), machine, probe_nodes=lambda _: cluster(Catalog(), "8xh100"))
+    with pytest.raises(Refusal) as refused:
+        one(wide, Changes(avoid=("something",)))
+    assert (refused.value.fault.reason, refused.value.fault.permanent) == ("no plan", True)
+
+
 def test_a_share_stays_with_its_devices_when_the_driver_counts_anew() -> None:
     before = machine()
     one = host(before)

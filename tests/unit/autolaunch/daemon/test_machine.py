@@ -156,7 +156,7 @@ def test_the_longest_pause_is_five_minutes() -> None:
     assert 240.0 <= world.state.until - world.now <= 360.0
 
 
-@pytest.mark.parametrize("reason", ["devices held", "no cluster", "port in use", "download"])
+@pytest.mark.parametrize("reason", ["devices held", "no cluster", "too few nodes", "port in use", "download"])
 def test_what_others_do_is_waited_for_and_never_given_up_on(reason: Reason) -> None:
     world = World()
     for _ in range(12):
