@@ -18,6 +18,7 @@ from selector.contract import Candidate, LaunchPlan, Rejection
 from selector.devices import GIB
 from selector.errors import DevicesTaken
 from selector.hardware import Accelerator, DeviceProcess, HardwareReport
+from selector.plan import names_a_node
 from selector.request import Pins
 from selector.values import Value
 
@@ -181,8 +182,16 @@ def nearest(rejected: tuple[Rejection, ...], report: HardwareReport, pinned_repl
     found = min(several or rejected, key=_shortage, default=None)
     if found is None:
         return f"nothing of {len(report.accelerators)} devices can serve it"
+    named = [each for each in rejected if names_a_node(each)]
+    words = f"nearest is {_lacking(found, report)}"
+    if not named or names_a_node(found):
+        return words
+    return f"{words}; over several nodes {_lacking(min(named, key=_shortage), report)}"
+
+
+def _lacking(found: Rejection, report: HardwareReport) -> str:
     where = "" if found.parallel is None or not report.accelerators else f" on {_laid(found)}"
-    return f"nearest is {found.repo} ({found.quantization}) with {found.engine}{where}: {found.message}"
+    return f"{found.repo} ({found.quantization}) with {found.engine}{where}: {found.message}"
 
 
 def devices_held(
