@@ -23,6 +23,9 @@ _LAYOUT = frozenset(
     {"tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus", "gpu_count", "max_sequences"}
 )
 
+#: What a launch over nodes is held to, whoever pinned it (:mod:`autolaunch.on_nodes`).
+_OVER_NODES = frozenset({"engine", "engine_version", "data_parallel"})
+
 #: A version is of an engine: without the one the other says nothing.
 _WITH = {"engine": ("engine", "engine_version")}
 
@@ -33,6 +36,8 @@ def fewer_pins(case: Case) -> Iterator[Advice]:
     Pins on the weights are not among them: :func:`other_weights` and a larger machine are for those.
     """
     names = given(case.request.pins)
+    if case.request.nodes is not None:
+        names = [name for name in names if name not in _OVER_NODES]
     layout = tuple(name for name in names if name in _LAYOUT)
     ways = [_WITH.get(name, (name,)) for name in names if name not in WEIGHTS]
     for dropped in (*ways, *((layout,) if len(layout) > 1 else ())):

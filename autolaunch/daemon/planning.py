@@ -13,6 +13,7 @@ import msgspec
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
+from autolaunch.on_nodes import started_on_nodes
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan, Rejection
 from selector.devices import GIB
@@ -95,18 +96,13 @@ def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport, *
     if pins is None:
         pins = deployment.pinned
         if deployment.nodes is not None:
-            pins = on_nodes(pins)
+            pins = started_on_nodes(pins)
         return pins if whole or pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
     have = {device.index for device in usable.accelerators}
     if deployment.pinned.gpus is None and pins.gpus and not have.issuperset(pins.gpus):
         count = min(len(pins.gpus), len(have))
         return msgspec.structs.replace(pins, gpus=None, gpu_count=count or None)
     return pins
-
-
-def on_nodes(pins: Pins) -> Pins:
-    """The pins of an engine that is started on the nodes of a cluster: of those that are, there is vLLM."""
-    return msgspec.structs.replace(pins, engine=pins.engine or "vllm")
 
 
 def available(
