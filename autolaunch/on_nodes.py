@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from selector.contract import Candidate, LaunchPlan, Note
+from selector.case import figures
+from selector.contract import Advice, Candidate, LaunchPlan, Note
 from selector.request import Pins
 
 #: By so much more at once replicas on their own hosts are worth a word.
@@ -19,7 +20,7 @@ def started_on_nodes(pins: Pins) -> Pins:
 
 
 def told_of_nodes(decided: LaunchPlan, pins: Pins, replan: Callable[[Pins], LaunchPlan]) -> LaunchPlan:
-    """The plan, saying where a launch would not start it, and where an engine on each host would serve more.
+    """The plan, saying where a launch would not start it, and where an engine on each host would serve more, or at all.
 
     Args:
         decided: made with :func:`started_on_nodes` of ``pins``.
@@ -28,7 +29,15 @@ def told_of_nodes(decided: LaunchPlan, pins: Pins, replan: Callable[[Pins], Laun
     """
     chosen = decided.chosen
     if chosen is None:
-        return decided
+        if pins.engine is not None or pins.engine_version is not None:
+            return decided
+        found = replan(msgspec.structs.replace(pins, data_parallel=1)).chosen
+        if found is None or found.parallel.nodes > 1:
+            return decided
+        weights = f"{found.checkpoint.repo} ({found.checkpoint.quantization})"
+        message = f"{weights} with {found.engine.name} fits on one host: run autolaunch there, without --nodes"
+        advice = Advice(kind="engine", message=message, numbers=figures(found))
+        return msgspec.structs.replace(decided, advice=(advice, *decided.advice))
     if chosen.engine.name != "vllm" or chosen.parallel.data > 1:
         note = Note(
             severity="info",

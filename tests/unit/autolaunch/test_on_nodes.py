@@ -92,6 +92,13 @@ def test_no_advice_is_to_start_what_is_not_started_there() -> None:
     assert all(each.startswith("autolaunch glm-4.6 --nodes auto") for each in here)
 
 
+def test_what_vllm_does_not_load_and_another_engine_does_on_one_host_is_told_of() -> None:
+    plan = planned(Pins(format="gguf"))
+    assert plan.advice[0].kind == "engine"
+    assert "with llamacpp fits on one host: run autolaunch there, without --nodes" in plan.advice[0].message
+    assert not any("on one host" in each.message for each in planned(Pins(format="gguf", engine="vllm")).advice)
+
+
 @pytest.mark.parametrize("more", ["", " --gpus 0,1,2,3,8,9,10,11 --format fp8"])
 def test_the_plan_that_is_shown_is_the_one_that_a_launch_with_the_same_options_starts(
     capsys: pytest.CaptureFixture[str], more: str
