@@ -116,8 +116,8 @@ def plan(
     Args:
         model: a name of the catalogue or a hub's id; the id of one checkpoint pins it.
         hardware: a report, a machine's name, a file's path, or ``None`` for this machine.
-        nodes: the Ray cluster to plan for, as :func:`probe` takes it, in place of ``hardware``. What Ray has given to
-            other work is not planned with.
+        nodes: the Ray cluster to plan a launch for, as :func:`probe` takes it: one replica, with vLLM where no engine
+            is pinned. What Ray has given to other work is not planned with. A report beside it is that cluster's.
         objective: what counts most.
         context_tokens: tokens one request must be able to use; ``None`` takes what fits.
         concurrency: requests that come at once; those that do not run together wait.
@@ -143,15 +143,19 @@ def plan(
     Raises:
         UnknownModel: nobody described this model.
         UnknownHardware: ``hardware`` names no machine.
-        UsageError: pins that contradict each other, or what is at ``engine_path``; both ``hardware`` and ``nodes``.
+        UsageError: pins that contradict each other, or what is at ``engine_path``; ``nodes`` and another machine.
         ClusterError: the cluster of ``nodes`` could not be asked.
         EngineError: there is no engine at ``engine_path`` that can serve the model.
         ProfileError: a profile is wrong.
     """
     here = here or (hardware is None and nodes is None)
-    if nodes is not None and (hardware is not None or here):
+    if nodes is not None and (isinstance(hardware, str) or here):
         raise UsageError("nodes are those of a cluster that is asked: leave hardware and here out")
-    pins = Pins() if pins is None else pins
+    asked = pins = Pins() if pins is None else pins
+    if nodes is not None:
+        from autolaunch.on_nodes import started_on_nodes, told_of_nodes
+
+        pins = started_on_nodes(pins)
     checked_figures(
         objective=objective,
         workload=workload,
@@ -172,18 +176,7 @@ def plan(
     if engine_path is not None:
         installation = installation_at(engine_path, match.model, known, pins)
         pins = msgspec.structs.replace(pins, engine=installation.engine, engine_version=installation.version)
-    if isinstance(hardware, HardwareReport):
-        from selector.machines import checked_report
-
-        report = checked_report(hardware)
-    else:
-        report = (
-            hardware_report(hardware, known)
-            if hardware is not None
-            else probe()
-            if nodes is None
-            else nodes_to_plan(nodes)
-        )
+    report = _report(hardware, nodes, known)
     checked_gpus(pins, report)
     # Not by the path's own exists, which raises where the folder may not be looked into.
     learning = (here if learned is None else learned) and os.access(learned_path(), os.F_OK)
@@ -199,6 +192,7 @@ def plan(
         pins=pins,
         local=weights_here(match.model.id, known, pins.revision) if local is None and here else local,
         calibrations=calibrations,
+        nodes=nodes,
     )
     decided = launch_plan(
         match.model,
@@ -223,8 +217,6 @@ def plan(
         decided = _told_of_engines(decided, lambda each: (True, alone or each.engine.package))
     elif here:
         decided = with_installed(decided, known)
-    if not learning:
-        return decided
 
     def again(pins: Pins, context_tokens: int | None, *, every: bool = False) -> LaunchPlan:
         return plan(
@@ -246,9 +238,23 @@ def plan(
             calibrations=request.calibrations,
         )
 
+    if nodes is not None:
+        decided = told_of_nodes(decided, asked, lambda free: again(free, context_tokens))
+    if not learning:
+        return decided
     return _less_what_failed(
         decided, again, known, None if keep_all else lambda: again(request.pins, context_tokens, every=True), unread
     )
+
+
+def _report(hardware: HardwareReport | str | None, nodes: str | None, known: Catalog) -> HardwareReport:
+    if isinstance(hardware, HardwareReport):
+        from selector.machines import checked_report
+
+        return checked_report(hardware)
+    if hardware is not None:
+        return hardware_report(hardware, known)
+    return probe() if nodes is None else nodes_to_plan(nodes)
 
 
 def learned_path() -> Path:

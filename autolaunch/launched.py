@@ -160,8 +160,7 @@ def _decided(
 
 
 def _planned(model: str, deployment: Deployment, known: Catalog) -> LaunchPlan:
-    pins = None if deployment.nodes is None else Pins(engine="vllm", data_parallel=1)  # what is started there
-    return api.plan(model, known=known, engine_path=deployment.engine_path, nodes=deployment.nodes, pins=pins)
+    return api.plan(model, known=known, engine_path=deployment.engine_path, nodes=deployment.nodes)
 
 
 def _as_planned(deployment: Deployment, plan: LaunchPlan) -> Deployment:

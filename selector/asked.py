@@ -13,7 +13,8 @@ class PlanRequest(Value, frozen=True, kw_only=True):
     ``context_tokens`` is a wish of the user: kept, or the plan is refused. ``concurrency`` is a load that is offered:
     what does not run at once waits. ``local`` holds the weights that are here already
     (:func:`selector.facts.checkpoint_id`); ``None`` where nobody looked. ``calibrations`` are what was measured on the
-    machine (:mod:`selector.calibration`).
+    machine (:mod:`selector.calibration`). ``nodes`` is the address of the cluster that a launch is planned for:
+    commands repeat it, and another engine or more replicas are no way out there.
     """
 
     model: str
@@ -24,3 +25,4 @@ class PlanRequest(Value, frozen=True, kw_only=True):
     pins: Pins = Pins()
     local: frozenset[str] | None = None
     calibrations: tuple[Calibration, ...] = ()
+    nodes: str | None = None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from selector.contract import Limits, Note, Parallel, Severity, Speed
 from selector.hardware import HardwareReport
-from selector.interconnect import words
-from selector.nodes import node_names
+from selector.interconnect import common, kinds_words, reaches, wire_words, words
+from selector.nodes import networks, node_names
 from selector.placement import Placement
 from selector.steps import COLLECTIVES_PER_LAYER, Site, all_reduce_bytes, handed_over_bytes, site
 
@@ -29,10 +29,27 @@ def crossing(
             why = f"no kind of port is known that all of them have ({node_names(report, used)})"
         message = f"{many}, and {why}: {_time(here.network_seconds)} at each handover are assumed, at any rate"
         return Note(severity="performance", code="network.assumed", message=message)
-    slow = " and taken as a slow one" if wire.bytes_per_second is None else ""
-    message = f"{many} joined by {words(*wire)}{slow}: {'; '.join(_costs(one, here, parallel, limits, speed))}"
+    costs = "; ".join(_costs(one, here, parallel, limits, speed))
+    apart = _apart(report, placed, parallel) if wire.assumed else None
+    if apart is not None:
+        taken = f"taken to reach each other by {words(wire.kind, wire.bytes_per_second)}, since the cluster joins them"
+        message = f"{many} with no kind of network in common ({apart}), {taken}: {costs}"
+        return Note(severity="performance", code="network.assumed", message=message)
+    slow = " and taken as a slow one" if wire.assumed else ""
+    message = f"{many} joined by {wire_words(wire)}{slow}: {costs}"
     severity: Severity = "performance" if wire.kind == "ethernet" else "info"
     return Note(severity=severity, code=f"network.{wire.kind}", message=message)
+
+
+def _apart(report: HardwareReport, placed: Placement, parallel: Parallel) -> str | None:
+    """``gpu-a: InfiniBand; gpu-b: Ethernet``: the first replica whose nodes have no kind of port in common."""
+    known = reaches(report)
+    node = {device.index: device.node for device in report.accelerators}
+    for start in range(0, len(placed.indices), parallel.ranks):
+        used = {node[index] for index in placed.indices[start : start + parallel.ranks]}
+        if len(used) > 1 and common(known[each].wires for each in used) is None:
+            return networks(report, {each: kinds_words(known[each].wires) for each in used})
+    return None
 
 
 def _costs(one: Ready, here: Site, parallel: Parallel, limits: Limits, speed: Speed) -> Iterator[str]:

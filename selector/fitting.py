@@ -23,6 +23,9 @@ _LAYOUT = frozenset(
     {"tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus", "gpu_count", "max_sequences"}
 )
 
+#: What a launch over nodes is held to, whoever pinned it (:mod:`autolaunch.on_nodes`).
+_OVER_NODES = frozenset({"engine", "engine_version", "data_parallel"})
+
 #: A version is of an engine: without the one the other says nothing.
 _WITH = {"engine": ("engine", "engine_version")}
 
@@ -33,6 +36,8 @@ def fewer_pins(case: Case) -> Iterator[Advice]:
     Pins on the weights are not among them: :func:`other_weights` and a larger machine are for those.
     """
     names = given(case.request.pins)
+    if case.request.nodes is not None:
+        names = [name for name in names if name not in _OVER_NODES]
     layout = tuple(name for name in names if name in _LAYOUT)
     ways = [_WITH.get(name, (name,)) for name in names if name not in WEIGHTS]
     for dropped in (*ways, *((layout,) if len(layout) > 1 else ())):
@@ -137,7 +142,7 @@ def free_memory(case: Case, better_than: int | None = None) -> Iterator[Advice]:
         best = found.ranked[0]
         if better_than is not None and best.limits.context_tokens <= better_than:
             continue
-        names = "; ".join(_taken(device) for device in sorted(freed, key=lambda device: device.index))
+        names = _held(case.report, sorted(freed, key=lambda device: device.index))
         gain = "it would fit" if better_than is None else _grows(better_than, best.limits.context_tokens)
         numbers = {"devices": len(freed), **figures(best)}
         yield Advice(kind="free_gpu", message=f"{gain} if others freed what they hold ({names})", numbers=numbers)
@@ -164,9 +169,17 @@ def _taken_bytes(device: Accelerator) -> int:
     return (device.memory_total_bytes or 0) - (device.memory_free_bytes or 0)
 
 
+def _held(report: HardwareReport, devices: list[Accelerator]) -> str:
+    if report.nodes == 1:
+        return "; ".join(f"device {device.index}: {_taken(device)}" for device in devices)
+    from selector.nodes import held  # most reports are of one machine
+
+    return held(report, devices, _taken)
+
+
 def _taken(device: Accelerator) -> str:
     holders = ", ".join(f"{each.name or 'process'} ({each.pid})" for each in device.processes)
-    return f"device {device.index}: {_taken_bytes(device) / GIB:.1f} GiB" + (f" by {holders}" if holders else "")
+    return f"{_taken_bytes(device) / GIB:.1f} GiB" + (f" by {holders}" if holders else "")
 
 
 def wired_limit(case: Case, better_than: int | None = None) -> Iterator[Advice]:

@@ -18,7 +18,7 @@ from selector.asked import PlanRequest
 from selector.calibration import Correction, Factors, Learned, Lesson
 from selector.contract import Note, Parallel, PerDevice, Rejection
 from selector.devices import GIB, Alike, Device, Group, Way
-from selector.interconnect import Wire, common
+from selector.interconnect import Wire, way
 from selector.legality import Refusal
 from selector.measured import Calibration, Configuration, Measured, configuration
 from selector.memory import kv_dtype
@@ -168,7 +168,7 @@ def _lesson_in(
 def _joined_by(group: Group) -> Wire | None:
     """The way that the nodes of a group have in common: which of them it was measured on is not kept."""
     ends = {device.node: device.reach for device in group.devices}
-    return common(() if reach is None else reach.wires for reach in ends.values())
+    return way(ends.values())
 
 
 def _impossible(one: Ready, of: Configuration) -> str | None:

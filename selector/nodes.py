@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from selector.contract import Number, Parallel
 from selector.devices import Device, Group
-from selector.hardware import HardwareReport
+from selector.hardware import Accelerator, HardwareReport
 from selector.legality import Refusal
 from selector.placement import FREE_STEP_BYTES
 
@@ -28,14 +28,24 @@ def node_names(report: HardwareReport, indices: Iterable[int]) -> str:
     return names if len(every) <= _NAMED else f"{names} and {len(every) - _NAMED} more"
 
 
+def networks(report: HardwareReport, kinds: Mapping[int, str]) -> str:
+    """``gpu-a: InfiniBand; gpu-b: Ethernet``: what kinds of network each node has, by its number."""
+    told = [f"{node_name(report, node)}: {what}" for node, what in sorted(kinds.items())]
+    left = len(told) - _NAMED
+    return "; ".join(told[:_NAMED]) + (f"; and {left} more nodes" if left > 0 else "")
+
+
 def too_few(report: HardwareReport, group: Group, parallel: Parallel) -> Refusal:
     """That the nodes of a group have no room for a layout: too few devices in all, or on which of them."""
     tensor, needed, there = parallel.tensor, parallel.ranks * parallel.data, len(group.devices)
     here = Counter(device.node for device in group.devices)
     numbers: dict[str, Number] = {"needed_devices": needed, "devices": there}
     if needed > there:
-        each = f" ({_counts(report, here)})" if len(set(here.values())) > 1 else ""
-        return Refusal("layout.devices", f"needs {needed} devices, {there} are there{each}", numbers)
+        message = f"needs {needed} devices, {there} are there"
+        if len(set(here.values())) == 1:
+            return Refusal("layout.devices", message, numbers)
+        numbers["node"] = _fewest(here)[0][0]
+        return Refusal("layout.devices", f"{message} ({_counts(report, here)})", numbers)
     nodes = -(-tensor // group.per_node)  # that one tensor-parallel group takes; several only where it was pinned
     room = sum(count // tensor for count in here.values())
     short = {node: count for node, count in here.items() if count % tensor}
@@ -47,15 +57,22 @@ def too_few(report: HardwareReport, group: Group, parallel: Parallel) -> Refusal
     wanted = parallel.pipeline * parallel.data
     numbers |= {"needed_groups": wanted, "groups": room}
     message = f"needs {wanted} group{'s' if wanted > 1 else ''} of {tensor} devices, {where}; there is room for {room}"
-    return Refusal("layout.devices", f"{message} ({_counts(report, short)})" if short else message, numbers)
+    if not short:
+        return Refusal("layout.devices", message, numbers)
+    numbers["node"] = _fewest(short)[0][0]
+    return Refusal("layout.devices", f"{message} ({_counts(report, short)})", numbers)
 
 
 def _counts(report: HardwareReport, here: Mapping[int, int]) -> str:
     """``gpu-b has 4, gpu-a has 8``: the fewest first, and of equals the first node."""
-    fewest = sorted(here.items(), key=lambda item: (item[1], item[0]))
+    fewest = _fewest(here)
     parts = [f"{node_name(report, node)} has {count}" for node, count in fewest[:_NAMED]]
     left = len(fewest) - _NAMED
     return ", ".join(parts) + (f" and {left} more nodes" if left > 0 else "")
+
+
+def _fewest(here: Mapping[int, int]) -> list[tuple[int, int]]:
+    return sorted(here.items(), key=lambda item: (item[1], item[0]))
 
 
 def told_of(report: HardwareReport, group: Group, most_free_bytes: int, fullest: Device, refusal: Refusal) -> Refusal:
@@ -87,6 +104,18 @@ def stages(report: HardwareReport, parallel: Parallel) -> str:
     more = f" and {parallel.pipeline - _STAGES} more" if parallel.pipeline > _STAGES else ""
     of = f"The stages of replica {number + 1}" if parallel.data > 1 else "Its stages"
     return f"{of}: {', '.join(parts)}{more}."
+
+
+def held(report: HardwareReport, devices: Iterable[Accelerator], what: Callable[[Accelerator], str]) -> str:
+    """``devices 8-9 of gpu-b: 69.6 GiB each; device 10 of gpu-b: 4.0 GiB``: what others hold of devices."""
+    alike: dict[tuple[int, str], list[int]] = {}
+    for device in devices:
+        alike.setdefault((device.node, what(device)), []).append(device.index)
+    return "; ".join(
+        f"{'device' if len(indices) == 1 else 'devices'} {_ranges(indices)} of {node_name(report, node)}: {words}"
+        + (" each" if len(indices) > 1 else "")
+        for (node, words), indices in alike.items()
+    )
 
 
 def _ranges(indices: Iterable[int]) -> str:

@@ -9,10 +9,10 @@ cutting a node into stages are looked at, and no third one can be better than bo
 ``emptiest``  the emptiest devices of the node together, whatever the links: the best of all for memory.
 
 The stages of a replica stay in one node where a node has enough of them (consecutive ones, the emptiest first, for
-the same reason), and only else span nodes: of equally empty ones those of nodes that are reached alike, the quickest
-first, and the stages of a node one after the other, so that no hidden state crosses more often than it must. Replicas
-stand with the emptiest first, so that the first ``n`` are the
-best ``n``, and a device that others fill only spoils a plan that needs it.
+the same reason), and only else span nodes: of nodes that have the quickest kind of network in common, and, where other
+ones are emptier, of those as well; the stages of a node one after the other, so that no hidden state crosses more often
+than it must. Replicas stand with the emptiest first, so that the first ``n`` are the best ``n``, and a device that
+others fill only spoils a plan that needs it.
 
 Differences of free memory below :data:`FREE_STEP_BYTES` are noise: near wins over emptiest, and lower indices over
 higher ones.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from selector.devices import MIB, Device, Group, Way, slowest
 
 if TYPE_CHECKING:
-    from selector.interconnect import Wire
+    from selector.interconnect import Reach, Wire
 
 #: Idle devices of one kind differ by tens of MiB; a plan is not laid out by that.
 FREE_STEP_BYTES = 256 * MIB
@@ -64,6 +64,9 @@ class _Replica(NamedTuple):
     weakest: Device
     link: Way
     nodes: int
+
+
+_Order = Callable[[Stage | _Replica], tuple[int, ...]]
 
 
 class Replicas:
@@ -136,6 +139,7 @@ class Floor:
             else:
                 self._nodes.append([device])
         self._plain = all(len({device.island for device in node}) == 1 for node in self._nodes)
+        self._differ = len({node[0].reach for node in self._nodes}) > 1
         self._stages: dict[tuple[int, bool], list[list[Stage]]] = {}
         self._ways: dict[tuple[int, int, bool], tuple[Replicas, ...]] = {}
         self._counts: dict[int, tuple[int, ...]] = {}
@@ -150,15 +154,23 @@ class Floor:
         key = (tensor, pipeline, spans)
         found = self._ways.get(key)
         if found is None:
-            near = Replicas(_replicas(self._cut(tensor, near=True), pipeline, spans=spans, order=_quickest))
-            found = (near,)
+            found = near = self._cut_into(tensor, pipeline, spans=spans, order=_quickest)
             if tensor > 1 and (len(self._nodes) > 1 or not self._plain):
-                emptiest = Replicas(_replicas(self._cut(tensor, near=False), pipeline, spans=spans, order=_first))
-                if [level[0] for level in emptiest.levels] != [level[0] for level in near.levels]:
-                    fast = any(not slow for _, slow, _ in near.levels)
-                    found = (near, emptiest) if fast else (emptiest,)
+                emptiest = self._cut_into(tensor, pipeline, spans=spans, order=_first)
+                if not _as_empty(emptiest[-1], near[-1]):
+                    fast = any(not slow for _, slow, _ in near[-1].levels)
+                    found = (*near, *emptiest) if fast else emptiest
             self._ways[key] = found
         return found
+
+    def _cut_into(self, tensor: int, pipeline: int, *, spans: bool, order: _Order) -> tuple[Replicas, ...]:
+        """The replicas of a shape; of nodes that are reached unlike, first those that the quickest networks join."""
+        stages = self._cut(tensor, near=order is _quickest)
+        plain = Replicas(_replicas(stages, pipeline, spans=spans, order=order))
+        if not spans or not self._differ:
+            return (plain,)
+        joined = Replicas(_replicas(stages, pipeline, spans=spans, order=order, joined=True))
+        return (joined,) if _as_empty(joined, plain) else (joined, plain)
 
     def stage_counts(self, tensor: int) -> tuple[int, ...]:
         """Numbers of stages after which the next one would lie on fuller devices."""
@@ -175,11 +187,20 @@ class Floor:
             widest = max(map(len, grounds))
             if tensor > widest:  # asked for by hand alone: whole nodes together, over the network
                 whole = [node for node in grounds if len(node) == widest]
-                cut, grounds = _emptiest, _joined(whole, -(-tensor // widest))
+                count = -(-tensor // widest)
+                if self._differ:
+                    from selector.pairing import paired
+
+                    whole = paired(whole, count, _reach_of_node)
+                cut, grounds = _emptiest, _joined(whole, count)
             made = self._stages[tensor, near] = [
                 sorted(map(_stage, cut(ground, tensor)), key=_quickest if near else _first) for ground in grounds
             ]
         return made
+
+
+def _as_empty(one: Replicas, other: Replicas) -> bool:
+    return [level[0] for level in one.levels] == [level[0] for level in other.levels]
 
 
 def steps(device: Device) -> int:
@@ -207,11 +228,11 @@ def _wire(replicas: list[_Replica]) -> Wire | None:
     """The slowest way between nodes that one of the replicas spans."""
     if replicas[-1].devices[0].reach is None:  # those that span nodes stand last; mostly nobody told
         return None
-    from selector.interconnect import common, slowest
+    from selector.interconnect import slowest, way
 
     spanning = [replica for replica in replicas if replica.nodes > 1]
     ends = [{device.node: device.reach for device in replica.devices} for replica in spanning]
-    return slowest([common(() if reach is None else reach.wires for reach in reaches.values()) for reaches in ends])
+    return slowest([way(reaches.values()) for reaches in ends])
 
 
 def _first(part: Stage | _Replica) -> tuple[int, int]:
@@ -269,9 +290,9 @@ def _node(device: Device) -> tuple[int, ...]:
 
 
 def _replicas(
-    nodes: list[list[Stage]], pipeline: int, *, spans: bool, order: Callable[[Stage | _Replica], tuple[int, ...]]
+    nodes: list[list[Stage]], pipeline: int, *, spans: bool, order: _Order, joined: bool = False
 ) -> list[_Replica]:
-    """Replicas inside nodes and, of the stages that are left, over several nodes."""
+    """Replicas inside nodes, and of what is left over several nodes: ``joined`` by the quickest network."""
     inside: list[_Replica] = []
     left: list[Stage] = []
     for stages in nodes:
@@ -288,6 +309,10 @@ def _replicas(
             left.sort(key=order)
         else:
             left.sort(key=lambda stage: (*order(stage)[:-1], _reach(stage), stage.devices[0].index or 0))
+            if joined:
+                from selector.pairing import paired  # most clusters are joined by one network
+
+                left = paired(left, pipeline, _reach_of_stage)
         whole = len(left) - len(left) % pipeline
         across = [_replica(_node_by_node(left[start : start + pipeline])) for start in range(0, whole, pipeline)]
     return inside + across
@@ -302,6 +327,14 @@ def _worst(stages: list[Stage]) -> Way:
 def _reach(stage: Stage) -> int:
     reach = stage.devices[0].reach
     return 0 if reach is None else reach.rank
+
+
+def _reach_of_stage(stage: Stage) -> Reach | None:
+    return stage.devices[0].reach
+
+
+def _reach_of_node(node: list[Device]) -> Reach | None:
+    return node[0].reach
 
 
 def _node_by_node(stages: list[Stage]) -> list[Stage]:

@@ -18,7 +18,10 @@ ALTERNATIVES_SHOWN = 5
 
 
 def nearest_rejections(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]:
-    """One rejection for each checkpoint and engine: the one that came nearest to fitting."""
+    """For each checkpoint and engine the rejection that came nearest to fitting, and the nearest that names a node.
+
+    Of several nodes the layout that lacks least is often one inside a node, and says nothing of what another lacks.
+    """
 
     def shortage(each: Rejection) -> float:
         if each.code == "pin.max_sequences":
@@ -29,11 +32,19 @@ def nearest_rejections(rejected: tuple[Rejection, ...]) -> tuple[Rejection, ...]
         return needed / usable
 
     nearest: dict[tuple[str, str, str], Rejection] = {}
+    named: dict[tuple[str, str, str], Rejection] = {}
     for each in rejected:
         key = (each.repo, each.quantization, each.engine)
         if key not in nearest or shortage(each) < shortage(nearest[key]):
             nearest[key] = each
-    return tuple(nearest.values())
+        if names_a_node(each) and (key not in named or shortage(each) < shortage(named[key])):
+            named[key] = each
+    return (*nearest.values(), *(each for key, each in named.items() if each is not nearest[key]))
+
+
+def names_a_node(rejection: Rejection) -> bool:
+    """Whether it says which of several nodes has too little."""
+    return "node" in rejection.numbers
 
 
 def devices_short(rejection: Rejection) -> float:

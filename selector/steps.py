@@ -149,8 +149,10 @@ def _network(rule: CollectiveRule | None, wire: Wire | None) -> tuple[float, flo
         return 0.0, math.inf, False
     for each in rule.networks:
         if wire is not None and each.kind == wire.kind:
-            rate = wire.bytes_per_second or each.unknown_gb_per_second * 1e9
-            return each.handover_seconds, rate * each.efficiency, wire.bytes_per_second is None
+            rate: float | None = wire.bytes_per_second
+            if wire.assumed or rate is None:
+                rate = min(rate or math.inf, each.unknown_gb_per_second * 1e9)
+            return each.handover_seconds, rate * each.efficiency, wire.assumed or wire.bytes_per_second is None
     return rule.network_seconds, math.inf, True
 
 

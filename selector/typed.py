@@ -11,7 +11,10 @@ from selector.request import WORKLOADS, Pins
 def typed(request: PlanRequest, machine: str | None) -> str:
     """The command line of a request: a launch here, or a plan for the ``--hardware`` that was asked about."""
     words = ["autolaunch", request.model] if machine is None else ["autolaunch", "plan", request.model]
-    words += [] if machine is None else ["--hardware", machine]
+    if machine is not None:
+        words += ["--hardware", machine]
+    elif request.nodes is not None:
+        words += ["--nodes", request.nodes]
     chat = WORKLOADS["chat"]
     wishes = {
         "objective": None if request.objective == "balanced" else request.objective,

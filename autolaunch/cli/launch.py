@@ -163,7 +163,6 @@ def launch(engine_options: tuple[str, ...], /, **given: Any) -> None:
 
     known = api.catalog()
     if how.lock is None:
-        asked = _on_nodes(asked)
         decided = planned(asked, known)
     else:
         from autolaunch.cli.replay import planned_with_lock
@@ -260,13 +259,6 @@ def _refuse_host(how: How) -> None:
             f"--host {how.host} is open to the network, and nobody would be asked for a key",
             hint="autolaunch keys add NAME --file FILE makes a key, and --api-key-file FILE asks for it",
         )
-
-
-def _on_nodes(asked: Asked) -> Asked:
-    """As it is started on a cluster: one engine over as many nodes as it takes, and of those that are, vLLM."""
-    if asked.nodes is None:
-        return asked
-    return msgspec.structs.replace(asked, engine=asked.engine or "vllm", data_parallel=asked.data_parallel or 1)
 
 
 def _tell_why_not(decided: LaunchPlan, asked: Asked) -> None:

@@ -90,7 +90,7 @@ def planned(
     return api.plan(
         asked.model,
         hardware=hardware if report is None else report,
-        nodes=nodes if report is None else None,
+        nodes=nodes,
         objective=asked.objective,
         context_tokens=asked.context_tokens,
         concurrency=asked.concurrency,
@@ -146,7 +146,7 @@ def refuse_engine(decided: LaunchPlan, asked: Asked) -> None:
     if asked.engine_path is not None:
         which, hint = str(asked.engine_path), "another version is made by autolaunch: leave --engine-path out"
     else:
-        which = f"{asked.engine} {asked.engine_version}"
+        which = f"{decided.request.pinned.get('engine', asked.engine)} {asked.engine_version}"
         hint = "leave --engine-version out: the version that this release knows is installed then"
     raise EngineError(f"{which} cannot serve {decided.model} here: {kinds[0].message}", hint=hint)
 

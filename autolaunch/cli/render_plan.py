@@ -25,7 +25,7 @@ from autolaunch.cli.terminal import (
 )
 from selector.contract import Advice, Candidate, Checkpoint, Command, LaunchPlan, Limits, Note, Parallel, Rejection
 from selector.notes import set_aside
-from selector.plan import devices_short
+from selector.plan import devices_short, names_a_node
 from selector.score import download_seconds
 
 _LABEL = 11
@@ -305,11 +305,15 @@ def _infeasible(plan: LaunchPlan, terminal: Terminal) -> list[str]:
 
 
 def nearest_refusal(plan: LaunchPlan, terminal: Terminal) -> list[str]:
-    """What comes nearest of all that was refused, if anything was."""
+    """What comes nearest of all that was refused, if anything was; of several nodes also which of them lacks what."""
     if not plan.rejected:
         return []
-    text = wrapped(_refusal(nearest(list(plan.rejected))), terminal, first="  ")
-    return [f"{heading('What comes nearest')}\n{text}"]
+    found = nearest(list(plan.rejected))
+    lines = [heading("What comes nearest"), wrapped(_refusal(found), terminal, first="  ")]
+    named = [each for each in plan.rejected if names_a_node(each)]
+    if named and not names_a_node(found):
+        lines.append(wrapped(f"over several nodes: {_refusal(nearest(named))}", terminal, first="  "))
+    return ["\n".join(lines)]
 
 
 def _miniature(plan: LaunchPlan) -> list[str]:

@@ -9,7 +9,7 @@ import click
 
 from autolaunch.cli.terminal import Terminal, clean, count, gib, heading, plural, table, wrapped
 from selector.hardware import Accelerator, HardwareReport, NetworkKind, NetworkPort
-from selector.interconnect import between, reaches, words
+from selector.interconnect import between, reaches, wire_words, words
 
 _LABEL = 11
 _SYSTEMS = {"linux": "Linux", "darwin": "macOS", "windows": "Windows", "other": "unknown system"}
@@ -152,10 +152,11 @@ def network_between(report: HardwareReport) -> str:
         return f"how the {count(report.nodes)} nodes are joined is not known: a network is assumed"
     wire = between(report)
     if wire is None:
-        return "no kind of port is known that all nodes have: where a replica spans such, a network is assumed"
+        slow = "a slow network" if any(node.network for node in report.hosts) else "a network"
+        return f"no kind of port is known that all nodes have: where a replica spans such, {slow} is assumed"
     if len(set(reaches(report).values())) > 1:
-        return f"all nodes have {words(*wire)} in common, and some have more"
-    return f"all nodes are joined by {words(*wire)}"
+        return f"all nodes have {wire_words(wire)} in common, and some have more"
+    return f"all nodes are joined by {wire_words(wire)}"
 
 
 def _names(ports: list[NetworkPort]) -> str:

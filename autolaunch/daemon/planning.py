@@ -13,11 +13,13 @@ import msgspec
 
 from autolaunch import api
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
+from autolaunch.on_nodes import started_on_nodes
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan, Rejection
 from selector.devices import GIB
 from selector.errors import DevicesTaken
 from selector.hardware import Accelerator, DeviceProcess, HardwareReport
+from selector.plan import names_a_node
 from selector.request import Pins
 from selector.values import Value
 
@@ -94,18 +96,13 @@ def pins_for(deployment: Deployment, changes: Changes, usable: HardwareReport, *
     if pins is None:
         pins = deployment.pinned
         if deployment.nodes is not None:
-            pins = on_nodes(pins)
+            pins = started_on_nodes(pins)
         return pins if whole or pins.data_parallel is not None else msgspec.structs.replace(pins, data_parallel=1)
     have = {device.index for device in usable.accelerators}
     if deployment.pinned.gpus is None and pins.gpus and not have.issuperset(pins.gpus):
         count = min(len(pins.gpus), len(have))
         return msgspec.structs.replace(pins, gpus=None, gpu_count=count or None)
     return pins
-
-
-def on_nodes(pins: Pins) -> Pins:
-    """The pins of an engine that is started on the nodes of a cluster: of those that are, there is vLLM."""
-    return msgspec.structs.replace(pins, engine=pins.engine or "vllm")
 
 
 def available(
@@ -203,8 +200,16 @@ def nearest(rejected: tuple[Rejection, ...], report: HardwareReport, pinned_repl
     found = min(several or rejected, key=_shortage, default=None)
     if found is None:
         return f"nothing of {len(report.accelerators)} devices can serve it"
+    named = [each for each in rejected if names_a_node(each)]
+    words = f"nearest is {_lacking(found, report)}"
+    if not named or names_a_node(found):
+        return words
+    return f"{words}; over several nodes {_lacking(min(named, key=_shortage), report)}"
+
+
+def _lacking(found: Rejection, report: HardwareReport) -> str:
     where = "" if found.parallel is None or not report.accelerators else f" on {_laid(found)}"
-    return f"nearest is {found.repo} ({found.quantization}) with {found.engine}{where}: {found.message}"
+    return f"{found.repo} ({found.quantization}) with {found.engine}{where}: {found.message}"
 
 
 def devices_held(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from selector.hardware import HardwareReport, NetworkKind, NetworkPort
-from selector.machines import checked_report
+from selector.devices import groups
+from selector.hardware import HardwareReport, Host, NetworkKind, NetworkPort, Node
+from selector.interconnect import common, reaches, way
+from selector.machines import checked_report, report_from_spec
 from selector.request import OBJECTIVES, Objective, Pins
+from selector.steps import Site, site
+from tests.fakes.clusters import cluster as cluster_of
 from tests.fakes.drawn import clusters, ports
-from tests.property.test_laws import OR_MINIATURE, candidates, planned
+from tests.property.test_laws import CATALOG, OR_MINIATURE, candidates, planned
 
 RATES = st.sampled_from([1, 10, 100, 400])
 NETWORK: st.SearchStrategy[NetworkKind] = st.sampled_from(["infiniband", "roce", "ethernet"])
@@ -93,6 +97,52 @@ def test_a_slower_network_never_makes_a_layout_quicker(
     for layout, speeds in slow.items():
         if layout in quick:
             assert all(mine <= its for mine, its in zip(speeds, quick[layout], strict=True)), layout
+
+
+@settings(max_examples=200, derandomize=True)
+@given(st.lists(ports(), min_size=3, max_size=6), st.sampled_from(["vllm", "sglang"]))
+def test_a_way_that_nobody_told_of_is_no_better_than_one_that_is_known(
+    nodes: list[tuple[NetworkPort, ...]], engine: str
+) -> None:
+    host = Host(os="linux")
+    hosts = tuple(Node(index=place, name=f"n{place}", host=host, network=each) for place, each in enumerate(nodes))
+    known = reaches(HardwareReport(host=host, nodes=len(nodes), hosts=hosts))
+    device = groups(report_from_spec("8xh100", CATALOG), CATALOG.accelerator_for)[0][0].devices[0]
+    joined, apart = list[Site](), list[Site]()
+    for one, other in combinations(known, 2):
+        wire = way([known[one], known[other]])
+        (apart if common([known[one].wires, known[other].wires]) is None else joined).append(
+            site(CATALOG.engine(engine), device, "network", "bf16", wire)
+        )
+    assert all(each.network_assumed for each in apart)
+    for told, untold in product(joined, apart):
+        assert told.network_seconds <= untold.network_seconds
+        assert told.link_seconds <= untold.link_seconds
+        assert told.network_bytes_per_second >= untold.network_bytes_per_second
+        assert told.link_bytes_per_second >= untold.link_bytes_per_second
+
+
+@settings(max_examples=30, derandomize=True)
+@given(ports(), ports(), st.permutations([0, 1, 2]), st.sampled_from([8, 16]))
+def test_machines_that_a_known_network_joins_serve_before_those_that_none_does(
+    alone: tuple[NetworkPort, ...], pair: tuple[NetworkPort, ...], order: list[int], tensor: int
+) -> None:
+    """Of three equal machines a replica takes the two that have a kind of port in common, which the third has not."""
+    kinds = {each.kind for each in alone}
+    shared = {each.kind for each in pair}
+    shared |= {"ethernet"} if "roce" in shared else set()
+    kinds |= {"ethernet"} if "roce" in kinds else set()
+    assume(shared and not kinds & shared)
+    networks = [alone, pair, pair]
+    report = cluster_of(CATALOG, *["8xh100"] * 3)
+    hosts = tuple(
+        Node(index=place, name=f"n{place}", host=report.host, network=networks[order[place]]) for place in range(3)
+    )
+    pins = Pins(engine="vllm", format="bf16", tensor_parallel=tensor, pipeline_parallel=16 // tensor, data_parallel=1)
+    found = planned("glm-4.6", msgspec.structs.replace(report, hosts=hosts), pins=pins).chosen
+    assert found is not None
+    node = {device.index: device.node for device in report.accelerators}
+    assert {order[node[index]] for index in found.parallel.devices} == {1, 2}
 
 
 @settings(max_examples=25, derandomize=True)

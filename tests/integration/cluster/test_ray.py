@@ -172,11 +172,15 @@ def test_the_command_line_shows_and_plans_for_the_cluster(nodes: RayNodes) -> No
     assert probed.stderr == ""
     assert "3 × NVIDIA GeForce RTX 4090" in probed.stdout
     assert max(map(len, probed.stdout.splitlines())) <= 80
+    paper = ran("plan", "glm-tiny", "--engine", "transformers", "--json")
+    assert paper.returncode == 0, paper.stderr
+    assert json.loads(paper.stdout)["hardware"]["nodes"] == 3
+    assert "nodes.not_started" in {each["code"] for each in json.loads(paper.stdout)["chosen"]["notes"]}
     planned = ran("plan", "glm-tiny", "--json")
-    assert planned.returncode == 0, planned.stderr
-    assert json.loads(planned.stdout)["hardware"]["nodes"] == 3
+    assert planned.returncode == 3  # as the launch: a miniature's weights are nothing for vLLM on GPUs
+    assert "fits on one host" in json.loads(planned.stdout)["advice"][0]["message"]
     launched = ran("glm-tiny")
-    assert launched.returncode == 3  # a miniature's weights are nothing for vLLM on GPUs
+    assert launched.returncode == 3
     assert "vLLM" in launched.stderr
     assert "does not run fp32" in launched.stderr
 

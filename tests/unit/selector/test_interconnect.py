@@ -6,7 +6,18 @@ import pytest
 
 from selector.catalog import Catalog
 from selector.hardware import NetworkPort
-from selector.interconnect import Wire, between, common, rate_words, reaches, slowest, wires, words
+from selector.interconnect import (
+    Wire,
+    between,
+    common,
+    rate_words,
+    reaches,
+    slowest,
+    way,
+    wire_words,
+    wires,
+    words,
+)
 from tests.fakes.clusters import cluster, port
 
 GBIT = 125_000_000
@@ -39,8 +50,9 @@ def test_nodes_with_no_kind_in_common_have_no_way_that_is_known() -> None:
     assert ways() is None
 
 
-def test_a_rate_that_one_node_does_not_tell_is_unknown() -> None:
-    assert ways((TEN,), (port("ethernet", None),)) == Wire("ethernet", None)
+def test_a_rate_that_one_node_does_not_tell_is_at_most_the_others() -> None:
+    assert ways((TEN,), (port("ethernet", None),)) == Wire("ethernet", 10 * GBIT, assumed=True)
+    assert ways((port("ethernet", None),)) == Wire("ethernet", None, assumed=True)
     assert ways((TEN, port("ethernet", None)), (ONE,)) == Wire("ethernet", 1 * GBIT)
 
 
@@ -48,8 +60,23 @@ def test_of_several_ways_the_worst_counts() -> None:
     ten, one, roce = Wire("ethernet", 10 * GBIT), Wire("ethernet", GBIT), Wire("roce", 25 * GBIT)
     assert slowest([roce, ten, one]) == one
     assert slowest([ten, None]) is None
-    assert slowest([ten, Wire("ethernet", None)]) == Wire("ethernet", None)
+    assert slowest([ten, Wire("ethernet", None, assumed=True)]) == Wire("ethernet", 10 * GBIT, assumed=True)
     assert slowest([]) is None
+
+
+def test_a_way_that_no_port_tells_of_is_as_slow_as_the_slowest_known_and_no_more_than_a_gigabit(
+    catalog: Catalog,
+) -> None:
+    def between_first_two(*ports: tuple[NetworkPort, ...]) -> Wire | None:
+        known = reaches(cluster(catalog, *["h100"] * len(ports), ports=ports))
+        return way([known[0], known[1]])
+
+    assert between_first_two((IB,), (TEN,)) == Wire("ethernet", GBIT, assumed=True)
+    assert between_first_two((IB,), ()) == Wire("ethernet", GBIT, assumed=True)
+    assert between_first_two((), (), (port("ethernet", 0.1),)) == Wire("ethernet", GBIT // 10, assumed=True)
+    assert between_first_two((), ()) is None
+    assert between_first_two((IB, ONE), (TEN,)) == Wire("ethernet", GBIT)
+    assert wire_words(Wire("ethernet", 10 * GBIT, assumed=True)) == "Ethernet, at most 10 Gbit/s"
 
 
 def test_nodes_that_are_reached_alike_have_one_rank_the_quickest_first(catalog: Catalog) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
 from autolaunch import api
+from autolaunch.cli.render_plan import render_plan
+from autolaunch.cli.terminal import Terminal
 from selector.asked import PlanRequest
 from selector.catalog import Catalog
 from selector.contract import Candidate, LaunchPlan, Note
@@ -186,8 +189,51 @@ def test_an_unknown_network_is_said_to_be(catalog: Catalog) -> None:
     note = said(chosen(catalog, report_from_spec("2x8xh100", catalog)))
     assert (note.severity, note.code) == ("performance", "network.assumed")
     assert "how they are joined is not known: 0.6 ms at each handover are assumed" in note.message
-    apart = cluster(catalog, "8xh100", "8xh100", ports=((port("infiniband", 400),), (port("ethernet", 10),)))
-    assert "no kind of port is known that all of them have (gpu-a, gpu-b)" in said(chosen(catalog, apart)).message
+    assert (
+        "no kind of port is known that all of them have (gpu-a, gpu-b)" in said(chosen(catalog, pair(catalog))).message
+    )
+
+
+def test_machines_with_no_network_in_common_are_named_with_theirs_and_taken_as_slow_ones(catalog: Catalog) -> None:
+    apart = chosen(catalog, cluster(catalog, "8xh100", "8xh100", ports=((port("infiniband", 400),), ())))
+    slow = chosen(catalog, pair(catalog, "ethernet", 1))
+    assert apart.speed == msgspec.structs.replace(slow.speed, basis="assumed")
+    note = said(apart)
+    assert (note.severity, note.code) == ("performance", "network.assumed")
+    assert note.message.startswith(
+        "a replica lies on 2 nodes with no kind of network in common (gpu-a: InfiniBand; gpu-b: no port that is "
+        "known), taken to reach each other by Ethernet, 1 Gbit/s, since the cluster joins them: a handover takes"
+    )
+
+
+@pytest.mark.parametrize("gigabits", [0.1, 1, 10, 100, None])
+@pytest.mark.parametrize("tensor", [8, 16])
+def test_machines_that_a_known_network_joins_are_chosen_before_those_that_none_does(
+    catalog: Catalog, tensor: int, gigabits: float | None
+) -> None:
+    """The first machine has the quickest port of all, and nobody to reach by it."""
+    ethernet = (port("ethernet", gigabits),)
+    report = cluster(catalog, *["8xh100"] * 3, ports=((port("infiniband", 400),), ethernet, ethernet))
+    pins = msgspec.structs.replace(BF16, tensor_parallel=tensor, pipeline_parallel=16 // tensor)
+    found = chosen(catalog, report, pins)
+    assert found.parallel.devices == tuple(range(8, 24))
+    assert said(found).code == "network.ethernet"
+
+
+def test_a_little_more_free_memory_is_no_reason_for_a_network_that_nobody_knows(catalog: Catalog) -> None:
+    """Both are tried; the emptier machines serve a quarter of what those do that are joined."""
+    ethernet = (port("ethernet", 100),)
+    report = cluster(catalog, *["8xh100"] * 3, ports=((port("infiniband", 400),), ethernet, ethernet))
+    report = filled(report, 2, (report.accelerators[0].memory_total_bytes or 0) - 2 * GIB)
+    assert chosen(catalog, report).parallel.devices == tuple(range(8, 24))
+
+
+def test_of_two_rates_that_machines_have_in_common_the_quicker_pair_serves(catalog: Catalog) -> None:
+    rates = [(port("ethernet", rate),) for rate in (1, 100, None, 100)]
+    assert chosen(catalog, cluster(catalog, *["8xh100"] * 4, ports=rates)).parallel.devices == (
+        *range(8, 16),
+        *range(24, 32),
+    )
 
 
 def test_the_stages_are_named_with_their_machines(catalog: Catalog) -> None:
@@ -209,7 +255,7 @@ def test_a_layout_that_the_machines_have_no_room_for_says_which_has_what(catalog
     two = msgspec.structs.replace(eight, pipeline_parallel=2)
     plan = planned(catalog, cluster(catalog, "8xh100", "4xh100"), two)
     assert messages(plan, "layout.devices") == ["needs 16 devices, 12 are there (gpu-b has 4, gpu-a has 8)"]
-    assert plan.rejected[0].numbers == {"needed_devices": 16, "devices": 12}
+    assert plan.rejected[0].numbers == {"needed_devices": 16, "devices": 12, "node": 1}
     plan = planned(catalog, report_from_spec("2x4xh100", catalog), two)
     assert messages(plan, "layout.devices") == ["needs 16 devices, 8 are there"]
 
@@ -230,6 +276,25 @@ def test_a_machine_that_others_fill_is_named_and_equal_ones_are_not(catalog: Cat
     assert refused.numbers["node"] == 1
     alike = planned(catalog, cluster(catalog, "4xh100", "4xh100"))
     assert all("the least" not in each.message for each in alike.rejected)
+
+
+@pytest.mark.parametrize("shown", ["by itself", "all"])
+def test_what_the_user_sees_of_a_refusal_names_the_machine_that_lacks_memory(catalog: Catalog, shown: str) -> None:
+    """A layout inside one machine lacks less, and says nothing of the other."""
+    for report in (filled(pair(catalog), 1, 10 * GIB), cluster(catalog, "8xh100", "8xl40s")):
+        plan = api.plan("glm-4.6", hardware=report, pins=Pins(format="bf16"), known=catalog, keep_all=shown == "all")
+        assert any("gpu-b has the least" in each.message for each in plan.rejected)
+        text = " ".join(click.unstyle(render_plan(plan, Terminal())).split())
+        nearest = text.partition("What comes nearest")[2].partition("What would make it fit")[0]
+        assert "over several nodes: zai-org/GLM-4.6 (BF16) with vllm TP" in nearest
+        assert nearest.strip().endswith("gpu-b has the least")
+
+
+def test_advice_to_free_memory_says_on_which_machine(catalog: Catalog) -> None:
+    report = filled(pair(catalog), 1, 10 * GIB)
+    plan = api.plan("glm-4.6", hardware=report, pins=Pins(format="bf16"), known=catalog)
+    (advice,) = (each for each in plan.advice if each.kind == "free_gpu")
+    assert "(devices 8-9 of gpu-b: 69.6 GiB each)" in advice.message
 
 
 def test_of_two_kinds_the_machine_with_the_smaller_one_is_named(catalog: Catalog) -> None:
