@@ -167,7 +167,11 @@ class Options:
         if known is not None:
             return known
         report = msgspec.structs.replace(ground.report, host=ground.hosts[memory_bytes])
-        decision = decide(each.model, report, _one(each.request), self._facts)
+        request = _one(each.request)
+        if report.accelerators:  # not the processor beside them, which no replica of a fleet is on
+            every = tuple(device.index for device in report.accelerators)
+            request = msgspec.structs.replace(request, pins=msgspec.structs.replace(request.pins, gpus=every))
+        decision = decide(each.model, report, request, self._facts)
         best: dict[int, Candidate] = {}
         least = quality(each, decision.ranked[0]) if decision.ranked else 0.0
         devices = len(report.accelerators)
