@@ -316,6 +316,22 @@ def test_packing_more_replicas_never_takes_weights_of_less_quality(catalog: Cata
     assert {each.quantization for each in plan.replicas} == {"FP8"}
 
 
+def test_weights_less_accurate_than_another_host_would_serve_are_told(catalog: Catalog) -> None:
+    deployments = (
+        FleetDeployment(name="a", model="glm-4.6"),
+        FleetDeployment(name="b", model="glm-4.5v", pinned=Pins(format="bf16")),
+    )
+    plan = planned(catalog, {"near": ("8xh100", 3), "old": ("4xa100-80gb", 2)}, *deployments)
+    formats = {each.quantization for each in plan.replicas if each.deployment == "a"}
+    told = plan.deployments[0].less_accurate
+    assert formats == {"Int4-Int8Mix"}
+    assert told == "1 replica on 4xa100-80gb with Int4-Int8Mix, where 8xh100 would serve FP8"
+    assert plan.deployments[1].less_accurate is None
+    assert f"Less accurate: {told}." in plan.explain()
+    alone = planned(catalog, {"old": ("4xa100-80gb", 2)}, *deployments)
+    assert [each.less_accurate for each in alone.deployments] == [None, None]
+
+
 def test_a_host_without_accelerators_serves_by_its_processor(catalog: Catalog) -> None:
     plan = planned(catalog, {"a": ("cpu-64gb", 2)}, FleetDeployment(name="tiny", model="glm-tiny", maximum_replicas=1))
     (replica,) = plan.replicas
