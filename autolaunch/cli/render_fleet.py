@@ -15,7 +15,7 @@ def render_fleet(plan: FleetPlan, terminal: Terminal, *, show_all: bool = False,
     if plan.replicas:
         parts.append(_replicas(plan, terminal))
     parts.append(_hardware(plan, terminal))
-    parts += _unmet(plan, terminal)
+    parts += [*_less_accurate(plan, terminal), *_unmet(plan, terminal)]
     if show_all and plan.placements:
         parts.append(_hosts(plan, terminal))
     if verbose:
@@ -109,6 +109,12 @@ def _hardware(plan: FleetPlan, terminal: Terminal) -> str:
     head = ("host", "groups", "hosts", "devices", "idle", "idle hosts")
     body = table(head, rows, right=(2, 3, 4, 5), flex=(0, 1), width=terminal.width_columns)
     return f"{heading('Hosts')}  idle are devices, and hosts that hold nothing\n{body}"
+
+
+def _less_accurate(plan: FleetPlan, terminal: Terminal) -> list[str]:
+    told = [f"{each.name}: {each.less_accurate}" for each in plan.deployments if each.less_accurate is not None]
+    lines = [wrapped(clean(each), terminal, first="  ", rest="    ") for each in told]
+    return ["\n".join((heading("Weights less accurate than others"), *lines))] if told else []
 
 
 def _unmet(plan: FleetPlan, terminal: Terminal) -> list[str]:

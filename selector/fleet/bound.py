@@ -9,12 +9,16 @@ the relaxed problem (Barahona and Anbil, "The volume algorithm", 2000): :mod:`se
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import ceil, gcd
 from typing import NamedTuple
 
 from selector.fleet.problem import Figures, Filling, Problem
 
 STEPS = 1000
+#: Of many kinds of host fewer steps are made: so many hosts are filled in all, if that is not less than a few steps.
+_FILLED = 40_000
+_FEW_STEPS = 200
 #: Steps without a better bound after which they are halved.
 _PATIENCE = 20
 #: The share of a new answer in the average.
@@ -65,9 +69,7 @@ def bounds(problem: Problem, reached: Figures) -> tuple[int, int, int | None, in
 
     What nobody looked for is ``None``: devices where they do not count, output where it only decides between equals.
     """
-    lacking = least_lacking(problem, reached)
-    wanted = tuple(problem.wanted(place) or 0 for place in range(len(problem.demands)))
-    wanted_lacking = _least_lack(problem, wanted, reached.wanted_lacking) if problem.objective == "replicas" else 0
+    lacking, wanted_lacking = bounds_of_lacks(problem, reached)
     terms = main_terms(problem, reached)
     if problem.objective == "throughput":
         found = relaxed(problem, terms, float(reached.output))
@@ -76,11 +78,19 @@ def bounds(problem: Problem, reached: Figures) -> tuple[int, int, int | None, in
     return lacking, wanted_lacking, min(max(0, ceil(-found.bound)), reached.devices), None
 
 
+def bounds_of_lacks(problem: Problem, reached: Figures) -> tuple[int, int]:
+    """The least that any packing lacks of the minimums, and the least of what is wanted for one as good in those."""
+    wanted = tuple(problem.wanted(place) or 0 for place in range(len(problem.demands)))
+    wanted_lacking = _least_lack(problem, wanted, reached.wanted_lacking) if problem.objective == "replicas" else 0
+    return least_lacking(problem, reached), wanted_lacking
+
+
 def least_lacking(problem: Problem, reached: Figures) -> int:
     """The least that any packing could be short of the minimums, weighted."""
     return _least_lack(problem, tuple(each.minimum for each in problem.demands), reached.lacking)
 
 
+@lru_cache(maxsize=16)  # asked of one problem several times, and every time the same
 def _least_lack(problem: Problem, floors: tuple[int, ...], reached: int) -> int:
     """The least weighted lack that any packing could have."""
     if reached == 0:
@@ -112,6 +122,7 @@ def _lack_alone(problem: Problem, floors: tuple[int, ...]) -> int:
 
 def relaxed(problem: Problem, terms: Terms, reached: float, steps: int = STEPS) -> Relaxed:
     """The bound, by at most ``steps`` steps; ``reached`` is what some packing comes to."""
+    steps = min(steps, max(_FEW_STEPS, _FILLED // max(1, len(problem.bins))))
     weights = [each.weight for each in problem.demands]
     deployments = range(len(weights))
     over, under = [0.0] * len(weights), [0.0] * len(weights)
@@ -184,36 +195,35 @@ class _Fills:
 
     def __init__(self, problem: Problem) -> None:
         self._bins = problem.bins
-        self._singles: list[list[tuple[int, int]]] = [[] for _ in problem.bins]
+        #: Of each kind of host, the options that take so many slots of one host.
+        self._singles: list[dict[int, list[int]]] = [{} for _ in problem.bins]
         self._spanning: list[list[tuple[int, int]]] = [[] for _ in problem.bins]
         for number, option in enumerate(problem.options):
             if option.hosts == 1:
-                self._singles[option.bin].append((number, option.slots))
+                self._singles[option.bin].setdefault(option.slots, []).append(number)
             elif option.hosts <= problem.bins[option.bin].hosts:
                 self._spanning[option.bin].append((number, option.hosts))
 
     def best(self, place: int, worth: list[float]) -> tuple[float, Filling, int]:
         """The worth of a host, what it carries, and over how many hosts that goes."""
         slots = self._bins[place].slots
-        of_size: dict[int, int] = {}
-        for number, size in self._singles[place]:
-            if worth[number] > 0 and (size not in of_size or worth[number] > worth[of_size[size]]):
-                of_size[size] = number
-        best, last = [0.0] * (slots + 1), [-1] * (slots + 1)
-        sizes = [(size, number, worth[number]) for size, number in of_size.items()]
+        of = worth.__getitem__
+        firsts = [(size, max(numbers, key=of)) for size, numbers in self._singles[place].items()]
+        sizes = [(size, number, worth[number]) for size, number in firsts if worth[number] > 0]
+        best, last = [0.0] * (slots + 1), [(1, -1)] * (slots + 1)
         for room in range(1, slots + 1):
-            best[room], last[room] = best[room - 1], -1
+            most, kept = best[room - 1], (1, -1)
             for size, number, gives in sizes:
-                if size <= room and best[room - size] + gives > best[room]:
-                    best[room], last[room] = best[room - size] + gives, number
+                if size <= room and best[room - size] + gives > most:
+                    most, kept = best[room - size] + gives, (size, number)
+            best[room], last[room] = most, kept
         found: list[int] = []
         gives, room = best[slots], slots
         while room > 0:
-            if last[room] < 0:
-                room -= 1
-                continue
-            found.append(last[room])
-            room -= next(size for size, number, _ in sizes if number == last[room])
+            size, number = last[room]
+            room -= size
+            if number >= 0:
+                found.append(number)
         filling, over = tuple(sorted(found)), 1
         for number, hosts in self._spanning[place]:
             if worth[number] / hosts > gives:

@@ -68,7 +68,11 @@ class Placement(Value, frozen=True, kw_only=True):
 
 
 class Served(Value, frozen=True, kw_only=True):
-    """What comes of one deployment. ``reason`` is why it has fewer replicas than its minimum."""
+    """What comes of one deployment. ``reason`` is why it has fewer replicas than its minimum.
+
+    ``less_accurate`` says so where replicas have weights further from the original than another kind of host of the
+    fleet would serve.
+    """
 
     name: str
     model: str
@@ -80,6 +84,7 @@ class Served(Value, frozen=True, kw_only=True):
     devices: int
     throughput_tokens_per_second: float
     reason: str | None = None
+    less_accurate: str | None = None
 
 
 class HardwareUse(Value, frozen=True, kw_only=True):

@@ -50,4 +50,6 @@ def _served(each: Served) -> str:
     )
     if each.reason is not None:
         text += f" It lacks {each.lacking_replicas:,}: {each.reason}."
+    if each.less_accurate is not None:
+        text += f" Less accurate: {each.less_accurate}."
     return text

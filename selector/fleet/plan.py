@@ -9,8 +9,8 @@ from selector.contract import Rejection
 from selector.fleet import bound, exact, heuristic
 from selector.fleet.asked import FleetMethod, FleetObjective, HostGroup
 from selector.fleet.contract import FleetPlan, HardwareUse, Placement, Replica, Served, Term
-from selector.fleet.kinds import HostKind, Lot, kinds
-from selector.fleet.options import Options, Wanted, Way
+from selector.fleet.kinds import HostKind, Lot, kinds, told_apart
+from selector.fleet.options import Options, Wanted, Way, Ways, quality, served
 from selector.fleet.problem import THOUSANDTHS, Bin, Demand, Figures, Option, Packing, Problem, figures
 from selector.fleet.seats import Seat, seats
 from selector.hardware import HardwareReport
@@ -99,14 +99,14 @@ def _packed(problem: Problem, method: FleetMethod | None) -> tuple[Packing, tupl
 
 
 def _yard(objective: FleetObjective, found: tuple[HostKind, ...], wanted: tuple[Wanted, ...], facts: Facts) -> _Yard:
-    planner = Options(wanted, facts)
+    found, every = _merged(found, Options(wanted, facts, found))
     bins: list[tuple[int, Lot, tuple[HostGroup, ...]]] = []
     sizes: list[Bin] = []
     options: list[Option] = []
     ways: list[Way] = []
     refused: dict[int, tuple[str, Rejection]] = {}
     for number, kind in enumerate(found):
-        on = planner.on(kind)
+        on = every[number]
         for place, why in on.refused.items():
             if place not in refused or _nearer(why, refused[place][1]):
                 refused[place] = (kind.label, why)
@@ -132,6 +132,24 @@ def _yard(objective: FleetObjective, found: tuple[HostKind, ...], wanted: tuple[
         for each in wanted
     )
     return _Yard(Problem(tuple(sizes), demands, tuple(options), objective), found, bins, ways, refused)
+
+
+def _merged(found: tuple[HostKind, ...], planner: Options) -> tuple[tuple[HostKind, ...], list[Ways]]:
+    """Kinds with the ways of each; those that differ in nothing that a deployment makes use of are one."""
+    merged: dict[tuple[object, ...], tuple[list[HostKind], Ways]] = {}
+    for kind in found:
+        ways = planner.on(kind)
+        told = tuple((way.deployment, way.lot, way.slots, way.hosts, served(way.candidate)) for way in ways.found)
+        merged.setdefault((kind.label, kind.lots, told), ([], ways))[0].append(kind)
+    kept = told_apart(
+        kinds[0]._replace(groups=tuple(sorted((group for each in kinds for group in each.groups), key=_name)))
+        for kinds, _ in merged.values()
+    )
+    return kept, [ways for _, ways in merged.values()]
+
+
+def _name(group: HostGroup) -> str:
+    return group.name
 
 
 def _nearer(one: Rejection, other: Rejection) -> bool:
@@ -233,9 +251,33 @@ def _served(yard: _Yard, wanted: tuple[Wanted, ...], packing: Packing) -> tuple[
             devices=devices[place],
             throughput_tokens_per_second=rates[place] / THOUSANDTHS,
             reason=_reason(yard, place) if counts[place] < each.deployment.minimum_replicas else None,
+            less_accurate=_less_accurate(yard, place, each, packing),
         )
         for place, each in enumerate(wanted)
     )
+
+
+def _less_accurate(yard: _Yard, deployment: int, wanted: Wanted, packing: Packing) -> str | None:
+    """That replicas have weights further from the original than the fleet could serve elsewhere; it was not asked for.
+
+    On one kind of host the planner weighs accuracy itself (:mod:`selector.fleet.options`); between kinds, output does.
+    """
+    own = [number for number, way in enumerate(yard.ways) if way.deployment == deployment]
+    of = {number: quality(wanted, yard.ways[number].candidate) for number in own}
+    best = max(own, key=lambda number: of[number], default=None)
+    lower: dict[tuple[int, str], int] = {}
+    for number, times in packing.options():
+        if best is not None and number in of and of[number] < of[best]:
+            key = (yard.bins[yard.problem.options[number].bin][0], yard.ways[number].candidate.checkpoint.quantization)
+            lower[key] = lower.get(key, 0) + times
+    if best is None or not lower:
+        return None
+    told = " and ".join(
+        f"{times:,} replica{'' if times == 1 else 's'} on {yard.kinds[kind].label} with {quantization}"
+        for (kind, quantization), times in sorted(lower.items())
+    )
+    kind = yard.kinds[yard.bins[yard.problem.options[best].bin][0]].label
+    return f"{told}, where {kind} would serve {yard.ways[best].candidate.checkpoint.quantization}"
 
 
 def _reason(yard: _Yard, deployment: int) -> str:

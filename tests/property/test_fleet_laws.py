@@ -65,6 +65,32 @@ def test_a_packing_is_sound_and_near_the_best_and_no_better_than_its_bound(probl
         assert max(reached.output, ideal.output * (1 - exact.TOLERANCE) - 1) <= output
 
 
+@pytest.mark.timeout(180)  # four seconds, on a machine with nothing else to do
+def test_a_replica_is_not_lacking_where_hosts_filled_otherwise_have_room_for_it() -> None:
+    sizes = {
+        0: ((0, 1), (0, 4)),
+        1: ((0, 6), (1, 2), (1, 3), (1, 8)),
+        2: ((0, 6), (1, 2), (1, 7)),
+        3: ((0, 1), (0, 2), (0, 5), (1, 3), (1, 6)),
+        4: ((0, 2), (0, 7)),
+        5: ((0, 6), (1, 1), (1, 5), (1, 10)),
+        6: ((1, 2), (1, 3)),
+        7: ((0, 5), (0, 6)),
+        8: ((0, 3), (0, 4), (0, 6), (1, 9)),
+        9: ((0, 2), (0, 6), (0, 7), (1, 9)),
+    }
+    asked = [(1, 1), (2, 4), (1, 2), (5, 5), (5, 7), (0, 1), (0, None), (2, 2), (2, 4), (5, 5)]
+    problem = Problem(
+        (Bin(1, 7), Bin(4, 10)),
+        tuple(Demand(500 if place in (2, 3, 8) else 1000, *each) for place, each in enumerate(asked)),
+        tuple(Option(each, place, size, size * 1000) for each, found in sizes.items() for place, size in found),
+        "replicas",
+    )
+    best, reached = figures(problem, exact.solved(problem).packing), figures(problem, heuristic.packed(problem))
+    assert (reached.lacking, reached.wanted_lacking) == (best.lacking, best.wanted_lacking)
+    assert reached.devices <= best.devices * 1.05
+
+
 @settings(max_examples=40, deadline=None)
 @given(problems(), st.integers(0, 2))
 def test_one_more_host_never_makes_the_best_plan_worse(problem: Problem, place: int) -> None:

@@ -15,7 +15,7 @@ from selector.fleet import bound, exact, heuristic
 from selector.fleet.asked import FleetDeployment, FleetObjective, HostGroup
 from selector.fleet.contract import FleetPlan
 from selector.fleet.filling import Filler, Worth
-from selector.fleet.kinds import Lot, kinds, several
+from selector.fleet.kinds import Lot, kinds
 from selector.fleet.options import Options, Wanted
 from selector.fleet.plan import fleet_plan
 from selector.fleet.problem import Bin, Demand, Filling, Option, Packing, Problem, faults, figures
@@ -24,8 +24,6 @@ from selector.hardware import NetworkPort
 from selector.machines import report_from_spec
 from selector.request import Pins
 from tests.fakes.clusters import cluster, port
-
-GIB = 1 << 30
 
 
 def planned(
@@ -49,50 +47,6 @@ def planned(
         for each in deployments
     ]
     return fleet_plan(objective, groups, wanted, catalog, method="heuristic")
-
-
-# --- kinds ------------------------------------------------------------------------------------------
-
-
-def test_hosts_that_differ_in_nothing_but_their_own_names_are_one_kind(catalog: Catalog) -> None:
-    one = report_from_spec("8xh100", catalog)
-    other = msgspec.structs.replace(
-        one, accelerators=tuple(msgspec.structs.replace(each, uuid=f"GPU-{each.index}") for each in one.accelerators)
-    )
-    found = kinds(
-        [(HostGroup(name="b", hardware=other, count=2), other), (HostGroup(name="a", hardware="8xh100", count=3), one)],
-        catalog.accelerator_for,
-    )
-    assert [(each.label, each.hosts, [group.name for group in each.groups]) for each in found] == [
-        ("8xh100", 5, ["a", "b"])
-    ]
-
-
-def test_devices_that_others_hold_memory_of_are_a_lot_of_their_own(catalog: Catalog) -> None:
-    report = report_from_spec("4xh100", catalog)
-    first, *others = report.accelerators
-    busy = msgspec.structs.replace(first, memory_free_bytes=40 * GIB)
-    report = msgspec.structs.replace(report, accelerators=(busy, *others))
-    (kind,) = kinds([(HostGroup(name="a", hardware=report), report)], catalog.accelerator_for)
-    assert sorted(lot.devices for lot in kind.lots) == [(0,), (1, 2, 3)]
-
-
-@pytest.mark.parametrize(
-    ("islands", "taken"),
-    [((8,), [1, 2, 3, 4, 5, 6, 7, 8]), ((4, 4), [1, 2, 4, 8]), ((4, 2), [1, 2, 4, 6]), ((2, 2, 2), [1, 2, 4, 6])],
-)
-def test_replicas_of_a_lot_with_islands_take_numbers_that_never_cross_one(
-    islands: tuple[int, ...], taken: list[int]
-) -> None:
-    lot = Lot(tuple(range(sum(islands))), islands)
-    assert [size for size in range(1, 9) if lot.takes(size)] == taken
-
-
-def test_several_hosts_of_a_kind_are_one_report_of_several_nodes(catalog: Catalog) -> None:
-    joined = several(report_from_spec("2xh100", catalog), 2)
-    told = report_from_spec("2x2xh100", catalog)
-    assert joined.accelerators == told.accelerators
-    assert (joined.links, joined.nodes) == (told.links, 2)
 
 
 # --- one host ---------------------------------------------------------------------------------------
@@ -300,7 +254,7 @@ def test_what_spans_hosts_is_what_a_plan_of_those_hosts_chooses(
         catalog.model("glm-4.6"),
         PlanRequest(model="glm-4.6", pins=Pins(format="bf16"), concurrency=None),
     )
-    (way,) = Options((wanted,), catalog).on(kind).found
+    (way,) = Options((wanted,), catalog, [kind]).on(kind).found
     assert chosen is not None
     assert (way.hosts, way.slots) == (2, 8)
     assert (way.candidate.parallel, way.candidate.speed) == (chosen.parallel, chosen.speed)
@@ -360,6 +314,22 @@ def test_packing_more_replicas_never_takes_weights_of_less_quality(catalog: Cata
     """On one or two H100 only 4-bit weights fit; the planner's own choice for the host is FP8."""
     plan = planned(catalog, {"a": ("8xh100", 2)}, FleetDeployment(name="a", model="glm-4.5v"))
     assert {each.quantization for each in plan.replicas} == {"FP8"}
+
+
+def test_weights_less_accurate_than_another_host_would_serve_are_told(catalog: Catalog) -> None:
+    deployments = (
+        FleetDeployment(name="a", model="glm-4.6"),
+        FleetDeployment(name="b", model="glm-4.5v", pinned=Pins(format="bf16")),
+    )
+    plan = planned(catalog, {"near": ("8xh100", 3), "old": ("4xa100-80gb", 2)}, *deployments)
+    formats = {each.quantization for each in plan.replicas if each.deployment == "a"}
+    told = plan.deployments[0].less_accurate
+    assert formats == {"Int4-Int8Mix"}
+    assert told == "1 replica on 4xa100-80gb with Int4-Int8Mix, where 8xh100 would serve FP8"
+    assert plan.deployments[1].less_accurate is None
+    assert f"Less accurate: {told}." in plan.explain()
+    alone = planned(catalog, {"old": ("4xa100-80gb", 2)}, *deployments)
+    assert [each.less_accurate for each in alone.deployments] == [None, None]
 
 
 def test_a_host_without_accelerators_serves_by_its_processor(catalog: Catalog) -> None:
