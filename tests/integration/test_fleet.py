@@ -137,4 +137,4 @@ def test_the_benchs_bars_are_held_in_its_quick_form() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "BROKEN" not in done.stdout
-    assert done.stdout.count("  held") == 9
+    assert done.stdout.count("  held") == 16
