@@ -267,7 +267,7 @@ ENDS: tuple[tuple[Step, ...], ...] = (
     end=st.sampled_from(ENDS),
     path=st.sampled_from([CHAT, "/v1/completions", "/v1/responses", "/v1/messages"]),
 )
-def test_whatever_an_engine_streams_its_client_gets_a_stream_with_an_end(
+def test_whatever_an_engine_streams_its_client_gets_a_stream_with_an_end_or_is_told_that_there_is_none(
     world: World, events: list[bytes], end: tuple[Step, ...], path: str
 ) -> None:
     world.house.engine.usual = (STREAM, *events, *end)
@@ -275,8 +275,10 @@ def test_whatever_an_engine_streams_its_client_gets_a_stream_with_an_end(
     async def told() -> None:
         client = await world.house.connect()
         answered = await client.ask("POST", path, asked(stream=True))
-        assert answered.status == 200
-        if path in (CHAT, "/v1/completions"):
+        if answered.status != 200:  # nothing of an answer came, from any engine that was asked
+            assert answered.status == 503
+            assert b"error" in answered.body
+        elif path in (CHAT, "/v1/completions"):
             assert answered.body.endswith(b"data: [DONE]\n\n")
         else:
             assert answered.body.endswith(b"\n\n")
