@@ -142,7 +142,7 @@ class Host:
             return Decided(made, own, own)
         # Not before the first engine is started: that one has its plan.
         from autolaunch.daemon.ladder import choose
-        from autolaunch.daemon.planning import devices_held, infeasible, plan_for, too_few_nodes
+        from autolaunch.daemon.planning import devices_held, infeasible, pinned_elsewhere, plan_for, too_few_nodes
         from autolaunch.daemon.sharing import without_share
 
         share = self.shares.get(deployment.key)
@@ -152,19 +152,21 @@ class Host:
         try:
             report = self.probe() if deployment.nodes is None else self._probe_nodes(deployment.nodes)
             share = self.share_of(deployment.key, report)
-            decided = plan_for(deployment, report, changes, known=self.known, share=share)
-            first = decided.chosen
+            held = pinned_elsewhere(deployment, report)
+            if held is not None:
+                raise Refusal(held)
+            decided = unspoilt = plan_for(deployment, report, changes, known=self.known, share=share)
             if changes.pinned or changes.avoid or any(each.code.startswith("learned.") for each in decided.rejected):
                 # What would be chosen had nothing ever failed: no weights of a lower quality are taken than its.
                 free = Changes(without_devices=changes.without_devices)
-                first = plan_for(deployment, report, free, known=self.known, share=share, learned=False).chosen
-            held = devices_held(decided, deployment, report, changes, known=self.known, share=share) or too_few_nodes(
-                decided, deployment, report, changes
-            )
+                unspoilt = plan_for(deployment, report, free, known=self.known, share=share, learned=False)
+            held = devices_held(decided, deployment, report, changes, known=self.known, share=share)
+            held = held or too_few_nodes(unspoilt, deployment, report)
         except AutolaunchError as error:
             raise Refusal(waited_for(fault_of(error), deployment)) from error
         if held is not None:
             raise Refusal(held)
+        first = unspoilt.chosen
         chosen = choose(decided, changes, deployment, first)
         if chosen is None and decided.chosen is not None:
             raise Refusal(_only_worse(decided.chosen, deployment))

@@ -6,6 +6,7 @@ another device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from selector.contract import Candidate, LaunchPlan, Rejection
 from selector.devices import GIB
 from selector.errors import DevicesTaken
 from selector.hardware import Accelerator, DeviceProcess, HardwareReport
-from selector.plan import names_a_node
+from selector.plan import devices_short, names_a_node
 from selector.request import Pins
 from selector.values import Value
 
@@ -171,26 +172,46 @@ def infeasible(plan: LaunchPlan, report: HardwareReport) -> Fault:
     )
 
 
-def too_few_nodes(plan: LaunchPlan, deployment: Deployment, report: HardwareReport, changes: Changes) -> Fault | None:
+def too_few_nodes(plan: LaunchPlan, deployment: Deployment, report: HardwareReport) -> Fault | None:
     """The fault of a plan for a cluster that has too little for it now; ``None`` where none is waited for.
 
-    Nodes come and go, and the head of a cluster that begins is alone at first. Not where something had failed: what is
-    left out for that would not be planned on more nodes either.
+    Nodes come and go, and the head of a cluster that begins is alone at first. ``plan`` is made with nothing left out:
+    where that is feasible, or fails for another reason than devices and their memory, more nodes would mend nothing.
     """
-    free = changes.pinned is None and not changes.avoid
-    if deployment.nodes is None or not deployment.wait_for_devices or not free:
+    if plan.chosen is not None:
+        return None if plan.chosen.parallel.devices else _awaited(deployment, report, "none of them has a GPU for it")
+    if report.accelerators and not any(_is_room(each) for each in plan.rejected):
         return None
-    if plan.chosen is not None and plan.chosen.parallel.devices:
+    return _awaited(deployment, report, nearest(plan.rejected, report, 1))
+
+
+def pinned_elsewhere(deployment: Deployment, report: HardwareReport) -> Fault | None:
+    """As :func:`too_few_nodes`, where devices were pinned that no node has now."""
+    pins, have = deployment.pinned, {each.index for each in report.accelerators}
+    missing = [index for index in pins.gpus or () if index not in have]
+    if missing:
+        return _awaited(deployment, report, f"it is pinned to device {missing[0]}, which none of them has")
+    if (pins.gpu_count or 0) > len(have):
+        return _awaited(deployment, report, f"it is pinned to {pins.gpu_count} devices, and they have {len(have)}")
+    return None
+
+
+def _awaited(deployment: Deployment, report: HardwareReport, lacking: str) -> Fault | None:
+    if deployment.nodes is None or not deployment.wait_for_devices:
         return None
     count = len(report.hosts) or report.nodes
     have = "1 node that the cluster has" if count == 1 else f"{count:,} nodes that the cluster has"
-    lacking = nearest(plan.rejected, report, 1) if plan.chosen is None else "none of them has a GPU for it"
     return Fault(
         reason="too few nodes",
         permanent=False,
-        message=f"no plan for {plan.model} fits on the {have} now; {lacking}",
-        hint=f"it starts when there is one; autolaunch plan {plan.model} --nodes {deployment.nodes} tells more",
+        message=f"no plan for {deployment.model} fits on the {have} now; {lacking}",
+        hint=f"it starts when there is one; autolaunch plan {deployment.model} --nodes {deployment.nodes} tells more",
     )
+
+
+def _is_room(each: Rejection) -> bool:
+    """Whether it is of devices or of memory that it has too little."""
+    return math.isfinite(_shortage(each)) or math.isfinite(devices_short(each))
 
 
 def nearest(rejected: tuple[Rejection, ...], report: HardwareReport, pinned_replicas: int) -> str:

@@ -28,6 +28,7 @@ _HOST_CHARACTERS = 253
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]{0,30})://(\[[0-9A-Fa-f:.]+\]|[^/\[\]:?#@\s]+)(?::([0-9]{1,5}))?", re.ASCII)
 #: What browsers leave out of an origin.
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LOCALHOST = ("127.0.0.1", "::1")
 _ALL_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
@@ -63,9 +64,8 @@ def checked(options: GatewayOptions, section: str = "gateway") -> GatewayOptions
 def _refuse_itself(section: str, options: GatewayOptions) -> None:
     """That no other host is this gateway, as far as addresses tell; what they do not is seen when it answers."""
     for index, each in enumerate(checked_hosts(options.hosts, section)):
-        own = each.host == options.host or (
-            is_loopback(each.host) and (each.host.lower() == "localhost" or options.host in _ALL_ADDRESSES)
-        )
+        here = options.host in _ALL_ADDRESSES or (each.host == "localhost" and options.host in _LOCALHOST)
+        own = each.host == options.host or (is_loopback(each.host) and here)
         if own and each.port == options.port:
             raise WrongKey(
                 f"{section}.hosts[{index}].url",

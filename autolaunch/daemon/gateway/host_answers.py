@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from autolaunch.daemon.gateway.routing import Model
     from autolaunch.daemon.gateway.upstream import Connection
 
-#: The header of what a gateway sends on to another: that one answers it by itself, or not at all. A client may send it,
-#: too, and gets an engine of the host that it asks.
+#: The header of what a gateway sends on to another, with the tries that it has there: that one answers it by itself, or
+#: not at all. A client may send it, too, and gets an engine of the host that it asks.
 HOP = b"autolaunch-hop"
+#: The header of a refusal of such a request: how many engines had it, and ended.
+RISKED = b"autolaunch-risked"
 #: The header by which a gateway that asks knows one from another, and itself.
 GATEWAY = b"autolaunch-gateway"
 #: Of a list of models.
@@ -42,10 +44,10 @@ _decode = msgspec.json.Decoder().decode
 class NotTaken(Exception):
     """A host did not take a request: another may.
 
-    ``refusal`` is for its client where none does. ``risked``: an engine of the host had it, and ended.
+    ``refusal`` is for its client where none does. ``risked``: so many engines of the host had it, and ended.
     """
 
-    def __init__(self, status: int, retry_seconds: float | None, refusal: Refusal | None, *, risked: bool) -> None:
+    def __init__(self, status: int, retry_seconds: float | None, refusal: Refusal | None, *, risked: int) -> None:
         super().__init__(status)
         self.status, self.retry_seconds, self.refusal, self.risked = status, retry_seconds, refusal, risked
 
@@ -97,7 +99,14 @@ async def not_taken(connection: Connection, model: Model, dialect: Dialect) -> b
     if status == 429:
         message = f"{model.name} has as many requests on every host as they take"
         refusal = Refusal(429, message, code="queue_full", retry_seconds=retry_seconds or 1.0)
-    raise NotTaken(status, retry_seconds, refusal, risked=refusals.code_of(body) == "engine_died")
+    raise NotTaken(status, retry_seconds, refusal, risked=_risked(connection, body))
+
+
+def _risked(connection: Connection, body: bytes) -> int:
+    told = next((value for name, value in connection.headers if name == RISKED), b"")
+    if told.isdigit() and len(told) < 3:
+        return int(told)
+    return int(refusals.code_of(body) == "engine_died")  # a gateway of another kind
 
 
 def _retry_seconds(connection: Connection) -> float | None:

@@ -142,13 +142,14 @@ class Series:
 class Seen:
     """One request under way. Every method may be called late, twice or never, but for ``ended``, which has to be."""
 
-    __slots__ = ("_clock", "_counted", "_ended", "_first", "_last", "_prompt", "_routed", "_series", "_since")
+    __slots__ = ("_clock", "_counted", "_ended", "_first", "_last", "_prompt", "_routed", "_sent", "_series", "_since")
 
     def __init__(self, series: Series, since: float, clock: Callable[[], float]) -> None:
         self._series = series
         self._since = since
         self._clock = clock
         self._routed: float | None = None
+        self._sent = since
         self._ended = False
         self._first: float | None = None
         self._last = since
@@ -157,10 +158,13 @@ class Seen:
         series.waiting += 1
 
     def routed(self) -> None:
-        """It has left the queue: it is sent to an engine."""
-        if self._routed is not None or self._ended:
+        """It has left the queue: it is sent to an engine; again, to another."""
+        if self._ended:
             return
-        self._routed = now = self._clock()
+        self._sent = now = self._clock()
+        if self._routed is not None:
+            return
+        self._routed = now
         series = self._series
         series.waiting -= 1
         series.running += 1
@@ -191,10 +195,10 @@ class Seen:
             self._counted = completion
 
     def alone(self) -> Alone | None:
-        """How long its parts took, from when it was sent to the engine; ``None`` where no token came."""
+        """How long its parts took, from when it was sent to the engine that answered; ``None`` where no token came."""
         if self._first is None or self._routed is None:
             return None
-        return Alone(self._first - self._routed, self._last - self._first, self._prompt, self._counted)
+        return Alone(self._first - self._sent, self._last - self._first, self._prompt, self._counted)
 
     def ended(self, *, status: int, reason: Reason, body_bytes: int = 0, answer_bytes: int = 0) -> None:
         """It is over; the first call counts.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from autolaunch.daemon.gateway import streams
 from autolaunch.daemon.gateway.documents import Dialect, error_event
+from autolaunch.daemon.gateway.host_answers import HOP
 from autolaunch.daemon.gateway.other_hosts import AtHost
 from autolaunch.daemon.gateway.unserved import engine_died
 from autolaunch.daemon.gateway.upstream import Broken, TooLong
@@ -135,6 +136,9 @@ class Passing:
 
 async def told_in_stream(request: Request, dialect: Dialect, refusal: Refusal, seen: Seen) -> None:
     """Refuses a client that was sent the head of a stream, and no event of it yet."""
+    if request.has(HOP):  # left without its end: to the gateway that passed it on a comment is no answer, either
+        seen.ended(status=200, reason=refusal.reason)
+        return
     event = error_event(dialect, refusal.status, refusal.message, code=refusal.code)
     last = event + (b"" if dialect in streams.ENDS else streams.DONE)
     await request.write(last)

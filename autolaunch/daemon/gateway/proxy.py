@@ -5,9 +5,9 @@ engine gives it (:mod:`autolaunch.daemon.gateway.passing`). An engine that ends 
 an answer is no loss: another replica is asked. When it ends midway the client gets an error event and the end of the
 stream; when the client leaves, so does the request to the engine, which then stops working at it.
 
-The same holds of another host that serves the model. One that is not asked by a client but passes a request on says so
-(:data:`HOP`), and such a request is answered by an engine of this host or not at all: none goes round. A host that
-does not take a request, for it loads, or has too many, is no loss either.
+The same holds of another host that serves the model. A gateway that passes a request on says so (:data:`HOP`, with the
+tries that it has there), and such a request is answered by an engine of this host or not at all: none goes round. A
+host that does not take a request, for it loads, or has too many, is no loss either.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from autolaunch.daemon.gateway import asked
 from autolaunch.daemon.gateway.documents import Dialect
-from autolaunch.daemon.gateway.host_answers import FAILED, HOP, NotTaken, not_taken
+from autolaunch.daemon.gateway.host_answers import FAILED, HOP, RISKED, NotTaken, not_taken
 from autolaunch.daemon.gateway.mending import Mender
 from autolaunch.daemon.gateway.other_hosts import AtHost
 from autolaunch.daemon.gateway.passing import Passing, doubt, told_in_stream
@@ -144,7 +144,7 @@ class Proxy:
             return None
         replica, endpoint = found
         upstream = self._upstream(replica, endpoint)
-        head = _head(request, route, endpoint, len(body))
+        head = _head(request, route, endpoint, _given(model, endpoint, _UNTRIED), len(body))
         connection = upstream.sent(head, body)
         return None if connection is None else Sent(replica, endpoint, upstream, head, connection)
 
@@ -168,12 +168,14 @@ class Proxy:
             Refusal: none serves, or the engine does not answer.
         """
         tried = _UNTRIED
+        most = _most_tries(request)
         try:
-            while tried.times < TRIES:
+            while tried.times < most:
                 if sent is None:
                     replica, endpoint = await self._replica(request, model, body, tried)
                     upstream = self._upstream(replica, endpoint)
-                    sent = Sent(replica, endpoint, upstream, _head(request, route, endpoint, len(body)))
+                    head = _head(request, route, endpoint, _given(model, endpoint, tried), len(body))
+                    sent = Sent(replica, endpoint, upstream, head)
                 seen.routed()
                 held: bytes | None = None
                 try:
@@ -206,6 +208,7 @@ class Proxy:
                 sent = None
             raise engine_died(model)
         except Refusal as refusal:
+            refusal.headers += _risked(request, tried)
             if not request.answered:
                 raise
             # It was sent comments of an engine that has ended since, and reads a stream.
@@ -288,8 +291,31 @@ def _is_passed_on(request: Request, model: Model) -> bool:
     return bool(model.hosts) and request.has(HOP)
 
 
-def _head(request: Request, route: Route, endpoint: Endpoint, length: int) -> bytes:
+def _most_tries(request: Request) -> int:
+    """On how many engines it may be risked; a gateway that passes a request on says how many tries it gives."""
+    given = request.header(HOP)
+    if given is None:
+        return TRIES
+    return min(TRIES, int(given)) if given.isascii() and given.isdigit() and 0 < len(given) < 3 and int(given) else 1
+
+
+def _risked(request: Request, tried: _Tried) -> tuple[Header, ...]:
+    """What the gateway that passed it on counts among its own tries."""
+    return ((RISKED, b"%d" % tried.times),) if request.has(HOP) else ()
+
+
+def _given(model: Model, endpoint: Endpoint, tried: _Tried) -> int:
+    """On how many engines a host may risk it: on one while others could be asked, and then on all that are left."""
+    if endpoint.engine is not None:
+        return 1
+    beside = tried.failed | tried.passed_over | {endpoint.place}
+    return 1 if model.pick(None, beside) is not None else TRIES - tried.times
+
+
+def _head(request: Request, route: Route, endpoint: Endpoint, given: int, length: int) -> bytes:
     passed = [b"%b: %b\r\n" % each for each in request.some(_PASSED) if each[1].isascii() and each[1]]
+    if endpoint.engine is None:
+        passed.append(b"%b: %d\r\n" % (HOP, given))
     return b"%bcontent-length: %d\r\n%b\r\n" % (_begins(route.path, endpoint), length, b"".join(passed))
 
 
@@ -298,8 +324,6 @@ def _begins(path: str, endpoint: Endpoint) -> bytes:
     """The head of every request to an engine, as far as all of them have it."""
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     key = "" if endpoint.api_key is None else f"authorization: Bearer {endpoint.api_key}\r\n"
-    if endpoint.engine is None:
-        key += f"{HOP.decode()}: 1\r\n"
     return (
         f"POST {path} HTTP/1.1\r\nhost: {host}:{endpoint.port}\r\ncontent-type: application/json\r\n"
         f"accept-encoding: identity\r\n{key}"

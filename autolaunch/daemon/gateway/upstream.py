@@ -282,20 +282,19 @@ class Upstream:
         """
         risked = False
         connection = connection or self.sent(head, body)
-        while connection is not None:
+        if connection is not None:
             try:
                 await connection.answered()
             except Broken as broken:
                 connection.abort()
                 if broken.begun or connection.given_up:
                     raise
-                risked = True
+                risked = True  # unless the engine closed it as one that was idle, which looks the same
             except BaseException:
                 connection.abort()
                 raise
             else:
                 return connection
-            connection = self.sent(head, body)  # the engine closed the last one as one that was idle
         return await self._asked(await self._made(risked=risked), head, body)
 
     async def _made(self, *, risked: bool) -> Connection:
@@ -308,7 +307,8 @@ class Upstream:
                 )
         except ssl.SSLError as error:
             # What OpenSSL says begins with where in its own source it is.
-            raise Broken(f"TLS fails: {getattr(error, 'verify_message', '') or error.reason}", begun=False) from error
+            told = getattr(error, "verify_message", "") or error.reason
+            raise Broken(f"TLS fails: {told}", begun=False, sent=risked) from error
         except TimeoutError as error:
             raise Broken(f"nobody listens: no connection within {seconds:g} s", begun=False, sent=risked) from error
         except OSError as error:

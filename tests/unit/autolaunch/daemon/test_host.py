@@ -110,13 +110,48 @@ def test_a_model_that_a_processor_could_serve_waits_for_nodes_with_gpus() -> Non
     assert "on the 1 node that the cluster has now; none of them has a GPU for it" in refused.value.fault.message
 
 
-def test_what_has_failed_on_a_cluster_is_not_waited_for() -> None:
+@pytest.mark.parametrize(
+    "changes", [Changes(avoid=("something",)), Changes(pinned=Pins(tensor_parallel=8, pipeline_parallel=2, eager=True))]
+)
+def test_a_deployment_that_was_changed_after_a_failure_waits_for_nodes_as_well(changes: Changes) -> None:
     pins = Pins(format="bf16", tensor_parallel=8, pipeline_parallel=2)
     wide = Deployment(name="wide", model="glm-4.6", nodes="auto", pinned=pins)
     one = Host(Catalog(), machine, probe_nodes=lambda _: cluster(Catalog(), "8xh100"))
     with pytest.raises(Refusal) as refused:
-        one(wide, Changes(avoid=("something",)))
+        one(wide, changes)
+    assert (refused.value.fault.reason, refused.value.fault.permanent) == ("too few nodes", False)
+
+
+@pytest.mark.parametrize(
+    ("pins", "context_tokens"),
+    [(Pins(tensor_parallel=7), None), (Pins(), 50_000_000), (Pins(format="gguf"), None)],
+)
+def test_what_no_node_would_mend_is_not_waited_for(pins: Pins, context_tokens: int | None) -> None:
+    one = Host(Catalog(), machine, probe_nodes=lambda _: cluster(Catalog(), "8xh100", "8xh100"))
+    wish = Deployment(name="wide", model="glm-4.6", nodes="auto", pinned=pins, context_tokens=context_tokens)
+    with pytest.raises(Refusal) as refused:
+        one(wish, Changes())
     assert (refused.value.fault.reason, refused.value.fault.permanent) == ("no plan", True)
+
+
+@pytest.mark.parametrize(
+    ("pins", "said"),
+    [
+        (Pins(gpus=tuple(range(16))), "it is pinned to device 8, which none of them has"),
+        (Pins(gpu_count=16), "it is pinned to 16 devices, and they have 8"),
+    ],
+)
+@pytest.mark.parametrize("wait", [True, False])
+def test_devices_that_are_pinned_and_of_a_node_that_has_not_joined_are_waited_for(
+    pins: Pins, said: str, wait: bool
+) -> None:
+    one = Host(Catalog(), machine, probe_nodes=lambda _: cluster(Catalog(), "8xh100"))
+    wide = Deployment(name="wide", model="glm-4.6", nodes="auto", pinned=pins, wait_for_devices=wait)
+    with pytest.raises(Refusal) as refused:
+        one(wide, Changes())
+    fault = refused.value.fault
+    assert (fault.reason, fault.permanent) == (("too few nodes", False) if wait else ("options", True))
+    assert (said in fault.message) is wait
 
 
 def test_a_share_stays_with_its_devices_when_the_driver_counts_anew() -> None:

@@ -151,6 +151,16 @@ def test_a_gateway_is_no_other_host_of_itself(host: str, url: str, catalog: Cata
     assert len(read(path, catalog).gateway.hosts) == 2
 
 
+def test_another_daemon_of_this_machine_is_another_host(catalog: Catalog, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(f"{key_of('someone', SENTINEL).line}\n")
+    path = tmp_path / "autolaunch.toml"
+    host = '[[gateway.hosts]]\nurl = "http://localhost:8000"\n'
+    path.write_text(f'[gateway]\nhost = "10.0.0.1"\nkeys_file = "{keys}"\n{host}')
+    assert len(read(path, catalog).gateway.hosts) == 1
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o660, 0o666])
 def test_a_key_that_others_may_read_or_write_is_refused(
     mode: int, tmp_path: Path, catalog: Catalog, key_file: Path

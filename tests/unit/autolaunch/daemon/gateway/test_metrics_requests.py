@@ -129,6 +129,19 @@ def test_only_the_first_end_of_a_request_counts() -> None:
     assert scene.value("autolaunch_request_duration_seconds_count") == 1
 
 
+def test_what_a_request_took_alone_is_told_of_the_engine_that_answered() -> None:
+    scene = Scene()
+    seen = scene.requests.begun(model="glm-4.6", route="chat.completions")
+    seen.routed()
+    scene.clock.now += 15.0  # the first engine hung, and was given up
+    seen.routed()
+    scene.clock.now += 0.5
+    seen.tokens(1)
+    took = seen.alone()
+    assert took is not None
+    assert took.first_token_seconds == 0.5
+
+
 def test_a_request_that_is_sent_to_a_second_replica_is_in_the_queue_once() -> None:
     scene = Scene()
     seen = scene.requests.begun(model="glm-4.6", route="chat.completions")

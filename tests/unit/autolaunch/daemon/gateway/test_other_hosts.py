@@ -28,6 +28,7 @@ from tests.fakes.scripted import (
     House,
     Step,
     asked,
+    chunk,
     event,
     header_of,
     house,
@@ -236,7 +237,7 @@ async def test_what_a_host_is_sent_says_that_it_was_passed_on_and_has_its_key(tm
         assert header_of(head, b"authorization") == b"Bearer key-of-the-host"
         assert header_of(head, b"host") == f"127.0.0.1:{other.port}".encode()
         assert head.lower().count(b"autolaunch-hop") == 1
-        assert header_of(head, b"autolaunch-hop") == b"1"
+        assert header_of(head, b"autolaunch-hop") == b"2", "nobody else could be asked: both tries are that host's"
         assert header_of(head, b"x-request-id") == b"7"
         assert json.loads(body) == asked()
         for asking in other.heads:
@@ -456,6 +457,62 @@ async def test_engines_of_hosts_that_a_request_ends_are_two_at_most() -> None:
         first.gateway.hosts.take(())
         for each in others:
             each.stop()
+
+
+ENDS: tuple[Step, ...] = (STREAM, "fin")
+
+
+@story
+async def test_engines_behind_several_gateways_that_a_request_ends_are_two_at_most() -> None:
+    """Each gateway would risk two of its own; together they risk two."""
+    async with house() as first, house(engines=2) as second, house(engines=2) as third:
+        engines = (*first.engines, *second.engines, *third.engines)
+        for each in engines:
+            each.usual = ENDS
+        first.gateway.hosts.take((*reached(port(second), "h2"), *reached(port(third), "h3")))
+        for serves in (True, False, True, False):
+            first.replica.serve() if serves else first.replica.leave(LOADING)
+            await until(lambda: [each.endpoint() is not None for each in first.gateway.hosts] == [True, True])
+            for each in engines:
+                each.asked.clear()
+            answered = await (await first.connect()).chat(stream=True)
+            assert (answered.status, answered.code) == (503, "engine_died")
+            assert sum(len(each.asked) for each in engines) == proxy.TRIES
+        first.gateway.hosts.take(reached(port(second), "h2"))
+        await until(lambda: [each.endpoint() is not None for each in first.gateway.hosts] == [True])
+        second.engines[0].usual, second.engines[1].usual = ENDS, (STREAM, event("there", finish="stop"), DONE)
+        answers = [await (await first.connect()).chat(stream=True, user=str(each)) for each in range(4)]
+        assert all(each.status == 200 and b"there" in each.body for each in answers), "its other engine has it"
+        first.gateway.hosts.take(())
+
+
+@story
+async def test_a_refusal_tells_the_gateway_that_passed_a_request_on_how_many_engines_had_it() -> None:
+    async with house() as one:
+        client = await one.connect()
+        one.engine.usual = ENDS
+        for hop, risked in (("1", 1), ("2", 1), ("0", 1), ("x", 1), ("99", 1)):
+            one.engine.asked.clear()
+            answered = await client.chat(f"Autolaunch-Hop: {hop}", stream=True)
+            assert (answered.status, answered.header("autolaunch-risked")) == (503, str(risked)), hop
+            assert len(one.engine.asked) == 1, "there is one engine"
+        assert (await client.chat(stream=True)).header("autolaunch-risked") is None
+
+
+@story
+async def test_an_engine_of_a_host_that_ends_behind_comments_is_gone_elsewhere_from() -> None:
+    async with two() as (first, second):
+        second.engine.usual = (STREAM, chunk(b": keepalive 1/3\n\n"), "fin")
+        first.engine.usual = (STREAM, event("here", finish="stop"), DONE)
+        first.replica.traffic.under_way += 20  # the host is asked first
+        client = await first.connect()
+        answered = await client.chat(stream=True)
+        first.replica.traffic.under_way -= 20
+        assert answered.status == 200
+        assert len(second.engine.asked) == 1
+        assert b": keepalive" in answered.body
+        assert b"here" in answered.body
+        assert b"error" not in answered.body
 
 
 @story
