@@ -273,6 +273,7 @@ def test_a_model_that_was_given_up_on_says_nothing_of_why_to_clients_until_someb
     one.configure(entry("a", None))
     one.start()
     one.until(lambda: one.told("deployment.failed"))
+    one.until(lambda: ask(one.gateway_port).code == "model_failed")  # the gateway hears of it a moment later
     fault = client(one).deployment("a").replicas[0].fault
     assert fault is not None
     assert said in f"{fault.message} {fault.lines}"
