@@ -49,7 +49,7 @@ def kept_up(
     Raises:
         PortTaken, UsageError: the address.
     """
-    host = Host(known, api.probe, probe_nodes=api.nodes_to_plan)
+    host = Host(known, api.probe)
     leases, store = Leases(home / "leases"), Store(home / "learned.sqlite3")
     listening = None
     if reach is not None:

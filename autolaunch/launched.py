@@ -147,7 +147,9 @@ def _decided(
         return *replayed_here(asked_for, lock, known), None
     if lock is not None:
         refuse_unwritable(lock)
-    decided = _planned(plan, deployment, known) if isinstance(plan, str) else plan
+    decided = plan
+    if isinstance(decided, str):
+        decided = api.plan(decided, known=known, engine_path=deployment.engine_path, nodes=deployment.nodes)
     if decided.chosen is None:
         raise NoFeasiblePlan(
             f"no plan for {decided.model} fits this machine", hint=f"autolaunch plan {decided.model} says what would"
@@ -157,10 +159,6 @@ def _decided(
     elif decided.chosen.parallel.data > 1:
         raise UsageError("on the nodes of a cluster one engine is started", hint="Pins(data_parallel=1) plans for one")
     return _as_planned(deployment, decided), decided, lock
-
-
-def _planned(model: str, deployment: Deployment, known: Catalog) -> LaunchPlan:
-    return api.plan(model, known=known, engine_path=deployment.engine_path, nodes=deployment.nodes)
 
 
 def _as_planned(deployment: Deployment, plan: LaunchPlan) -> Deployment:

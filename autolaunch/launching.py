@@ -182,21 +182,23 @@ def prepare(
     say("weights", f"weights are in {folder}", 1.0)
     programs = _programs(candidate, facts, installation, options, say, cancelled)
     if place is not None:
-        from autolaunch.cluster.everywhere import prepare_nodes
+        from autolaunch.cluster import Cluster
+        from autolaunch.cluster.preparing import prepare_nodes
 
-        prepare_nodes(
-            place.address,
-            plan,
-            candidate,
-            model=model,
-            environment=programs.parent,
-            package=planned_package(facts, candidate.engine)[1],
-            folder=folder,
-            home=options.home,
-            on_event=on_event,
-            cancelled=cancelled,
-            began=began,
-        )
+        with Cluster(place.address, cancelled=cancelled) as cluster:
+            prepare_nodes(
+                cluster,
+                plan,
+                candidate,
+                model=model,
+                environment=programs.parent,
+                package=planned_package(facts, candidate.engine)[1],
+                folder=folder,
+                home=options.home,
+                on_event=on_event,
+                cancelled=cancelled,
+                began=began,
+            )
     return Prepared(
         plan=plan,
         candidate=candidate,

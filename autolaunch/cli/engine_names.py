@@ -109,10 +109,12 @@ def lock_text(lock: Path) -> str:
     """
     try:
         if str(lock) == "-":
-            text = sys.stdin.buffer.read(MOST_LOCK_BYTES + 1).decode()
-            if len(text) > MOST_LOCK_BYTES:
-                raise EngineInstallError("what was given to --lock - is longer than any lock")
-            return text
-        return lock.read_text()
+            content = sys.stdin.buffer.read(MOST_LOCK_BYTES + 1)
+        else:
+            with lock.open("rb") as file:
+                content = file.read(MOST_LOCK_BYTES + 1)
+        if len(content) > MOST_LOCK_BYTES:
+            raise EngineInstallError(f"--lock {lock} is longer than any lock")
+        return content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineInstallError(f"{lock} cannot be read as a lock: {error}") from error

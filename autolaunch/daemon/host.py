@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from autolaunch import api
 from autolaunch.daemon.deployment import Changes, Deployment, Fault
 from autolaunch.daemon.faults import Refusal, fault_of
 from autolaunch.daemon.hands import Decided
@@ -43,7 +44,7 @@ class Host:
     ) -> None:
         self.known = known
         self.probe = probe
-        self._probe_nodes = probe_nodes or _nodes_of
+        self._probe_nodes = probe_nodes or api.nodes_to_plan
         self._first = first
         self._begun: set[str] = set()
         #: What is to be started, and what each may use, by its key.
@@ -197,12 +198,6 @@ class Host:
         except AutolaunchError as error:
             raise Refusal(fault_of(error)) from error
         return Decided(msgspec.structs.replace(decided, chosen=found), found, found, lock)
-
-
-def _nodes_of(address: str) -> HardwareReport:
-    from autolaunch.cluster import probe_cluster  # most hosts are of none
-
-    return probe_cluster(address, given_out=True)
 
 
 def _only_worse(left: Candidate, deployment: Deployment) -> Fault:

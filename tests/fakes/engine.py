@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
             if self.mode == "headfirst":
-                time.sleep(HEAD_SECONDS)
+                time.sleep(HEAD_SECONDS)  # the prompt is read meanwhile, as engines do behind their heads
         try:
             for _ in range(words):
                 if streamed:

@@ -128,7 +128,7 @@ def test_a_request_that_nobody_reads_ends_within_its_time_and_the_conversation_w
 def test_a_request_that_nobody_reads_is_cancelled(joined: Callable[[str], Conversation]) -> None:
     one, cancelled = joined(READS_NOTHING), threading.Event()
     asking = Asking(lambda: one.ask(large(1), (cancelled,)))
-    time.sleep(0.5)  # as above
+    time.sleep(0.5)  # until the pipe is full, which nothing tells
     assert asking.is_alive()
     cancelled.set()
     assert asking.ended() == "asking the Ray cluster at 127.0.0.2:6379 was cancelled"
