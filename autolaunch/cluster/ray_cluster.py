@@ -164,11 +164,6 @@ class Cluster:
         """The cluster's, as ``3.12.3``: what has another minor version does not work with it."""
         return self._told().python_version
 
-    @property
-    def is_member(self) -> bool:
-        """Whether this host is one of its nodes; one that joined by ``ray://`` is not told."""
-        return self._told().node is not None
-
     def members(self, *, timeout_seconds: float = MEMBERS_SECONDS) -> tuple[Member, ...]:
         """Every node, the head first and then by address; the dead are among them as long as the cluster knows them.
 
